@@ -1,0 +1,436 @@
+//! Commands: the facts that enter the log.
+//!
+//! Architecture invariant: variants are only ever appended, and none changes its meaning: nodes of two versions
+//! apply the same log. `tests/golden.rs` guards the encoding.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{DomainId, Epoch, NodeId, RequestId, ResourceId, RoleId, SiteId, TargetId, TokenId, UserId},
+    name::{HostName, Slug},
+    record::{
+        AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordKind,
+        RecordSet, Sealed, Settings, TunnelKey, Verdict,
+    },
+    time::Timestamp,
+};
+
+/// Who is behind a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Actor {
+    /// A person or program with administrator rights on a node's own socket.
+    Operator(String),
+    /// An API key.
+    ApiKey(String),
+    /// A user.
+    User(UserId),
+    /// The leader, of its own accord.
+    Leader(NodeId),
+    /// A node, of its own accord.
+    Node(NodeId),
+    /// A site's connector.
+    Connector(SiteId),
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator(name) => write!(f, "operator {name}"),
+            Self::ApiKey(id) => write!(f, "API key {id}"),
+            Self::User(id) => write!(f, "user {id}"),
+            Self::Leader(id) => write!(f, "leader (node {id})"),
+            Self::Node(id) => write!(f, "node {id}"),
+            Self::Connector(id) => write!(f, "connector of site {id}"),
+        }
+    }
+}
+
+/// Why a command was proposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Who is behind it.
+    pub actor: Actor,
+    /// What moved them, in words for the operator.
+    pub reason: String,
+}
+
+impl Cause {
+    /// A cause.
+    pub fn new(actor: Actor, reason: impl Into<String>) -> Self {
+        Self { actor, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.actor, self.reason)
+    }
+}
+
+/// The condition under which a decision still holds when it is applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fence {
+    /// Holds always.
+    #[default]
+    None,
+    /// Holds while this term's leader leads.
+    Term(u64),
+    /// Holds while this term's leader leads and the site's placement is at this epoch.
+    Placement {
+        /// Term of the deciding leader.
+        term: u64,
+        /// The site.
+        site: SiteId,
+        /// Epoch that the decision was taken on.
+        epoch: Epoch,
+    },
+}
+
+/// A fact proposed for the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Names the request, so that it is done once. None for the leader's own decisions, which carry a fence.
+    pub request: Option<RequestId>,
+    /// When it was proposed; `apply` lets time only go forward.
+    pub at: Timestamp,
+    /// Why.
+    pub cause: Cause,
+    /// Until when it holds.
+    pub fence: Fence,
+    /// The fact.
+    pub body: Body,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.body.name(), self.cause)
+    }
+}
+
+/// The facts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// `init` made the cluster with its first node.
+    ClusterCreated(Box<ClusterCreated>),
+    /// A leader takes up its duties.
+    LeaderStarted {
+        /// Raft term.
+        term: u64,
+        /// The leader.
+        node: NodeId,
+    },
+    /// A join token was made.
+    TokenCreated(Box<JoinToken>),
+    /// A join token was withdrawn.
+    TokenRevoked(TokenId),
+    /// A node was let in: consumes the token and admits the node in one step.
+    NodeAdmitted(Box<NodeAdmitted>),
+    /// A node reports what it is now (addresses, ports, version).
+    NodeChanged {
+        /// The node.
+        node: NodeId,
+        /// What it is now. Name, role and certificate key stay.
+        spec: Box<NodeSpec>,
+    },
+    /// The operator wants something of a node.
+    NodeAdmin {
+        /// The node.
+        node: NodeId,
+        /// What is wanted.
+        admin: AdminState,
+    },
+    /// The cluster's judgement of a node.
+    NodeVerdict {
+        /// The node.
+        node: NodeId,
+        /// The judgement.
+        verdict: Verdict,
+    },
+    /// A node has left for good.
+    NodeRemoved(NodeId),
+    /// Where a site's tunnel ends.
+    SitePlaced {
+        /// The site.
+        site: SiteId,
+        /// The node that carries it first.
+        home: NodeId,
+        /// Where it goes next, best first.
+        standbys: Vec<NodeId>,
+    },
+    /// A connector has registered with this key.
+    ConnectorRegistered {
+        /// The site.
+        site: SiteId,
+        /// Its WireGuard key.
+        tunnel_key: TunnelKey,
+        /// Its version.
+        version: String,
+        /// It keeps tunnels to several nodes at once.
+        multi_homed: bool,
+    },
+    /// A certificate was issued.
+    CertificateIssued(Box<CertificateIssued>),
+    /// The cluster's settings were changed.
+    SettingsChanged(Box<Settings>),
+    /// What operators want was changed.
+    Catalog(Box<CatalogChange>),
+}
+
+impl Body {
+    /// The variant's name, for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ClusterCreated(_) => "ClusterCreated",
+            Self::LeaderStarted { .. } => "LeaderStarted",
+            Self::TokenCreated(_) => "TokenCreated",
+            Self::TokenRevoked(_) => "TokenRevoked",
+            Self::NodeAdmitted(_) => "NodeAdmitted",
+            Self::NodeChanged { .. } => "NodeChanged",
+            Self::NodeAdmin { .. } => "NodeAdmin",
+            Self::NodeVerdict { .. } => "NodeVerdict",
+            Self::NodeRemoved(_) => "NodeRemoved",
+            Self::SitePlaced { .. } => "SitePlaced",
+            Self::ConnectorRegistered { .. } => "ConnectorRegistered",
+            Self::CertificateIssued(_) => "CertificateIssued",
+            Self::SettingsChanged(_) => "SettingsChanged",
+            Self::Catalog(_) => "Catalog",
+        }
+    }
+}
+
+/// See [`Body::ClusterCreated`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterCreated {
+    /// Which cluster this is.
+    pub id: crate::id::ClusterId,
+    /// Its name.
+    pub name: Slug,
+    /// The authority that certifies nodes.
+    pub authority: Authority,
+    /// The authority behind the internal issuer.
+    pub issuer: Authority,
+    /// First settings.
+    pub settings: Settings,
+    /// Id of the first node.
+    pub node: NodeId,
+    /// The first node.
+    pub spec: NodeSpec,
+}
+
+/// See [`Body::NodeAdmitted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAdmitted {
+    /// The token that is consumed.
+    pub token: TokenId,
+    /// Digest of the joiner's certificate signing request: a repeat with the same one gets the same answer.
+    pub csr: Digest,
+    /// The node.
+    pub spec: NodeSpec,
+}
+
+/// See [`Body::CertificateIssued`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateIssued {
+    /// Names it is good for.
+    pub names: Vec<HostName>,
+    /// Chain, leaf first, DER.
+    pub chain: Vec<Vec<u8>>,
+    /// PKCS #8 private key.
+    pub key: Sealed,
+    /// Start of validity.
+    pub not_before: Timestamp,
+    /// End of validity.
+    pub not_after: Timestamp,
+}
+
+/// A change of what operators want. Where an `id` is optional, none lets `apply` give the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatalogChange {
+    /// New organisation, with its administrators' role.
+    OrgCreated {
+        /// Short name.
+        id: Slug,
+        /// Display name.
+        name: String,
+    },
+    /// Renamed organisation.
+    OrgChanged {
+        /// Which.
+        id: Slug,
+        /// Display name.
+        name: String,
+    },
+    /// An organisation that owns nothing any more is gone.
+    OrgRemoved(Slug),
+    /// New user.
+    UserCreated {
+        /// Id.
+        id: Option<UserId>,
+        /// E-mail address.
+        email: String,
+        /// Display name.
+        name: String,
+        /// May do everything.
+        administrator: bool,
+    },
+    /// Changed user.
+    UserChanged {
+        /// Which.
+        id: UserId,
+        /// Display name.
+        name: String,
+        /// May do everything.
+        administrator: bool,
+    },
+    /// A user is gone.
+    UserRemoved(UserId),
+    /// New role.
+    RoleCreated {
+        /// Id.
+        id: Option<RoleId>,
+        /// Where it counts.
+        org: Slug,
+        /// Name.
+        name: String,
+    },
+    /// A role is gone, also from those who held it.
+    RoleRemoved(RoleId),
+    /// The roles of a user in an organisation; none = no member any more.
+    MembershipSet {
+        /// The user.
+        user: UserId,
+        /// The organisation.
+        org: Slug,
+        /// Roles held there.
+        roles: Option<Vec<RoleId>>,
+    },
+    /// New API key.
+    ApiKeyCreated {
+        /// Public half.
+        id: String,
+        /// What it is for.
+        name: String,
+        /// How far it reaches.
+        scope: KeyScope,
+        /// SHA-256 of the secret half.
+        secret: Digest,
+    },
+    /// An API key is gone.
+    ApiKeyRemoved(String),
+    /// New site.
+    SiteCreated {
+        /// Id.
+        id: Option<SiteId>,
+        /// Owner.
+        org: Slug,
+        /// Short name; none = made from the name.
+        nice_id: Option<Slug>,
+        /// Display name.
+        name: String,
+        /// Public half of the connector's credentials.
+        connector_id: String,
+        /// SHA-256 of the secret half.
+        connector_secret: Digest,
+    },
+    /// Changed site.
+    SiteChanged {
+        /// Which.
+        id: SiteId,
+        /// Display name.
+        name: String,
+        /// Off = no tunnel.
+        enabled: bool,
+    },
+    /// New credentials for a site's connector; the old ones are worthless from here on.
+    SiteSecretChanged {
+        /// Which.
+        id: SiteId,
+        /// SHA-256 of the new secret half.
+        connector_secret: Digest,
+    },
+    /// A site without targets is gone.
+    SiteRemoved(SiteId),
+    /// New domain.
+    DomainCreated {
+        /// Id.
+        id: Option<DomainId>,
+        /// Owner.
+        org: Slug,
+        /// The domain.
+        name: HostName,
+    },
+    /// A domain without resources is gone.
+    DomainRemoved(DomainId),
+    /// New resource.
+    ResourceCreated {
+        /// Id.
+        id: Option<ResourceId>,
+        /// Owner.
+        org: Slug,
+        /// Short name; none = made from the name.
+        nice_id: Option<Slug>,
+        /// Display name.
+        name: String,
+        /// The domain it belongs to.
+        domain: DomainId,
+        /// Its full name.
+        host: HostName,
+    },
+    /// Changed resource.
+    ResourceChanged {
+        /// Which.
+        id: ResourceId,
+        /// Display name.
+        name: String,
+        /// Off = not in DNS and not routed.
+        enabled: bool,
+    },
+    /// A resource is gone, with its targets.
+    ResourceRemoved(ResourceId),
+    /// New target.
+    TargetCreated {
+        /// Id.
+        id: Option<TargetId>,
+        /// What it serves.
+        resource: ResourceId,
+        /// The site whose connector reaches it.
+        site: SiteId,
+        /// How it is spoken to.
+        method: Method,
+        /// Host name or address as seen from the site.
+        host: String,
+        /// Port there.
+        port: u16,
+        /// How it is checked.
+        health_check: Option<HealthCheck>,
+    },
+    /// Changed target.
+    TargetChanged {
+        /// Which.
+        id: TargetId,
+        /// How it is spoken to.
+        method: Method,
+        /// Host name or address as seen from the site.
+        host: String,
+        /// Port there.
+        port: u16,
+        /// Off = gets no traffic.
+        enabled: bool,
+        /// How it is checked.
+        health_check: Option<HealthCheck>,
+    },
+    /// A target is gone.
+    TargetRemoved(TargetId),
+    /// A record set of the operator's own; none = gone.
+    RecordSetSet {
+        /// Owner name.
+        name: HostName,
+        /// Its type.
+        kind: RecordKind,
+        /// Its values.
+        set: Option<RecordSet>,
+    },
+}

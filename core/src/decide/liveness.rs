@@ -1,0 +1,70 @@
+//! Which nodes are up and which are down.
+//!
+//! *Suspect* is a node's own and immediate judgement and steers its data path. *Down* is committed here, with
+//! hysteresis and by a majority of those who report; it affects DNS and new placement only.
+
+use std::time::Duration;
+
+use crate::{
+    command::{Actor, Body, Cause, Command, Fence},
+    id::NodeId,
+    observation::Observations,
+    record::{Leadership, Node, Verdict},
+    state::ClusterState,
+    time::Timestamp,
+};
+
+/// A node that a majority has not reached for this long is down.
+pub const DOWN_AFTER: Duration = Duration::from_millis(1500);
+/// A node that a majority has reached for this long is up again.
+pub const UP_AFTER: Duration = Duration::from_millis(2000);
+
+pub(super) fn decide(
+    state: &ClusterState,
+    seen: &Observations,
+    leadership: Leadership,
+    now: Timestamp,
+) -> Vec<Command> {
+    state.nodes().values().filter_map(|node| judge(node, seen, leadership, now)).collect()
+}
+
+fn judge(node: &Node, seen: &Observations, leadership: Leadership, now: Timestamp) -> Option<Command> {
+    let wanted = match node.verdict {
+        Verdict::Up => Verdict::Down,
+        Verdict::Down => Verdict::Up,
+    };
+    let (alive, patience) = match wanted {
+        Verdict::Up => (true, UP_AFTER),
+        Verdict::Down => (false, DOWN_AFTER),
+    };
+    // The leader reports about itself: nobody else has to reach it for its own followers to know that it lives.
+    let reporters: Vec<(NodeId, bool)> = seen
+        .fresh(now)
+        .filter(|(reporter, _)| *reporter != node.id)
+        .filter_map(|(reporter, report)| {
+            let seen = report.peers.get(&node.id)?;
+            Some((reporter, seen.alive == alive && report.at.since(seen.since) >= patience))
+        })
+        .collect();
+    let agreeing: Vec<NodeId> = reporters.iter().filter(|(_, agrees)| *agrees).map(|(id, _)| *id).collect();
+    let itself_reports = seen.fresh(now).any(|(reporter, _)| reporter == node.id);
+    let agreed = match wanted {
+        Verdict::Up => itself_reports && agreeing.len() * 2 > reporters.len(),
+        Verdict::Down => node.id != leadership.node && agreeing.len() * 2 > reporters.len(),
+    };
+    if !agreed {
+        return None;
+    }
+    let observers = agreeing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let reason = match wanted {
+        Verdict::Up => format!("reached for {} s by node {observers}", patience.as_secs_f32()),
+        Verdict::Down => format!("not reached for {} s by node {observers}", patience.as_secs_f32()),
+    };
+    Some(Command {
+        request: None,
+        at: now,
+        cause: Cause::new(Actor::Leader(leadership.node), reason),
+        fence: Fence::Term(leadership.term),
+        body: Body::NodeVerdict { node: node.id, verdict: wanted },
+    })
+}

@@ -1,0 +1,36 @@
+//! The pure heart of Pangolin Cluster.
+//!
+//! Everything that the cluster decides passes through three functions of this crate:
+//!
+//! - [`decide::decide`]: what the leader proposes, given the state and what the nodes have seen;
+//! - [`state::ClusterState::apply`]: what a committed command does to the state, the same on every node;
+//! - [`plan::plan`]: what one node must do now, given the state.
+//!
+//! Architecture invariant: no I/O, no clock, no randomness and no iteration over hash maps in here. Time and
+//! random values arrive inside commands, stamped by whoever proposes them.
+
+pub mod access;
+pub mod codec;
+pub mod command;
+pub mod decide;
+pub mod id;
+pub mod name;
+pub mod observation;
+pub mod outcome;
+pub mod plan;
+pub mod record;
+pub mod state;
+pub mod time;
+
+pub use codec::CodecError;
+pub use command::{Actor, Body, CatalogChange, Cause, Command, Fence};
+pub use id::{
+    CertificateId, ClusterId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId,
+    TargetId, TokenId, UserId,
+};
+pub use name::{HostName, NameError, Slug};
+pub use observation::{Observations, Report};
+pub use outcome::{Object, Outcome, Refusal};
+pub use plan::{Plan, plan};
+pub use state::ClusterState;
+pub use time::Timestamp;

@@ -1,0 +1,99 @@
+//! Observations: what nodes have seen. They live in memory, are told to every other node, and never enter the log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{NodeId, Revision, SiteId, TargetId},
+    time::Timestamp,
+};
+
+/// A report older than this says nothing any more. Nodes report four times a second.
+pub const REPORT_LIFETIME: Duration = Duration::from_secs(2);
+
+/// How a thing looks from one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// It answers.
+    pub alive: bool,
+    /// Since when it has done, or has not, by the reporter's clock.
+    pub since: Timestamp,
+}
+
+/// What is known of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetHealth {
+    /// Checks pass.
+    Healthy,
+    /// No check, or none has ended.
+    #[default]
+    Unknown,
+    /// Checks fail.
+    Unhealthy,
+}
+
+/// What one node says of itself and of all that it sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The reporter's clock when it wrote this.
+    pub at: Timestamp,
+    /// How far it has applied the log.
+    pub applied: Revision,
+    /// Version of its program.
+    pub version: String,
+    /// Its peers, by direct probes.
+    pub peers: BTreeMap<NodeId, Seen>,
+    /// The sites with a live tunnel to this node, by probes inside the tunnel.
+    pub tunnels: BTreeMap<SiteId, Seen>,
+    /// The sites whose control socket is on this node.
+    pub sockets: BTreeSet<SiteId>,
+    /// What those sites' connectors say of their targets.
+    pub targets: BTreeMap<TargetId, TargetHealth>,
+}
+
+/// The last report of each node, with the time it arrived by the reader's clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observations {
+    reports: BTreeMap<NodeId, (Timestamp, Report)>,
+}
+
+impl Observations {
+    /// Takes a report that arrived at `now`.
+    pub fn insert(&mut self, node: NodeId, now: Timestamp, report: Report) {
+        self.reports.insert(node, (now, report));
+    }
+
+    /// Forgets a node.
+    pub fn remove(&mut self, node: NodeId) {
+        self.reports.remove(&node);
+    }
+
+    /// The reports that still say something at `now`.
+    pub fn fresh(&self, now: Timestamp) -> impl Iterator<Item = (NodeId, &Report)> {
+        self.reports
+            .iter()
+            .filter(move |(_, (arrived, _))| now.since(*arrived) <= REPORT_LIFETIME)
+            .map(|(node, (_, report))| (*node, report))
+    }
+
+    /// The nodes with a live tunnel to a site, in order of their ids.
+    pub fn tunnels_to(&self, site: SiteId, now: Timestamp) -> impl Iterator<Item = NodeId> {
+        self.fresh(now)
+            .filter(move |(_, report)| report.tunnels.get(&site).is_some_and(|seen| seen.alive))
+            .map(|(node, _)| node)
+    }
+
+    /// What is known of a target: the best that any fresh report says.
+    #[must_use]
+    pub fn target(&self, target: TargetId, now: Timestamp) -> TargetHealth {
+        self.fresh(now)
+            .filter_map(|(_, report)| report.targets.get(&target).copied())
+            .min()
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,50 @@
+//! Whom a node talks to.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use crate::{
+    id::{ClusterId, NodeId},
+    record::Digest,
+    state::ClusterState,
+};
+
+/// A node that may connect and be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedPeer {
+    /// Its short name.
+    pub name: String,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// SHA-256 of its certificate key.
+    pub spki: Digest,
+}
+
+/// The committed membership as the peer listener checks it. Contains the node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerPlan {
+    /// The cluster; none before the first state is there.
+    pub cluster: Option<ClusterId>,
+    /// Its lineage.
+    pub lineage: u64,
+    /// All nodes that have been admitted and not removed.
+    pub nodes: BTreeMap<NodeId, PlannedPeer>,
+}
+
+pub(super) fn plan(state: &ClusterState) -> PeerPlan {
+    PeerPlan {
+        cluster: state.cluster().map(|cluster| cluster.id),
+        lineage: state.revision().lineage,
+        nodes: state
+            .nodes()
+            .values()
+            .map(|node| {
+                let peer = PlannedPeer {
+                    name: node.spec.name.to_string(),
+                    address: node.spec.peer_address,
+                    spki: node.spec.spki,
+                };
+                (node.id, peer)
+            })
+            .collect(),
+    }
+}

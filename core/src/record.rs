@@ -1,0 +1,480 @@
+//! The records that make up the state: what an organisation, a site, a node … is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use imbl::{OrdMap, OrdSet};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    command::Cause,
+    id::{
+        CertificateId, ClusterId, DomainId, Epoch, NodeId, ResourceId, Revision, RoleId, SiteId, TargetId,
+        TokenId, UserId,
+    },
+    name::{HostName, Slug},
+    time::Timestamp,
+};
+
+/// A WireGuard public key (Curve25519).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TunnelKey(pub [u8; 32]);
+
+/// SHA-256 of something secret or large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 32]);
+
+/// Bytes encrypted under a data key of their own, which is wrapped by a key-encryption key (KEK) that never
+/// enters the state. Opened and made by the keyring of `pangolin-peer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Which KEK of the keyring wraps the data key.
+    pub kek: u32,
+    /// The data key, encrypted: nonce, ciphertext, tag.
+    pub wrapped_key: Vec<u8>,
+    /// The content, encrypted: nonce, ciphertext, tag.
+    pub content: Vec<u8>,
+}
+
+// --- cluster ---------------------------------------------------------------------------------------------------
+
+/// What `init` fixed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Which cluster this is.
+    pub id: ClusterId,
+    /// Its name.
+    pub name: Slug,
+    /// When `init` ran.
+    pub created_at: Timestamp,
+    /// The authority that certifies nodes to each other.
+    pub authority: Authority,
+    /// The authority behind the internal certificate issuer, for labs and the demo.
+    pub issuer: Authority,
+}
+
+/// A certificate authority: its certificate in the open, its key sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authority {
+    /// X.509 certificate, DER.
+    pub certificate: Vec<u8>,
+    /// PKCS #8 private key.
+    pub key: Sealed,
+}
+
+/// What administrators may change about the cluster as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The cluster's own DNS zone: nodes and the control host live in it.
+    pub zone: HostName,
+    /// Where the API, the dashboard and the connectors' control channel are reached.
+    pub control_host: HostName,
+    /// Addresses inside the tunnels: nodes get the first block, sites the rest.
+    pub tunnel_network: Ipv4Net,
+    /// Seconds that resolvers may keep an address that follows health.
+    pub ttl: u32,
+}
+
+/// Whether a node holds data or only votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    /// Carries traffic and runs every duty.
+    Data,
+    /// Only votes: holds no KEK, takes no API writes, carries no traffic.
+    Witness,
+}
+
+/// What the operator wants of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminState {
+    /// In service.
+    Active,
+    /// Gives its work away and gets none.
+    Drained,
+}
+
+/// What the cluster has decided about a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Reached by its peers.
+    Up,
+    /// Not reached by a majority of its peers for a while.
+    Down,
+}
+
+/// Where a node is reached and what it brought along when it joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Short name, unique in the cluster; also its label in the cluster's zone.
+    pub name: Slug,
+    /// Whether it holds data or only votes.
+    pub role: NodeRole,
+    /// Where peers reach it.
+    pub peer_address: SocketAddr,
+    /// SHA-256 of its certificate key (`SubjectPublicKeyInfo`, DER).
+    pub spki: Digest,
+    /// What DNS answers for it; the first of a family comes first.
+    pub public_addresses: Vec<IpAddr>,
+    /// Port of its edge for HTTPS.
+    pub https_port: u16,
+    /// Where connectors send WireGuard datagrams: a host or address, with port.
+    pub tunnel_endpoint: String,
+    /// Its WireGuard key.
+    pub tunnel_key: TunnelKey,
+    /// Placement hint.
+    pub region: Option<Slug>,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub spec: NodeSpec,
+    /// Its own address inside the tunnels.
+    pub tunnel_address: Ipv4Addr,
+    /// What the operator wants of it.
+    pub admin: AdminState,
+    /// What the cluster has decided about it.
+    pub verdict: Verdict,
+    /// When the verdict was given.
+    pub verdict_at: Timestamp,
+    /// Why.
+    pub verdict_cause: Cause,
+    /// When it joined.
+    pub admitted_at: Timestamp,
+}
+
+impl Node {
+    /// Whether new work and DNS answers go to this node.
+    #[must_use]
+    pub fn in_service(&self) -> bool {
+        self.verdict == Verdict::Up && self.admin == AdminState::Active && self.spec.role == NodeRole::Data
+    }
+}
+
+/// Who leads, since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leadership {
+    /// Raft term.
+    pub term: u64,
+    /// The leader of that term.
+    pub node: NodeId,
+    /// When it took up its duties.
+    pub since: Timestamp,
+}
+
+/// A single-use permission to join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// Its public half.
+    pub id: TokenId,
+    /// The secret half, sealed: only a node that holds the KEK can check a proof.
+    pub secret: Sealed,
+    /// What the joiner becomes.
+    pub role: NodeRole,
+    /// After this it is worthless.
+    pub expires_at: Timestamp,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who joined with it: the digest of the request that did, and the node that came of it. The same request
+    /// repeated gets the same answer.
+    pub used: Option<(Digest, NodeId)>,
+}
+
+// --- catalog ---------------------------------------------------------------------------------------------------
+
+/// An organisation: owner of sites, domains and resources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Org {
+    /// Its short name, which is its id.
+    pub id: Slug,
+    /// Display name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Id.
+    pub id: UserId,
+    /// E-mail address in lower case, unique.
+    pub email: String,
+    /// Display name.
+    pub name: String,
+    /// May do everything.
+    pub administrator: bool,
+    /// Organisations that the person belongs to, with the roles held there.
+    pub memberships: OrdMap<Slug, OrdSet<RoleId>>,
+    /// When the user was made.
+    pub created_at: Timestamp,
+}
+
+/// A named set of grants within an organisation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// Id.
+    pub id: RoleId,
+    /// Where it counts.
+    pub org: Slug,
+    /// Name, unique in the organisation.
+    pub name: String,
+    /// The organisation's administrators: made with it, cannot be removed.
+    pub administrators: bool,
+}
+
+/// How far an API key reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyScope {
+    /// The whole cluster.
+    Cluster,
+    /// One organisation.
+    Org(Slug),
+}
+
+/// A bearer key for the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Public half, 15 characters.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// How far it reaches.
+    pub scope: KeyScope,
+    /// SHA-256 of the secret half, which is random and long, so that a fast hash is enough.
+    pub secret: Digest,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A private network with a connector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Id.
+    pub id: SiteId,
+    /// Owner.
+    pub org: Slug,
+    /// Short name, unique in the organisation.
+    pub nice_id: Slug,
+    /// Display name.
+    pub name: String,
+    /// Public half of the connector's credentials, 15 characters.
+    pub connector_id: String,
+    /// SHA-256 of the secret half, which is random and long, so that a fast hash is enough.
+    pub connector_secret: Digest,
+    /// The site's address inside the tunnels, the same from every node.
+    pub address: Ipv4Addr,
+    /// Off = no tunnel.
+    pub enabled: bool,
+    /// Log index of the last change of what its connector has to know (the control protocol's `configVersion`).
+    pub config_version: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A DNS domain under which an organisation publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    /// Id.
+    pub id: DomainId,
+    /// Owner.
+    pub org: Slug,
+    /// The domain; unique in the cluster, and none lies within another organisation's.
+    pub name: HostName,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// What people reach by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Id.
+    pub id: ResourceId,
+    /// Owner.
+    pub org: Slug,
+    /// Short name, unique in the organisation.
+    pub nice_id: Slug,
+    /// Display name.
+    pub name: String,
+    /// The domain it belongs to.
+    pub domain: DomainId,
+    /// Its full name, unique in the cluster; a wildcard serves one label.
+    pub host: HostName,
+    /// Off = not in DNS and not routed.
+    pub enabled: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// How a target is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// HTTP/1.1 in the clear.
+    Http,
+    /// HTTP over TLS.
+    Https,
+    /// HTTP/2 in the clear with prior knowledge.
+    H2c,
+    /// Bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// How a connector checks a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// Path asked for; none = a TCP connection is enough.
+    pub path: Option<String>,
+    /// Seconds between checks.
+    pub interval: u32,
+    /// Seconds until a check counts as failed.
+    pub timeout: u32,
+    /// Failures in a row that make a target unhealthy.
+    pub unhealthy_threshold: u32,
+}
+
+/// An address behind a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Id.
+    pub id: TargetId,
+    /// What it serves.
+    pub resource: ResourceId,
+    /// The site whose connector reaches it.
+    pub site: SiteId,
+    /// How it is spoken to.
+    pub method: Method,
+    /// Host name or address as seen from the site.
+    pub host: String,
+    /// Port there.
+    pub port: u16,
+    /// Port on the site's tunnel address where the connector listens for it. Unique within the site.
+    pub tunnel_port: u16,
+    /// Off = gets no traffic.
+    pub enabled: bool,
+    /// How it is checked; none = taken as healthy.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// One value of a DNS record set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RecordData {
+    /// IPv4 address.
+    A(Ipv4Addr),
+    /// IPv6 address.
+    Aaaa(Ipv6Addr),
+    /// Text, any bytes; cut into character strings of 255 when served.
+    Txt(Vec<u8>),
+    /// Alias.
+    Cname(HostName),
+    /// Name server.
+    Ns(HostName),
+    /// Mail exchanger: preference, host.
+    Mx(u16, HostName),
+    /// Service: priority, weight, port, host.
+    Srv(u16, u16, u16, HostName),
+    /// Certification authority authorisation: flags, tag, value.
+    Caa(u8, String, Vec<u8>),
+}
+
+impl RecordData {
+    /// The record type's name.
+    #[must_use]
+    pub fn kind(&self) -> RecordKind {
+        match self {
+            Self::A(_) => RecordKind::A,
+            Self::Aaaa(_) => RecordKind::Aaaa,
+            Self::Txt(_) => RecordKind::Txt,
+            Self::Cname(_) => RecordKind::Cname,
+            Self::Ns(_) => RecordKind::Ns,
+            Self::Mx(..) => RecordKind::Mx,
+            Self::Srv(..) => RecordKind::Srv,
+            Self::Caa(..) => RecordKind::Caa,
+        }
+    }
+}
+
+/// Types of record sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are the DNS record types")]
+pub enum RecordKind {
+    A,
+    Aaaa,
+    Txt,
+    Cname,
+    Ns,
+    Mx,
+    Srv,
+    Caa,
+}
+
+/// A record set of the operator's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordSet {
+    /// Seconds that resolvers may keep it.
+    pub ttl: u32,
+    /// Its values, all of one kind.
+    pub data: Vec<RecordData>,
+}
+
+// --- Raft-born -------------------------------------------------------------------------------------------------
+
+/// Where a single-homed site's tunnel ends, and where it may end next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The node that carries the site first.
+    pub home: NodeId,
+    /// Where it goes next, best first.
+    pub standbys: Vec<NodeId>,
+    /// Grows with every move.
+    pub epoch: Epoch,
+    /// When it was decided.
+    pub since: Timestamp,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// The connector that last registered for a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connector {
+    /// Its WireGuard key.
+    pub tunnel_key: TunnelKey,
+    /// Its version, as it says.
+    pub version: String,
+    /// It keeps tunnels to several nodes at once.
+    pub multi_homed: bool,
+    /// When the key was first seen.
+    pub since: Timestamp,
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Id.
+    pub id: CertificateId,
+    /// Names it is good for, sorted.
+    pub names: Vec<HostName>,
+    /// Counts renewals.
+    pub generation: u64,
+    /// Chain, leaf first, DER.
+    pub chain: Vec<Vec<u8>>,
+    /// PKCS #8 private key.
+    pub key: Sealed,
+    /// Start of validity.
+    pub not_before: Timestamp,
+    /// End of validity.
+    pub not_after: Timestamp,
+    /// Where it was committed.
+    pub revision: Revision,
+}

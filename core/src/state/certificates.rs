@@ -1,0 +1,48 @@
+//! What commands do to certificates.
+
+use crate::{
+    command::CertificateIssued,
+    id::CertificateId,
+    outcome::{Object, Refusal},
+    record::Certificate,
+    state::{Applied, ClusterState},
+};
+
+/// Most certificates of a cluster.
+pub(super) const CERTIFICATES_MAX: usize = 100_000;
+/// Most names on a certificate: the largest number that public authorities take.
+pub(super) const CERTIFICATE_NAMES_MAX: usize = 100;
+
+impl ClusterState {
+    /// A certificate for the same names is replaced by its next generation.
+    pub(super) fn issue_certificate(&mut self, issued: &CertificateIssued) -> Applied {
+        if issued.chain.is_empty() || issued.names.is_empty() || issued.names.len() > CERTIFICATE_NAMES_MAX {
+            return Err(Refusal::Invalid(format!(
+                "a certificate has a chain and 1 to {CERTIFICATE_NAMES_MAX} names"
+            )));
+        }
+        let mut names = issued.names.clone();
+        names.sort_unstable();
+        names.dedup();
+        let known = self.certificates.values().find(|c| c.names == names).map(|c| (c.id, c.generation));
+        let (id, generation) = match known {
+            Some((id, generation)) => (id, generation + 1),
+            None if self.certificates.len() >= CERTIFICATES_MAX => {
+                return Err(Refusal::Limit { what: "certificates".into(), limit: CERTIFICATES_MAX as u64 });
+            }
+            None => (CertificateId(self.next_number()), 1),
+        };
+        let certificate = Certificate {
+            id,
+            names,
+            generation,
+            chain: issued.chain.clone(),
+            key: issued.key.clone(),
+            not_before: issued.not_before,
+            not_after: issued.not_after,
+            revision: self.revision,
+        };
+        self.certificates.insert(id, certificate);
+        Ok(Some(Object::Certificate(id)))
+    }
+}

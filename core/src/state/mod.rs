@@ -1,0 +1,291 @@
+//! All commands applied so far.
+//!
+//! Architecture invariant: `apply` never fails and never panics. Whatever a command asks, the answer is an
+//! [`Outcome`], and it is the same on every node. The maps are persistent, so that a snapshot is a cheap clone.
+
+mod catalog;
+mod certificates;
+mod nodes;
+mod requests;
+mod sites;
+
+use std::net::Ipv4Addr;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+pub use requests::{REQUEST_LIFETIME, REQUESTS_MAX};
+
+use crate::{
+    codec::{self, CodecError},
+    command::{Body, Command, Fence},
+    id::{
+        CertificateId, DomainId, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, TokenId,
+        UserId,
+    },
+    name::{HostName, Slug},
+    outcome::{Outcome, Refusal},
+    record::{
+        ApiKey, Certificate, Cluster, Connector, Digest, Domain, JoinToken, Leadership, Node, Org, Placement,
+        RecordKind, RecordSet, Resource, Role, Settings, Site, Target, User,
+    },
+    time::Timestamp,
+};
+use requests::Requests;
+
+/// The state of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    revision: Revision,
+    time: Timestamp,
+    sequence: u64,
+    cluster: Option<Cluster>,
+    settings: Option<Settings>,
+    leadership: Option<Leadership>,
+    nodes: OrdMap<NodeId, Node>,
+    tokens: OrdMap<TokenId, JoinToken>,
+    orgs: OrdMap<Slug, Org>,
+    users: OrdMap<UserId, User>,
+    roles: OrdMap<RoleId, Role>,
+    api_keys: OrdMap<String, ApiKey>,
+    sites: OrdMap<SiteId, Site>,
+    domains: OrdMap<DomainId, Domain>,
+    resources: OrdMap<ResourceId, Resource>,
+    targets: OrdMap<TargetId, Target>,
+    record_sets: OrdMap<(HostName, RecordKind), RecordSet>,
+    placements: OrdMap<SiteId, Placement>,
+    connectors: OrdMap<SiteId, Connector>,
+    certificates: OrdMap<CertificateId, Certificate>,
+    requests: Requests,
+}
+
+macro_rules! readers {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(&self) -> &$type {
+            &self.$name
+        }
+    )*};
+}
+
+impl ClusterState {
+    readers! {
+        /// The nodes.
+        nodes: OrdMap<NodeId, Node>;
+        /// Join tokens, used ones as long as they would have lived.
+        tokens: OrdMap<TokenId, JoinToken>;
+        /// Organisations.
+        orgs: OrdMap<Slug, Org>;
+        /// Users.
+        users: OrdMap<UserId, User>;
+        /// Roles.
+        roles: OrdMap<RoleId, Role>;
+        /// API keys by their public half.
+        api_keys: OrdMap<String, ApiKey>;
+        /// Sites.
+        sites: OrdMap<SiteId, Site>;
+        /// Domains.
+        domains: OrdMap<DomainId, Domain>;
+        /// Resources.
+        resources: OrdMap<ResourceId, Resource>;
+        /// Targets.
+        targets: OrdMap<TargetId, Target>;
+        /// Record sets of the operator's own.
+        record_sets: OrdMap<(HostName, RecordKind), RecordSet>;
+        /// Where sites' tunnels end.
+        placements: OrdMap<SiteId, Placement>;
+        /// The connectors that last registered.
+        connectors: OrdMap<SiteId, Connector>;
+        /// Certificates.
+        certificates: OrdMap<CertificateId, Certificate>;
+    }
+
+    /// How far the log has been applied.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Time as the log tells it.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// What `init` fixed; none before.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// The cluster's settings; none before `init`.
+    #[must_use]
+    pub fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
+    /// The leader that last took up its duties.
+    #[must_use]
+    pub fn leadership(&self) -> Option<Leadership> {
+        self.leadership
+    }
+
+    /// Number of remembered requests.
+    #[must_use]
+    pub fn remembered_requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The outcome of a request that has been applied.
+    #[must_use]
+    pub fn outcome_of(&self, request: RequestId) -> Option<(Revision, Outcome)> {
+        self.requests.recall(request)
+    }
+
+    /// The site whose connector signs in with this id.
+    #[must_use]
+    pub fn site_of_connector(&self, connector_id: &str) -> Option<&Site> {
+        self.sites.values().find(|site| site.connector_id == connector_id)
+    }
+
+    /// The targets of a resource, in order of their ids.
+    pub fn targets_of(&self, resource: ResourceId) -> impl Iterator<Item = &Target> {
+        self.targets.values().filter(move |target| target.resource == resource)
+    }
+
+    /// The targets behind a site, in order of their ids.
+    pub fn targets_at(&self, site: SiteId) -> impl Iterator<Item = &Target> {
+        self.targets.values().filter(move |target| target.site == site)
+    }
+
+    /// The whole state in encoded form: equal states have equal bytes.
+    ///
+    /// # Errors
+    /// It is larger than what may be decoded.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(self)
+    }
+
+    /// A state from its encoded form.
+    ///
+    /// # Errors
+    /// The bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(bytes, codec::DECODE_MAX)
+    }
+
+    /// SHA-256 of the encoded form: what nodes compare at equal index.
+    ///
+    /// # Errors
+    /// As for [`Self::encode`].
+    pub fn digest(&self) -> Result<Digest, CodecError> {
+        use sha2::Digest as _;
+        Ok(Digest(sha2::Sha256::digest(self.encode()?).into()))
+    }
+
+    /// Notes that the log has been applied up to `index`, where that entry is no command (a blank one, or a change
+    /// of Raft's membership).
+    pub fn advance(&mut self, index: u64) {
+        let lineage = self.revision.lineage.max(1);
+        self.revision = self.revision.max(Revision { lineage, index });
+    }
+
+    /// Applies the command at `index` of the log.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
+        self.advance(index);
+        self.time = self.time.max(command.at);
+        if let Some(request) = command.request {
+            if let Some((_, outcome)) = self.requests.recall(request) {
+                return outcome;
+            }
+            if self.requests.has_forgotten(request) {
+                return Outcome::Refused(Refusal::Forgotten { serial: request.serial });
+            }
+        }
+        // The change is made on a (cheap) copy, so that a refusal leaves nothing half done.
+        let mut next = self.clone();
+        let outcome = Outcome::from(self.check(command.fence).and_then(|()| next.change(command)));
+        if matches!(outcome, Outcome::Done(_)) {
+            *self = next;
+        }
+        if let Some(request) = command.request {
+            self.requests.remember(request, self.time, self.revision, outcome.clone());
+        }
+        outcome
+    }
+
+    fn check(&self, fence: Fence) -> Result<(), Refusal> {
+        let current = self.leadership.map_or(0, |leadership| leadership.term);
+        match fence {
+            Fence::Term(decided) | Fence::Placement { term: decided, .. } if decided != current => {
+                Err(Refusal::StaleTerm { decided, current })
+            }
+            Fence::Placement { site, epoch: decided, .. } => {
+                let current = self.placements.get(&site).map(|p| p.epoch).unwrap_or_default();
+                if decided == current { Ok(()) } else { Err(Refusal::StaleEpoch { site, decided, current }) }
+            }
+            Fence::None | Fence::Term(_) => Ok(()),
+        }
+    }
+
+    fn change(&mut self, command: &Command) -> Applied {
+        if !matches!(command.body, Body::ClusterCreated(_) | Body::LeaderStarted { .. })
+            && self.cluster.is_none()
+        {
+            return Err(Refusal::NoCluster);
+        }
+        match &command.body {
+            Body::ClusterCreated(created) => self.create_cluster(created, &command.cause),
+            Body::LeaderStarted { term, node } => self.start_leader(*term, *node),
+            Body::TokenCreated(token) => self.create_token(token),
+            Body::TokenRevoked(id) => self.revoke_token(*id),
+            Body::NodeAdmitted(admitted) => self.admit_node(admitted, &command.cause),
+            Body::NodeChanged { node, spec } => self.change_node(*node, spec),
+            Body::NodeAdmin { node, admin } => self.set_node_admin(*node, *admin),
+            Body::NodeVerdict { node, verdict } => self.judge_node(*node, *verdict, &command.cause),
+            Body::NodeRemoved(node) => self.remove_node(*node),
+            Body::SitePlaced { site, home, standbys } => {
+                self.place_site(*site, *home, standbys, &command.cause)
+            }
+            Body::ConnectorRegistered { site, tunnel_key, version, multi_homed } => {
+                self.register_connector(*site, *tunnel_key, version, *multi_homed)
+            }
+            Body::CertificateIssued(issued) => self.issue_certificate(issued),
+            Body::SettingsChanged(settings) => self.change_settings(settings),
+            Body::Catalog(change) => self.change_catalog(change),
+        }
+    }
+
+    /// The next number for an object without an id of its own.
+    fn next_number(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// A given number that is free, or the next one.
+    fn number<K: Ord + Clone, V: Clone>(
+        &mut self,
+        given: Option<u64>,
+        taken: impl Fn(&Self) -> &OrdMap<K, V>,
+        key: impl Fn(u64) -> K,
+        object: impl Fn(u64) -> crate::outcome::Object,
+    ) -> Result<u64, Refusal> {
+        let Some(number) = given else { return Ok(self.next_number()) };
+        if taken(self).contains_key(&key(number)) {
+            return Err(Refusal::Exists(object(number)));
+        }
+        self.sequence = self.sequence.max(number);
+        Ok(number)
+    }
+
+    /// The lowest free address of the tunnel network between two host numbers, both included.
+    fn free_address(&self, first: u32, last: u32, taken: impl Iterator<Item = Ipv4Addr>) -> Option<Ipv4Addr> {
+        let base = u32::from(self.settings.as_ref()?.tunnel_network.network());
+        let taken: std::collections::BTreeSet<u32> = taken.map(|a| u32::from(a).wrapping_sub(base)).collect();
+        (first..=last).find(|n| !taken.contains(n)).map(|n| Ipv4Addr::from(base.wrapping_add(n)))
+    }
+}
+
+/// What a command made, or why it changed nothing.
+type Applied = Result<Option<crate::outcome::Object>, Refusal>;

@@ -1,0 +1,195 @@
+//! What commands do to the cluster's own records: nodes, tokens, leadership, settings.
+
+use crate::{
+    command::{Cause, ClusterCreated, NodeAdmitted},
+    id::{NodeId, Revision, TokenId},
+    name::Slug,
+    outcome::{Object, Refusal},
+    record::{AdminState, Cluster, JoinToken, Leadership, Node, NodeSpec, Settings, Verdict},
+    state::{Applied, ClusterState},
+};
+
+/// Most nodes of a cluster: their tunnel addresses are the first block of the tunnel network.
+pub(super) const NODES_MAX: u32 = 250;
+/// Most join tokens at a time.
+pub(super) const TOKENS_MAX: usize = 1000;
+/// Most public addresses of one node.
+pub(super) const PUBLIC_ADDRESSES_MAX: usize = 16;
+/// Shortest prefix host part of the tunnel network: room for the nodes' block and some sites.
+const TUNNEL_PREFIX_MAX: u8 = 22;
+
+impl ClusterState {
+    pub(super) fn create_cluster(&mut self, created: &ClusterCreated, cause: &Cause) -> Applied {
+        if self.cluster.is_some() {
+            return Err(Refusal::ClusterExists);
+        }
+        check_settings(&created.settings)?;
+        check_spec(&created.spec)?;
+        self.revision = Revision { lineage: 1, index: self.revision.index };
+        self.cluster = Some(Cluster {
+            id: created.id,
+            name: created.name.clone(),
+            created_at: self.time,
+            authority: created.authority.clone(),
+            issuer: created.issuer.clone(),
+        });
+        self.settings = Some(created.settings.clone());
+        self.add_node(created.node, &created.spec, cause)?;
+        Ok(Some(Object::Cluster))
+    }
+
+    pub(super) fn start_leader(&mut self, term: u64, node: NodeId) -> Applied {
+        let current = self.leadership.map_or(0, |leadership| leadership.term);
+        if term < current {
+            return Err(Refusal::StaleTerm { decided: term, current });
+        }
+        self.leadership = Some(Leadership { term, node, since: self.time });
+        Ok(None)
+    }
+
+    pub(super) fn create_token(&mut self, token: &JoinToken) -> Applied {
+        let now = self.time;
+        // Tokens are swept here, where their number could grow.
+        let dead: Vec<TokenId> = self.tokens.values().filter(|t| t.expires_at < now).map(|t| t.id).collect();
+        for id in dead {
+            self.tokens.remove(&id);
+        }
+        if self.tokens.contains_key(&token.id) {
+            return Err(Refusal::Exists(Object::Token(token.id)));
+        }
+        if self.tokens.len() >= TOKENS_MAX {
+            return Err(Refusal::Limit { what: "join tokens".into(), limit: TOKENS_MAX as u64 });
+        }
+        self.tokens.insert(token.id, JoinToken { used: None, created_at: now, ..token.clone() });
+        Ok(Some(Object::Token(token.id)))
+    }
+
+    pub(super) fn revoke_token(&mut self, id: TokenId) -> Applied {
+        self.tokens.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Token(id)))
+    }
+
+    pub(super) fn admit_node(&mut self, admitted: &NodeAdmitted, cause: &Cause) -> Applied {
+        let token =
+            self.tokens.get(&admitted.token).ok_or(Refusal::NotFound(Object::Token(admitted.token)))?.clone();
+        if let Some((csr, node)) = token.used {
+            if csr == admitted.csr && self.nodes.contains_key(&node) {
+                return Ok(Some(Object::Node(node)));
+            }
+            return Err(Refusal::TokenUsed(token.id, node));
+        }
+        if token.expires_at < self.time {
+            return Err(Refusal::TokenExpired(token.id));
+        }
+        check_spec(&admitted.spec)?;
+        let id = NodeId(self.revision.index);
+        self.add_node(id, &NodeSpec { role: token.role, ..admitted.spec.clone() }, cause)?;
+        self.tokens.insert(token.id, JoinToken { used: Some((admitted.csr, id)), ..token });
+        Ok(Some(Object::Node(id)))
+    }
+
+    fn add_node(&mut self, id: NodeId, spec: &NodeSpec, cause: &Cause) -> Result<(), Refusal> {
+        self.check_node_name(id, &spec.name)?;
+        if let Some(other) = self.nodes.values().find(|node| node.spec.peer_address == spec.peer_address) {
+            let name = spec.peer_address.to_string();
+            return Err(Refusal::NameTaken { name, by: Object::Node(other.id) });
+        }
+        let taken = self.nodes.values().map(|node| node.tunnel_address);
+        let tunnel_address = self
+            .free_address(1, NODES_MAX, taken)
+            .ok_or(Refusal::Limit { what: "nodes".into(), limit: u64::from(NODES_MAX) })?;
+        let node = Node {
+            id,
+            spec: spec.clone(),
+            tunnel_address,
+            admin: AdminState::Active,
+            verdict: Verdict::Up,
+            verdict_at: self.time,
+            verdict_cause: cause.clone(),
+            admitted_at: self.time,
+        };
+        self.nodes.insert(id, node);
+        Ok(())
+    }
+
+    fn check_node_name(&self, id: NodeId, name: &Slug) -> Result<(), Refusal> {
+        match self.nodes.values().find(|node| node.spec.name == *name && node.id != id) {
+            Some(other) => Err(Refusal::NameTaken { name: name.to_string(), by: Object::Node(other.id) }),
+            None => Ok(()),
+        }
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, Refusal> {
+        self.nodes.get_mut(&id).ok_or(Refusal::NotFound(Object::Node(id)))
+    }
+
+    pub(super) fn change_node(&mut self, id: NodeId, spec: &NodeSpec) -> Applied {
+        check_spec(spec)?;
+        let node = self.node_mut(id)?;
+        // Identity stays with the admission: a node cannot rename itself or take another key or role.
+        let NodeSpec { name, role, spki, .. } = node.spec.clone();
+        node.spec = NodeSpec { name, role, spki, ..spec.clone() };
+        Ok(None)
+    }
+
+    pub(super) fn set_node_admin(&mut self, id: NodeId, admin: AdminState) -> Applied {
+        self.node_mut(id)?.admin = admin;
+        Ok(None)
+    }
+
+    pub(super) fn judge_node(&mut self, id: NodeId, verdict: Verdict, cause: &Cause) -> Applied {
+        let now = self.time;
+        let node = self.node_mut(id)?;
+        if node.verdict != verdict {
+            node.verdict = verdict;
+            node.verdict_at = now;
+            node.verdict_cause = cause.clone();
+        }
+        Ok(None)
+    }
+
+    pub(super) fn remove_node(&mut self, id: NodeId) -> Applied {
+        if self.nodes.len() == 1 && self.nodes.contains_key(&id) {
+            return Err(Refusal::Invalid("the last node of a cluster cannot leave it".into()));
+        }
+        self.nodes.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Node(id)))
+    }
+
+    pub(super) fn change_settings(&mut self, settings: &Settings) -> Applied {
+        check_settings(settings)?;
+        if self.settings.as_ref().is_some_and(|current| current.tunnel_network != settings.tunnel_network) {
+            return Err(Refusal::Invalid("the tunnel network is fixed when the cluster is made".into()));
+        }
+        self.settings = Some(settings.clone());
+        Ok(None)
+    }
+}
+
+fn check_settings(settings: &Settings) -> Result<(), Refusal> {
+    if settings.tunnel_network.prefix_len() > TUNNEL_PREFIX_MAX {
+        return Err(Refusal::Invalid(format!(
+            "the tunnel network {} is too small: /{TUNNEL_PREFIX_MAX} or larger is needed",
+            settings.tunnel_network
+        )));
+    }
+    if !settings.control_host.is_within(&settings.zone) || settings.control_host == settings.zone {
+        return Err(Refusal::Invalid(format!(
+            "the control host {} does not lie below the zone {}",
+            settings.control_host, settings.zone
+        )));
+    }
+    if settings.zone.is_wildcard() || settings.control_host.is_wildcard() {
+        return Err(Refusal::Invalid("zone and control host cannot be wildcards".into()));
+    }
+    Ok(())
+}
+
+fn check_spec(spec: &NodeSpec) -> Result<(), Refusal> {
+    if spec.public_addresses.len() > PUBLIC_ADDRESSES_MAX {
+        let limit = PUBLIC_ADDRESSES_MAX as u64;
+        return Err(Refusal::Limit { what: "public addresses of a node".into(), limit });
+    }
+    for (what, text) in [("tunnel endpoint", &spec.tunnel_endpoint), ("version", &spec.version)] {
+        crate::name::check_title(what, text).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    }
+    Ok(())
+}

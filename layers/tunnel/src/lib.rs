@@ -1,0 +1,1 @@
+//! WireGuard tunnels to sites, their control channel, and dialing through them.

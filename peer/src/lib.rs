@@ -1,0 +1,1 @@
+//! Node identity and the mTLS streams between nodes.

@@ -1,0 +1,1 @@
+//! The node: puts the parts together, nothing else.
