@@ -1,0 +1,390 @@
+//! The cluster itself: status, nodes, join tokens, leadership, settings.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::Ipv4Net;
+use pangolin_core::{
+    ClusterId, HostName, NodeId, Revision, SiteId, Slug, TokenId,
+    record::{AdminState, NodeRole, Verdict},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Moment, Pagination, text};
+
+/// Answer of `GET /health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// How far this node has applied the log.
+    #[serde(with = "text")]
+    pub revision: Revision,
+    /// The leader that this node knows of.
+    pub leader: Option<NodeId>,
+}
+
+/// Answer of `GET /cluster/status`: the same from every node, because the leader is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// Which cluster this is, in hexadecimal.
+    #[serde(with = "text")]
+    pub cluster_id: ClusterId,
+    /// Its name.
+    pub name: Slug,
+    /// Its DNS zone.
+    pub zone: HostName,
+    /// Where the API and the connectors' control channel are reached.
+    pub control_host: HostName,
+    /// Who leads; none while the nodes elect.
+    pub leader: Option<LeaderStatus>,
+    /// Who votes, who of them is up, and what the cluster can stand.
+    pub quorum: QuorumStatus,
+    /// How far the leader has applied the log.
+    #[serde(with = "text")]
+    pub revision: Revision,
+    /// The nodes, by id.
+    pub nodes: Vec<NodeStatus>,
+    /// The sites, by id.
+    pub sites: Vec<SiteStatus>,
+    /// Why this is one node's view only; none = the leader's view.
+    #[serde(default)]
+    pub partial: Option<String>,
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderStatus {
+    /// The leader.
+    pub node_id: NodeId,
+    /// Its name; none if it is not in the state yet.
+    pub name: Option<Slug>,
+    /// Raft term.
+    pub term: u64,
+    /// When it took up its duties; none if it has not yet.
+    pub since: Option<Moment>,
+}
+
+/// How the quorum stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorumStatus {
+    /// Number of voters.
+    pub voters: usize,
+    /// How many of them answer.
+    pub voters_up: usize,
+    /// How many more may fail before changes stop.
+    pub can_lose: usize,
+    /// The same as a sentence, such as `3 of 3 voters up, can lose 1`.
+    pub summary: String,
+}
+
+impl QuorumStatus {
+    /// The status of `up` out of `voters`.
+    #[must_use]
+    pub fn new(voters: usize, up: usize) -> Self {
+        let majority = voters / 2 + 1;
+        let can_lose = up.saturating_sub(majority);
+        let tail = if voters == 0 {
+            "no quorum: this node knows of no voters".to_owned()
+        } else if up < majority {
+            format!("no quorum: {} more needed for changes, serving goes on", majority - up)
+        } else {
+            format!("can lose {can_lose}")
+        };
+        let summary = format!("{up} of {voters} voters up, {tail}");
+        Self { voters, voters_up: up, can_lose, summary }
+    }
+}
+
+/// A node's part in Raft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RaftPart {
+    /// Leads.
+    Leader,
+    /// Votes.
+    Voter,
+    /// Receives the log and does not vote yet.
+    Learner,
+    /// Not in the membership: just admitted, or on its way out.
+    None,
+}
+
+impl RaftPart {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::None => "none",
+        }
+    }
+}
+
+/// One node in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Id.
+    pub id: NodeId,
+    /// Short name.
+    pub name: Slug,
+    /// Data or witness.
+    pub role: NodeRole,
+    /// Its part in Raft.
+    pub raft: RaftPart,
+    /// The cluster's judgement.
+    pub verdict: Verdict,
+    /// What the operator wants of it.
+    pub admin: AdminState,
+    /// Where peers reach it.
+    pub address: SocketAddr,
+    /// Version of its program.
+    pub version: String,
+    /// How far it has applied the log; none if it has not reported lately.
+    #[serde(default, with = "optional_revision")]
+    pub applied: Option<Revision>,
+    /// How many log entries it is behind the leader; none if it has not reported lately.
+    pub lag: Option<u64>,
+    /// Nodes that see it alive.
+    pub seen_by: Vec<NodeId>,
+}
+
+/// One site in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteStatus {
+    /// Id.
+    pub site_id: SiteId,
+    /// Owner.
+    pub org_id: Slug,
+    /// Short name.
+    pub nice_id: Slug,
+    /// Display name.
+    pub name: String,
+    /// The node that carries it first; none before it is placed.
+    pub home: Option<NodeId>,
+    /// Where it goes next, best first.
+    pub standbys: Vec<NodeId>,
+    /// Nodes with a live tunnel to it.
+    pub tunnels: Vec<NodeId>,
+    /// The node that holds its control socket.
+    pub socket: Option<NodeId>,
+}
+
+/// A node as the catalog of the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Id.
+    pub node_id: NodeId,
+    /// Short name; also its label in the cluster's zone.
+    pub name: Slug,
+    /// Data or witness.
+    pub role: NodeRole,
+    /// What the operator wants of it.
+    pub admin: AdminState,
+    /// The cluster's judgement.
+    pub verdict: Verdict,
+    /// When the judgement was given.
+    pub verdict_at: Moment,
+    /// Why.
+    pub verdict_cause: String,
+    /// Where peers reach it.
+    pub peer_address: SocketAddr,
+    /// What DNS answers for it.
+    pub public_addresses: Vec<IpAddr>,
+    /// Port of its edge for HTTPS.
+    pub https_port: u16,
+    /// Where connectors send WireGuard datagrams.
+    pub tunnel_endpoint: String,
+    /// Its own address inside the tunnels.
+    pub tunnel_address: Ipv4Addr,
+    /// Placement hint.
+    pub region: Option<Slug>,
+    /// Version of its program.
+    pub version: String,
+    /// When it joined.
+    pub admitted_at: Moment,
+}
+
+/// Answer of `GET /nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeList {
+    /// The nodes, by id.
+    pub nodes: Vec<Node>,
+    /// Which part of them.
+    pub pagination: Pagination,
+}
+
+/// Request of `PUT /cluster/token`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CreateToken {
+    /// What the joiner becomes; data if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<NodeRole>,
+    /// Seconds until the token is worthless; [`TOKEN_LIFETIME_DEFAULT`] if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_seconds: Option<u64>,
+}
+
+/// Seconds that a join token lives if nothing is said.
+pub const TOKEN_LIFETIME_DEFAULT: u64 = 3600;
+/// Longest life of a join token, in seconds: a week. A permission to join should not lie about.
+pub const TOKEN_LIFETIME_MAX: u64 = 7 * 24 * 3600;
+
+/// Answer of `PUT /cluster/token`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreatedToken {
+    /// Its public half.
+    #[serde(with = "text", rename = "tokenId")]
+    pub id: TokenId,
+    /// The whole token, to be given to `pangolinctl join`. Shown this once; none when a repeated request is
+    /// answered by a node that does not know it any more.
+    pub token: Option<String>,
+    /// After this it is worthless.
+    pub expires_at: Moment,
+}
+
+/// A join token without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Token {
+    /// Its public half.
+    #[serde(with = "text")]
+    pub token_id: TokenId,
+    /// What the joiner becomes.
+    pub role: NodeRole,
+    /// When it was made.
+    pub created_at: Moment,
+    /// After this it is worthless.
+    pub expires_at: Moment,
+    /// The node that joined with it.
+    pub used_by: Option<NodeId>,
+}
+
+/// Answer of `GET /cluster/tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenList {
+    /// The tokens, newest first.
+    pub tokens: Vec<Token>,
+    /// Which part of them.
+    pub pagination: Pagination,
+}
+
+/// Request of `POST /cluster/leave`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Leave {
+    /// Which node goes; none = the one that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<NodeId>,
+}
+
+/// Request of `POST /cluster/leader/transfer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TransferLeader {
+    /// Who shall lead; none = the voter that is furthest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<NodeId>,
+}
+
+/// Answer of `POST /cluster/leader/transfer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TransferredLeader {
+    /// Who leads now.
+    pub node_id: NodeId,
+}
+
+/// Request of `POST /node/{nodeId}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpdateNode {
+    /// What is wanted of it.
+    pub admin: AdminState,
+}
+
+/// Answer of `GET /cluster/settings`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// The cluster's DNS zone.
+    pub zone: HostName,
+    /// Where the API and the connectors' control channel are reached.
+    pub control_host: HostName,
+    /// Addresses inside the tunnels.
+    pub tunnel_network: Ipv4Net,
+    /// Seconds that resolvers may keep an address that follows health.
+    pub ttl: u32,
+}
+
+mod optional_revision {
+    use pangolin_core::Revision;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<Revision>, to: S) -> Result<S::Ok, S::Error> {
+        value.map(|revision| revision.to_string()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Revision>, D::Error> {
+        Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quorum_says_what_it_can_stand() {
+        let cases = [
+            (3, 3, "3 of 3 voters up, can lose 1"),
+            (3, 2, "2 of 3 voters up, can lose 0"),
+            (3, 1, "1 of 3 voters up, no quorum: 1 more needed for changes, serving goes on"),
+            (1, 1, "1 of 1 voters up, can lose 0"),
+            (5, 4, "4 of 5 voters up, can lose 1"),
+            (0, 0, "0 of 0 voters up, no quorum: this node knows of no voters"),
+        ];
+        for (voters, up, expected) in cases {
+            assert_eq!(QuorumStatus::new(voters, up).summary, expected);
+        }
+    }
+
+    #[test]
+    fn a_status_survives_json() {
+        let status = ClusterStatus {
+            cluster_id: ClusterId([7; 16]),
+            name: "lab".parse().expect("a short name"),
+            zone: "lab.example.com".parse().expect("a zone"),
+            control_host: "pangolin.lab.example.com".parse().expect("a host"),
+            leader: None,
+            quorum: QuorumStatus::new(1, 1),
+            revision: Revision { lineage: 1, index: 12 },
+            nodes: vec![NodeStatus {
+                id: NodeId(1),
+                name: "n1".parse().expect("a short name"),
+                role: NodeRole::Data,
+                raft: RaftPart::Leader,
+                verdict: Verdict::Up,
+                admin: AdminState::Active,
+                address: "127.0.0.11:7420".parse().expect("an address"),
+                version: "0.1.0".into(),
+                applied: Some(Revision { lineage: 1, index: 12 }),
+                lag: Some(0),
+                seen_by: vec![NodeId(2)],
+            }],
+            sites: vec![],
+            partial: None,
+        };
+        let text = serde_json::to_string(&status).expect("JSON");
+        assert!(text.contains(r#""applied":"1.12""#) && text.contains(r#""seenBy":[2]"#), "{text}");
+        assert_eq!(serde_json::from_str::<ClusterStatus>(&text).expect("a status"), status);
+    }
+}
