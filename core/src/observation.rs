@@ -73,6 +73,11 @@ impl Observations {
         self.reports.remove(&node);
     }
 
+    /// The nodes that have reported.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.reports.keys().copied()
+    }
+
     /// The reports that still say something at `now`.
     pub fn fresh(&self, now: Timestamp) -> impl Iterator<Item = (NodeId, &Report)> {
         self.reports

@@ -2,8 +2,11 @@
 
 mod liveness;
 mod placement;
+mod renewal;
 
 use crate::{command::Command, id::NodeId, observation::Observations, state::ClusterState, time::Timestamp};
+
+pub use renewal::certificates_due;
 
 pub use liveness::{DOWN_AFTER, UP_AFTER};
 

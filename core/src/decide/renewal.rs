@@ -1,0 +1,46 @@
+//! Which certificates have to be issued.
+
+use std::time::Duration;
+
+use crate::{name::HostName, record::Certificate, state::ClusterState, time::Timestamp};
+
+/// The names of every certificate that is wanted and missing, or due for renewal: one with apex and wildcard for
+/// each zone and domain, and one of its own for every resource that none of those covers.
+#[must_use]
+pub fn certificates_due(state: &ClusterState, now: Timestamp) -> Vec<Vec<HostName>> {
+    wanted(state)
+        .into_iter()
+        .filter(|names| {
+            let current = state.certificates().values().find(|certificate| certificate.names == *names);
+            current.is_none_or(|certificate| is_due(certificate, now))
+        })
+        .collect()
+}
+
+/// Due when a third of its life is left.
+fn is_due(certificate: &Certificate, now: Timestamp) -> bool {
+    let life = certificate.not_after.since(certificate.not_before);
+    certificate.not_after.since(now)
+        < Duration::from_millis(u64::try_from(life.as_millis()).unwrap_or(u64::MAX) / 3)
+}
+
+fn wanted(state: &ClusterState) -> Vec<Vec<HostName>> {
+    let Some(settings) = state.settings() else { return Vec::new() };
+    let zones = std::iter::once(&settings.zone).chain(state.domains().values().map(|domain| &domain.name));
+    let mut wanted: Vec<Vec<HostName>> = zones
+        .filter_map(|zone| {
+            let mut names = vec![zone.clone(), zone.wildcard().ok()?];
+            names.sort_unstable();
+            Some(names)
+        })
+        .collect();
+    let hosts = state.resources().values().filter(|resource| resource.enabled).map(|resource| &resource.host);
+    for host in std::iter::once(&settings.control_host).chain(hosts) {
+        if !wanted.iter().flatten().any(|name| name == host || name.covers(host)) {
+            wanted.push(vec![host.clone()]);
+        }
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted
+}
