@@ -1,5 +1,7 @@
 //! What commands do to the cluster's own records: nodes, tokens, leadership, settings.
 
+use std::net::SocketAddr;
+
 use crate::{
     command::{Cause, ClusterCreated, NodeAdmitted},
     id::{NodeId, Revision, TokenId},
@@ -88,11 +90,11 @@ impl ClusterState {
     }
 
     fn add_node(&mut self, id: NodeId, spec: &NodeSpec, cause: &Cause) -> Result<(), Refusal> {
-        self.check_node_name(id, &spec.name)?;
-        if let Some(other) = self.nodes.values().find(|node| node.spec.peer_address == spec.peer_address) {
-            let name = spec.peer_address.to_string();
-            return Err(Refusal::NameTaken { name, by: Object::Node(other.id) });
+        if self.nodes.contains_key(&id) {
+            return Err(Refusal::Exists(Object::Node(id)));
         }
+        self.check_node_name(&spec.name)?;
+        self.check_peer_address(id, spec.peer_address)?;
         let taken = self.nodes.values().map(|node| node.tunnel_address);
         let tunnel_address = self
             .free_address(1, NODES_MAX, taken)
@@ -111,9 +113,33 @@ impl ClusterState {
         Ok(())
     }
 
-    fn check_node_name(&self, id: NodeId, name: &Slug) -> Result<(), Refusal> {
-        match self.nodes.values().find(|node| node.spec.name == *name && node.id != id) {
-            Some(other) => Err(Refusal::NameTaken { name: name.to_string(), by: Object::Node(other.id) }),
+    /// A node's name is free among the nodes, and so is its label in the cluster's zone.
+    fn check_node_name(&self, name: &Slug) -> Result<(), Refusal> {
+        if let Some(other) = self.nodes.values().find(|node| node.spec.name == *name) {
+            return Err(Refusal::NameTaken { name: name.to_string(), by: Object::Node(other.id) });
+        }
+        let Some(settings) = &self.settings else { return Ok(()) };
+        self.check_zone_label(settings, name)
+    }
+
+    fn check_zone_label(&self, settings: &Settings, name: &Slug) -> Result<(), Refusal> {
+        let Ok(host) = settings.zone.child(name.as_str()) else { return Ok(()) };
+        if host == settings.control_host {
+            return Err(Refusal::NameTaken { name: host.to_string(), by: Object::Cluster });
+        }
+        match self.resources.values().find(|resource| resource.host == host) {
+            Some(other) => {
+                Err(Refusal::NameTaken { name: host.to_string(), by: Object::Resource(other.id) })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_peer_address(&self, id: NodeId, address: SocketAddr) -> Result<(), Refusal> {
+        match self.nodes.values().find(|node| node.spec.peer_address == address && node.id != id) {
+            Some(other) => {
+                Err(Refusal::NameTaken { name: address.to_string(), by: Object::Node(other.id) })
+            }
             None => Ok(()),
         }
     }
@@ -124,6 +150,7 @@ impl ClusterState {
 
     pub(super) fn change_node(&mut self, id: NodeId, spec: &NodeSpec) -> Applied {
         check_spec(spec)?;
+        self.check_peer_address(id, spec.peer_address)?;
         let node = self.node_mut(id)?;
         // Identity stays with the admission: a node cannot rename itself or take another key or role.
         let NodeSpec { name, role, spki, .. } = node.spec.clone();
@@ -158,6 +185,13 @@ impl ClusterState {
         check_settings(settings)?;
         if self.settings.as_ref().is_some_and(|current| current.tunnel_network != settings.tunnel_network) {
             return Err(Refusal::Invalid("the tunnel network is fixed when the cluster is made".into()));
+        }
+        for node in self.nodes.values() {
+            self.check_zone_label(settings, &node.spec.name)?;
+        }
+        if let Some(other) = self.resources.values().find(|r| r.host == settings.control_host) {
+            let name = settings.control_host.to_string();
+            return Err(Refusal::NameTaken { name, by: Object::Resource(other.id) });
         }
         self.settings = Some(settings.clone());
         Ok(None)

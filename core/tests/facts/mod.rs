@@ -1,0 +1,394 @@
+//! Made-up facts that the tests of this crate share: plain ones, and generated ones that interact because they draw
+//! from few names and numbers.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use pangolin_core::{
+    Actor, Body, CatalogChange, Cause, ClusterId, Command, DomainId, Epoch, Fence, HostName, NodeId,
+    RequestId, ResourceId, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
+    command::{CertificateIssued, ClusterCreated, NodeAdmitted},
+    id::ClientId,
+    record::{
+        AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole, NodeSpec,
+        RecordData, RecordKind, RecordSet, Sealed, Settings, TunnelKey, Verdict,
+    },
+};
+
+pub(crate) fn slug(text: &str) -> Slug {
+    text.parse().expect("a short name")
+}
+
+pub(crate) fn host(text: &str) -> HostName {
+    text.parse().expect("a host name")
+}
+
+pub(crate) fn sealed() -> Sealed {
+    Sealed { kek: 1, wrapped_key: vec![1, 2, 3], content: vec![4, 5, 6] }
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        zone: host("demo.test"),
+        control_host: host("control.demo.test"),
+        tunnel_network: "100.90.0.0/16".parse().expect("a network"),
+        ttl: 30,
+    }
+}
+
+/// A node whose numbers all follow from `n`.
+pub(crate) fn spec(name: &str, n: u8) -> NodeSpec {
+    let address = Ipv4Addr::new(192, 0, 2, n);
+    NodeSpec {
+        name: slug(name),
+        role: NodeRole::Data,
+        peer_address: SocketAddr::from((address, 7420)),
+        spki: Digest([n; 32]),
+        public_addresses: vec![IpAddr::V4(address)],
+        https_port: 443,
+        tunnel_endpoint: format!("{address}:51820"),
+        tunnel_key: TunnelKey([n; 32]),
+        region: None,
+        version: "0.1.0".to_owned(),
+    }
+}
+
+pub(crate) fn created(spec: NodeSpec) -> Body {
+    Body::ClusterCreated(Box::new(ClusterCreated {
+        id: ClusterId([7; 16]),
+        name: slug("demo"),
+        authority: Authority { certificate: vec![1], key: sealed() },
+        issuer: Authority { certificate: vec![2], key: sealed() },
+        settings: settings(),
+        node: NodeId(1),
+        spec,
+    }))
+}
+
+pub(crate) fn token(n: u8, expires_at: Timestamp) -> JoinToken {
+    JoinToken {
+        id: TokenId([n; 8]),
+        secret: sealed(),
+        role: NodeRole::Data,
+        expires_at,
+        created_at: Timestamp(0),
+        used: None,
+    }
+}
+
+pub(crate) fn admitted(token: u8, spec: NodeSpec) -> Body {
+    let csr = Digest(spec.spki.0);
+    Body::NodeAdmitted(Box::new(NodeAdmitted { token: TokenId([token; 8]), csr, spec }))
+}
+
+pub(crate) fn certificate(names: Vec<HostName>) -> Body {
+    Body::CertificateIssued(Box::new(CertificateIssued {
+        names,
+        chain: vec![vec![1, 2, 3]],
+        key: sealed(),
+        not_before: Timestamp(0),
+        not_after: Timestamp(1_000_000),
+    }))
+}
+
+/// A command of an operator's at `at` milliseconds.
+pub(crate) fn command(at: u64, body: Body) -> Command {
+    Command {
+        request: None,
+        at: Timestamp(at),
+        cause: Cause::new(Actor::Operator("root".to_owned()), "as asked"),
+        fence: Fence::None,
+        body,
+    }
+}
+
+/// Generated facts.
+pub(crate) mod any {
+    use proptest::{
+        collection::vec,
+        option,
+        prelude::{Just, Strategy, any},
+        prop_oneof,
+        sample::select,
+    };
+
+    use super::*;
+
+    const ORGS: &[&str] = &["acme", "blue", "c"];
+    const HOSTS: &[&str] = &[
+        "demo.test", "control.demo.test", "*.demo.test", "a.demo.test", "hello.demo.test", "n1.demo.test",
+        "n2.demo.test", "example.org", "www.example.org", "*.example.org", "b.www.example.org", "test",
+    ];
+    const TITLES: &[&str] = &["Home", "home", "Lab!", "", "\u{7}", "x", "Ein sehr langer Name, der nicht endet"];
+
+    fn org() -> impl Strategy<Value = Slug> {
+        select(ORGS).prop_map(slug)
+    }
+
+    fn title() -> impl Strategy<Value = String> {
+        prop_oneof![8 => select(TITLES).prop_map(str::to_owned), 1 => Just("x".repeat(200))]
+    }
+
+    fn name() -> impl Strategy<Value = HostName> {
+        select(HOSTS).prop_map(host)
+    }
+
+    /// Some number of the few that occur; most of them exist in a long enough log.
+    fn number() -> impl Strategy<Value = u64> {
+        1..14u64
+    }
+
+    fn node() -> impl Strategy<Value = NodeId> {
+        number().prop_map(NodeId)
+    }
+
+    fn site() -> impl Strategy<Value = SiteId> {
+        number().prop_map(SiteId)
+    }
+
+    fn digest() -> impl Strategy<Value = Digest> {
+        (0..3u8).prop_map(|n| Digest([n; 32]))
+    }
+
+    fn credential() -> impl Strategy<Value = String> {
+        select(&["abcdefghijklmno", "ABCDEFGHIJKLMN0", "123456789012345", "short", ""][..])
+            .prop_map(str::to_owned)
+    }
+
+    fn node_spec() -> impl Strategy<Value = NodeSpec> {
+        (select(&["n1", "n2", "n3", "n4", "hello", "control"][..]), 1..6u8, any::<bool>(), 0..20usize).prop_map(
+            |(name, n, witness, addresses)| {
+                let plain = spec(name, n);
+                NodeSpec {
+                    role: if witness { NodeRole::Witness } else { NodeRole::Data },
+                    public_addresses: vec![plain.public_addresses[0]; addresses],
+                    ..plain
+                }
+            },
+        )
+    }
+
+    fn any_settings() -> impl Strategy<Value = Settings> {
+        let networks = &["100.90.0.0/16", "10.0.0.0/22", "10.0.0.0/30"][..];
+        (name(), name(), select(networks), any::<u32>()).prop_map(|(zone, control_host, network, ttl)| {
+            Settings { zone, control_host, tunnel_network: network.parse().expect("a network"), ttl }
+        })
+    }
+
+    fn method() -> impl Strategy<Value = Method> {
+        select(&[Method::Http, Method::Https, Method::H2c, Method::Tcp, Method::Udp][..])
+    }
+
+    fn health_check() -> impl Strategy<Value = Option<HealthCheck>> {
+        let path = option::of(select(&["/", "/health", "no", "/a b"][..]).prop_map(str::to_owned));
+        option::of((path, 0..40u32, 0..10u32, 0..4u32).prop_map(
+            |(path, interval, timeout, unhealthy_threshold)| HealthCheck {
+                path,
+                interval,
+                timeout,
+                unhealthy_threshold,
+            },
+        ))
+    }
+
+    fn target_host() -> impl Strategy<Value = String> {
+        select(&["10.1.2.3", "backend", "::1", "*.x", "not a host", ""][..]).prop_map(str::to_owned)
+    }
+
+    fn record_data() -> impl Strategy<Value = RecordData> {
+        prop_oneof![
+            any::<u32>().prop_map(|a| RecordData::A(a.into())),
+            any::<u128>().prop_map(|a| RecordData::Aaaa(a.into())),
+            (0..5000usize).prop_map(|n| RecordData::Txt(vec![b'x'; n])),
+            name().prop_map(RecordData::Cname),
+            name().prop_map(RecordData::Ns),
+            (any::<u16>(), name()).prop_map(|(p, h)| RecordData::Mx(p, h)),
+            (any::<u16>(), name()).prop_map(|(p, h)| RecordData::Srv(p, 1, 2, h)),
+            Just(RecordData::Caa(0, "issue".to_owned(), b"ca.example".to_vec())),
+        ]
+    }
+
+    fn record_set() -> impl Strategy<Value = CatalogChange> {
+        (name(), vec(record_data(), 0..3), option::weighted(0.8, any::<u32>())).prop_map(|(name, data, ttl)| {
+            let kind = data.first().map_or(RecordKind::Txt, RecordData::kind);
+            CatalogChange::RecordSetSet { name, kind, set: ttl.map(|ttl| RecordSet { ttl, data }) }
+        })
+    }
+
+    fn people() -> impl Strategy<Value = CatalogChange> {
+        use CatalogChange as C;
+        let email = select(&["a@x", "A@X", "b@x", "nobody"][..]).prop_map(str::to_owned);
+        let id = || number().prop_map(UserId);
+        prop_oneof![
+            (org(), title()).prop_map(|(id, name)| C::OrgCreated { id, name }),
+            (org(), title()).prop_map(|(id, name)| C::OrgChanged { id, name }),
+            org().prop_map(C::OrgRemoved),
+            (option::of(id()), email, title(), any::<bool>())
+                .prop_map(|(id, email, name, administrator)| C::UserCreated { id, email, name, administrator }),
+            (id(), title(), any::<bool>())
+                .prop_map(|(id, name, administrator)| C::UserChanged { id, name, administrator }),
+            id().prop_map(C::UserRemoved),
+            (option::of(number().prop_map(RoleId)), org(), title())
+                .prop_map(|(id, org, name)| C::RoleCreated { id, org, name }),
+            number().prop_map(|n| C::RoleRemoved(RoleId(n))),
+            (id(), org(), option::of(vec(number().prop_map(RoleId), 0..3)))
+                .prop_map(|(user, org, roles)| C::MembershipSet { user, org, roles }),
+            (credential(), title(), option::of(org()), digest()).prop_map(|(id, name, org, secret)| {
+                let scope = org.map_or(KeyScope::Cluster, KeyScope::Org);
+                C::ApiKeyCreated { id, name, scope, secret }
+            }),
+            credential().prop_map(C::ApiKeyRemoved),
+        ]
+    }
+
+    fn published() -> impl Strategy<Value = CatalogChange> {
+        use CatalogChange as C;
+        let slugs = || option::of(select(&["home", "lab", "x"][..]).prop_map(slug));
+        let resource = || number().prop_map(ResourceId);
+        let target = || number().prop_map(TargetId);
+        let port = || select(&[0u16, 80, 8080, 65535][..]);
+        prop_oneof![
+            (option::of(site()), org(), slugs(), title(), credential(), digest()).prop_map(
+                |(id, org, nice_id, name, connector_id, connector_secret)| {
+                    C::SiteCreated { id, org, nice_id, name, connector_id, connector_secret }
+                }
+            ),
+            (site(), title(), any::<bool>())
+                .prop_map(|(id, name, enabled)| C::SiteChanged { id, name, enabled }),
+            (site(), digest())
+                .prop_map(|(id, connector_secret)| C::SiteSecretChanged { id, connector_secret }),
+            site().prop_map(C::SiteRemoved),
+            (option::of(number().prop_map(DomainId)), org(), name())
+                .prop_map(|(id, org, name)| C::DomainCreated { id, org, name }),
+            number().prop_map(|n| C::DomainRemoved(DomainId(n))),
+            (option::of(resource()), org(), slugs(), title(), number().prop_map(DomainId), name()).prop_map(
+                |(id, org, nice_id, name, domain, host)| {
+                    C::ResourceCreated { id, org, nice_id, name, domain, host }
+                }
+            ),
+            (resource(), title(), any::<bool>())
+                .prop_map(|(id, name, enabled)| C::ResourceChanged { id, name, enabled }),
+            resource().prop_map(C::ResourceRemoved),
+            (option::of(target()), resource(), site(), method(), target_host(), port(), health_check())
+                .prop_map(|(id, resource, site, method, host, port, health_check)| {
+                    C::TargetCreated { id, resource, site, method, host, port, health_check }
+                }),
+            (target(), method(), target_host(), port(), any::<bool>(), health_check()).prop_map(
+                |(id, method, host, port, enabled, health_check)| {
+                    C::TargetChanged { id, method, host, port, enabled, health_check }
+                }
+            ),
+            target().prop_map(C::TargetRemoved),
+            record_set(),
+        ]
+    }
+
+    fn cluster_life() -> impl Strategy<Value = Body> {
+        let admin = any::<bool>().prop_map(|d| if d { AdminState::Drained } else { AdminState::Active });
+        let verdict = any::<bool>().prop_map(|d| if d { Verdict::Down } else { Verdict::Up });
+        prop_oneof![
+            node_spec().prop_map(created),
+            (0..4u64, node()).prop_map(|(term, node)| Body::LeaderStarted { term, node }),
+            (0..4u8, 0..2000u64)
+                .prop_map(|(n, expires)| Body::TokenCreated(Box::new(token(n, Timestamp(expires))))),
+            (0..4u8).prop_map(|n| Body::TokenRevoked(TokenId([n; 8]))),
+            (0..4u8, node_spec()).prop_map(|(n, spec)| admitted(n, spec)),
+            (node(), node_spec()).prop_map(|(node, spec)| Body::NodeChanged { node, spec: Box::new(spec) }),
+            (node(), admin).prop_map(|(node, admin)| Body::NodeAdmin { node, admin }),
+            (node(), verdict).prop_map(|(node, verdict)| Body::NodeVerdict { node, verdict }),
+            node().prop_map(Body::NodeRemoved),
+            (site(), node(), vec(node(), 0..6))
+                .prop_map(|(site, home, standbys)| Body::SitePlaced { site, home, standbys }),
+            (site(), 0..3u8, any::<bool>(), any::<bool>()).prop_map(|(site, key, long, multi_homed)| {
+                let version = if long { "v".repeat(100) } else { "1.2.3".to_owned() };
+                Body::ConnectorRegistered { site, tunnel_key: TunnelKey([key; 32]), version, multi_homed }
+            }),
+            vec(name(), 0..3).prop_map(certificate),
+            any_settings().prop_map(|settings| Body::SettingsChanged(Box::new(settings))),
+        ]
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        prop_oneof![
+            2 => cluster_life(),
+            1 => people().prop_map(|change| Body::Catalog(Box::new(change))),
+            2 => published().prop_map(|change| Body::Catalog(Box::new(change))),
+        ]
+    }
+
+    fn fence() -> impl Strategy<Value = Fence> {
+        prop_oneof![
+            8 => Just(Fence::None),
+            1 => (0..4u64).prop_map(Fence::Term),
+            1 => (0..4u64, site(), (0..4u64).prop_map(Epoch))
+                .prop_map(|(term, site, epoch)| Fence::Placement { term, site, epoch }),
+        ]
+    }
+
+    /// Any command. Few clients and serials, so that repeats occur.
+    pub(crate) fn command() -> impl Strategy<Value = Command> {
+        let request = option::weighted(0.3, (0..2u8, 0..8u64)).prop_map(|request| {
+            request.map(|(client, serial)| RequestId { client: ClientId([client; 16]), serial })
+        });
+        // A day and more lies between the extremes, so that remembered requests and tokens run out.
+        let at = prop_oneof![4 => 0..2000u64, 1 => 0..200_000_000u64].prop_map(Timestamp);
+        (request, at, fence(), body()).prop_map(|(request, at, fence, body)| Command {
+            request,
+            at,
+            cause: Cause::new(Actor::Operator("root".to_owned()), "as asked"),
+            fence,
+            body,
+        })
+    }
+
+    /// An entry of the log: a command, or one that is none to the state.
+    pub(crate) fn entry() -> impl Strategy<Value = Option<Command>> {
+        option::weighted(0.95, command())
+    }
+
+    /// A log that mostly begins as logs do, with enough in it that later entries find something to act on.
+    pub(crate) fn log() -> impl Strategy<Value = Vec<Option<Command>>> {
+        let begun = super::beginning().into_iter().map(Some).collect::<Vec<_>>();
+        (prop_oneof![9 => Just(begun), 1 => Just(Vec::new())], vec(entry(), 0..60))
+            .prop_map(|(begun, rest)| begun.into_iter().chain(rest).collect())
+    }
+}
+
+/// How the life of a cluster begins: two nodes, an organisation with a site, a domain, a resource and a target.
+pub(crate) fn beginning() -> Vec<Command> {
+    use CatalogChange as C;
+    let catalog = |change| Body::Catalog(Box::new(change));
+    let bodies = [
+        created(spec("n1", 1)),
+        Body::LeaderStarted { term: 1, node: NodeId(1) },
+        Body::TokenCreated(Box::new(token(1, Timestamp(1_000_000)))),
+        admitted(1, spec("n2", 2)),
+        catalog(C::OrgCreated { id: slug("acme"), name: "Acme".to_owned() }),
+        catalog(C::SiteCreated {
+            id: None,
+            org: slug("acme"),
+            nice_id: None,
+            name: "Home".to_owned(),
+            connector_id: "abcdefghijklmno".to_owned(),
+            connector_secret: Digest([1; 32]),
+        }),
+        catalog(C::DomainCreated { id: None, org: slug("acme"), name: host("demo.test") }),
+        catalog(C::ResourceCreated {
+            id: None,
+            org: slug("acme"),
+            nice_id: None,
+            name: "Hello".to_owned(),
+            domain: DomainId(3),
+            host: host("hello.demo.test"),
+        }),
+        catalog(C::TargetCreated {
+            id: None,
+            resource: ResourceId(4),
+            site: SiteId(2),
+            method: Method::Http,
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            health_check: None,
+        }),
+    ];
+    bodies.into_iter().zip(1..).map(|(body, at)| command(at, body)).collect()
+}
