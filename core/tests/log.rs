@@ -124,7 +124,12 @@ fn observations() -> impl Strategy<Value = (Observations, Timestamp)> {
         proptest::collection::btree_map((1..10u64).prop_map(NodeId), seen.clone(), 0..6),
         proptest::collection::btree_map((1..10u64).prop_map(SiteId), seen, 0..4),
     )
-        .prop_map(|(at, peers, tunnels)| Report { at: Timestamp(at), peers, tunnels, ..Report::default() });
+        .prop_map(|(at, peers, tunnels)| Report {
+            at: Timestamp(at),
+            peers,
+            tunnels,
+            ..Report::default()
+        });
     (vec((1..10u64, 0..6000u64, report), 0..6), 0..6000u64).prop_map(|(reports, now)| {
         let mut seen = Observations::default();
         for (node, arrived, report) in reports {

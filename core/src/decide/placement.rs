@@ -96,7 +96,10 @@ fn choose_home(
     load: &Load,
 ) -> Option<(NodeId, String)> {
     let Some(current) = current else {
-        let home = alive.first().copied().or_else(|| load.least_first(candidates).first().copied())?;
+        if let Some(home) = alive.first() {
+            return Some((*home, format!("site {site} is new; its tunnel to node {home} is alive")));
+        }
+        let home = load.least_first(candidates).first().copied()?;
         return Some((home, format!("site {site} is new; node {home} is home to the fewest sites")));
     };
     if candidates.contains(&current.home) {

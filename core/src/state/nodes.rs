@@ -128,18 +128,14 @@ impl ClusterState {
             return Err(Refusal::NameTaken { name: host.to_string(), by: Object::Cluster });
         }
         match self.resources.values().find(|resource| resource.host == host) {
-            Some(other) => {
-                Err(Refusal::NameTaken { name: host.to_string(), by: Object::Resource(other.id) })
-            }
+            Some(other) => Err(Refusal::NameTaken { name: host.to_string(), by: Object::Resource(other.id) }),
             None => Ok(()),
         }
     }
 
     fn check_peer_address(&self, id: NodeId, address: SocketAddr) -> Result<(), Refusal> {
         match self.nodes.values().find(|node| node.spec.peer_address == address && node.id != id) {
-            Some(other) => {
-                Err(Refusal::NameTaken { name: address.to_string(), by: Object::Node(other.id) })
-            }
+            Some(other) => Err(Refusal::NameTaken { name: address.to_string(), by: Object::Node(other.id) }),
             None => Ok(()),
         }
     }

@@ -115,10 +115,21 @@ pub(crate) mod any {
 
     const ORGS: &[&str] = &["acme", "blue", "c"];
     const HOSTS: &[&str] = &[
-        "demo.test", "control.demo.test", "*.demo.test", "a.demo.test", "hello.demo.test", "n1.demo.test",
-        "n2.demo.test", "example.org", "www.example.org", "*.example.org", "b.www.example.org", "test",
+        "demo.test",
+        "control.demo.test",
+        "*.demo.test",
+        "a.demo.test",
+        "hello.demo.test",
+        "n1.demo.test",
+        "n2.demo.test",
+        "example.org",
+        "www.example.org",
+        "*.example.org",
+        "b.www.example.org",
+        "test",
     ];
-    const TITLES: &[&str] = &["Home", "home", "Lab!", "", "\u{7}", "x", "Ein sehr langer Name, der nicht endet"];
+    const TITLES: &[&str] =
+        &["Home", "home", "Lab!", "", "\u{7}", "x", "Ein sehr langer Name, der nicht endet"];
 
     fn org() -> impl Strategy<Value = Slug> {
         select(ORGS).prop_map(slug)
@@ -155,16 +166,15 @@ pub(crate) mod any {
     }
 
     fn node_spec() -> impl Strategy<Value = NodeSpec> {
-        (select(&["n1", "n2", "n3", "n4", "hello", "control"][..]), 1..6u8, any::<bool>(), 0..20usize).prop_map(
-            |(name, n, witness, addresses)| {
+        (select(&["n1", "n2", "n3", "n4", "hello", "control"][..]), 1..6u8, any::<bool>(), 0..20usize)
+            .prop_map(|(name, n, witness, addresses)| {
                 let plain = spec(name, n);
                 NodeSpec {
                     role: if witness { NodeRole::Witness } else { NodeRole::Data },
                     public_addresses: vec![plain.public_addresses[0]; addresses],
                     ..plain
                 }
-            },
-        )
+            })
     }
 
     fn any_settings() -> impl Strategy<Value = Settings> {
@@ -208,10 +218,12 @@ pub(crate) mod any {
     }
 
     fn record_set() -> impl Strategy<Value = CatalogChange> {
-        (name(), vec(record_data(), 0..3), option::weighted(0.8, any::<u32>())).prop_map(|(name, data, ttl)| {
-            let kind = data.first().map_or(RecordKind::Txt, RecordData::kind);
-            CatalogChange::RecordSetSet { name, kind, set: ttl.map(|ttl| RecordSet { ttl, data }) }
-        })
+        (name(), vec(record_data(), 0..3), option::weighted(0.8, any::<u32>())).prop_map(
+            |(name, data, ttl)| {
+                let kind = data.first().map_or(RecordKind::Txt, RecordData::kind);
+                CatalogChange::RecordSetSet { name, kind, set: ttl.map(|ttl| RecordSet { ttl, data }) }
+            },
+        )
     }
 
     fn people() -> impl Strategy<Value = CatalogChange> {
@@ -222,10 +234,14 @@ pub(crate) mod any {
             (org(), title()).prop_map(|(id, name)| C::OrgCreated { id, name }),
             (org(), title()).prop_map(|(id, name)| C::OrgChanged { id, name }),
             org().prop_map(C::OrgRemoved),
-            (option::of(id()), email, title(), any::<bool>())
-                .prop_map(|(id, email, name, administrator)| C::UserCreated { id, email, name, administrator }),
-            (id(), title(), any::<bool>())
-                .prop_map(|(id, name, administrator)| C::UserChanged { id, name, administrator }),
+            (option::of(id()), email, title(), any::<bool>()).prop_map(|(id, email, name, administrator)| {
+                C::UserCreated { id, email, name, administrator }
+            }),
+            (id(), title(), any::<bool>()).prop_map(|(id, name, administrator)| C::UserChanged {
+                id,
+                name,
+                administrator
+            }),
             id().prop_map(C::UserRemoved),
             (option::of(number().prop_map(RoleId)), org(), title())
                 .prop_map(|(id, org, name)| C::RoleCreated { id, org, name }),
@@ -252,8 +268,11 @@ pub(crate) mod any {
                     C::SiteCreated { id, org, nice_id, name, connector_id, connector_secret }
                 }
             ),
-            (site(), title(), any::<bool>())
-                .prop_map(|(id, name, enabled)| C::SiteChanged { id, name, enabled }),
+            (site(), title(), any::<bool>()).prop_map(|(id, name, enabled)| C::SiteChanged {
+                id,
+                name,
+                enabled
+            }),
             (site(), digest())
                 .prop_map(|(id, connector_secret)| C::SiteSecretChanged { id, connector_secret }),
             site().prop_map(C::SiteRemoved),
@@ -265,8 +284,11 @@ pub(crate) mod any {
                     C::ResourceCreated { id, org, nice_id, name, domain, host }
                 }
             ),
-            (resource(), title(), any::<bool>())
-                .prop_map(|(id, name, enabled)| C::ResourceChanged { id, name, enabled }),
+            (resource(), title(), any::<bool>()).prop_map(|(id, name, enabled)| C::ResourceChanged {
+                id,
+                name,
+                enabled
+            }),
             resource().prop_map(C::ResourceRemoved),
             (option::of(target()), resource(), site(), method(), target_host(), port(), health_check())
                 .prop_map(|(id, resource, site, method, host, port, health_check)| {
@@ -296,8 +318,11 @@ pub(crate) mod any {
             (node(), admin).prop_map(|(node, admin)| Body::NodeAdmin { node, admin }),
             (node(), verdict).prop_map(|(node, verdict)| Body::NodeVerdict { node, verdict }),
             node().prop_map(Body::NodeRemoved),
-            (site(), node(), vec(node(), 0..6))
-                .prop_map(|(site, home, standbys)| Body::SitePlaced { site, home, standbys }),
+            (site(), node(), vec(node(), 0..6)).prop_map(|(site, home, standbys)| Body::SitePlaced {
+                site,
+                home,
+                standbys
+            }),
             (site(), 0..3u8, any::<bool>(), any::<bool>()).prop_map(|(site, key, long, multi_homed)| {
                 let version = if long { "v".repeat(100) } else { "1.2.3".to_owned() };
                 Body::ConnectorRegistered { site, tunnel_key: TunnelKey([key; 32]), version, multi_homed }

@@ -1,0 +1,214 @@
+//! The encoding of every command, byte for byte, and what becomes of it.
+//!
+//! Nodes of two versions read one log, so a line of `tests/golden/commands.txt` never changes again. New variants bring
+//! new lines at its end: the failure message says which.
+
+#[allow(dead_code, reason = "each test file uses its own part of the made-up facts")]
+mod facts;
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use facts::{beginning, certificate, command, host, settings, slug, spec, token};
+use pangolin_core::{
+    Actor, Body, CatalogChange, Cause, ClusterState, Command, DomainId, Epoch, Fence, NodeId, RequestId,
+    ResourceId, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId, codec,
+    id::ClientId,
+    record::{
+        AdminState, Digest, HealthCheck, KeyScope, Method, RecordData, RecordSet, Settings, TunnelKey,
+        Verdict,
+    },
+};
+
+const GOLDEN: &str = include_str!("golden/commands.txt");
+
+/// Every variant has its place here. The compiler asks for a new one; then `list` needs it as well.
+fn variant(body: &Body) -> &'static str {
+    use CatalogChange as C;
+    match body {
+        Body::ClusterCreated(_)
+        | Body::LeaderStarted { .. }
+        | Body::TokenCreated(_)
+        | Body::TokenRevoked(_)
+        | Body::NodeAdmitted(_)
+        | Body::NodeChanged { .. }
+        | Body::NodeAdmin { .. }
+        | Body::NodeVerdict { .. }
+        | Body::NodeRemoved(_)
+        | Body::SitePlaced { .. }
+        | Body::ConnectorRegistered { .. }
+        | Body::CertificateIssued(_)
+        | Body::SettingsChanged(_) => body.name(),
+        Body::Catalog(change) => match &**change {
+            C::OrgCreated { .. } => "OrgCreated",
+            C::OrgChanged { .. } => "OrgChanged",
+            C::OrgRemoved(_) => "OrgRemoved",
+            C::UserCreated { .. } => "UserCreated",
+            C::UserChanged { .. } => "UserChanged",
+            C::UserRemoved(_) => "UserRemoved",
+            C::RoleCreated { .. } => "RoleCreated",
+            C::RoleRemoved(_) => "RoleRemoved",
+            C::MembershipSet { .. } => "MembershipSet",
+            C::ApiKeyCreated { .. } => "ApiKeyCreated",
+            C::ApiKeyRemoved(_) => "ApiKeyRemoved",
+            C::SiteCreated { .. } => "SiteCreated",
+            C::SiteChanged { .. } => "SiteChanged",
+            C::SiteSecretChanged { .. } => "SiteSecretChanged",
+            C::SiteRemoved(_) => "SiteRemoved",
+            C::DomainCreated { .. } => "DomainCreated",
+            C::DomainRemoved(_) => "DomainRemoved",
+            C::ResourceCreated { .. } => "ResourceCreated",
+            C::ResourceChanged { .. } => "ResourceChanged",
+            C::ResourceRemoved(_) => "ResourceRemoved",
+            C::TargetCreated { .. } => "TargetCreated",
+            C::TargetChanged { .. } => "TargetChanged",
+            C::TargetRemoved(_) => "TargetRemoved",
+            C::RecordSetSet { .. } => "RecordSetSet",
+        },
+    }
+}
+
+/// How many there are.
+const VARIANTS: usize = 37;
+
+/// A command of every variant, in an order in which most of them are done. Append at the end only.
+fn list() -> Vec<Command> {
+    let mut list = beginning();
+    let first = list.len() as u64 + 1;
+    list.extend(later_life().into_iter().zip(first..).map(|(body, at)| command(at, body)));
+    // The parts around a body: every kind of actor and fence, and a request.
+    let client = ClientId([3; 16]);
+    for (actor, fence) in [
+        (Actor::ApiKey("abcdefghijklmno".to_owned()), Fence::None),
+        (Actor::User(UserId(300)), Fence::Term(1)),
+        (Actor::Leader(NodeId(1)), Fence::Placement { term: 1, site: SiteId(2), epoch: Epoch(1) }),
+        (Actor::Node(NodeId(70_000)), Fence::Term(9)),
+        (Actor::Connector(SiteId(2)), Fence::Placement { term: 1, site: SiteId(2), epoch: Epoch(7) }),
+    ] {
+        list.push(Command {
+            request: Some(RequestId { client, serial: list.len() as u64 }),
+            at: Timestamp(1_790_000_000_000),
+            cause: Cause::new(actor, "because"),
+            fence,
+            body: Body::NodeVerdict { node: NodeId(1), verdict: Verdict::Up },
+        });
+    }
+    list
+}
+
+fn later_life() -> Vec<Body> {
+    use CatalogChange as C;
+    let check =
+        HealthCheck { path: Some("/health".to_owned()), interval: 30, timeout: 5, unhealthy_threshold: 3 };
+    let data = vec![RecordData::Mx(10, host("mail.demo.test")), RecordData::Mx(20, host("mail.example.org"))];
+    let name = |text: &str| text.to_owned();
+    let mut bodies = vec![
+        Body::NodeChanged { node: NodeId(1), spec: Box::new(spec("n1", 1)) },
+        Body::NodeAdmin { node: NodeId(1), admin: AdminState::Drained },
+        Body::NodeVerdict { node: NodeId(1), verdict: Verdict::Down },
+        Body::SitePlaced { site: SiteId(2), home: NodeId(1), standbys: vec![] },
+        Body::ConnectorRegistered {
+            site: SiteId(2),
+            tunnel_key: TunnelKey([9; 32]),
+            version: name("1.2.3"),
+            multi_homed: true,
+        },
+        certificate(vec![host("*.demo.test"), host("demo.test")]),
+        Body::SettingsChanged(Box::new(Settings { ttl: 60, ..settings() })),
+        Body::TokenCreated(Box::new(token(2, Timestamp(2_000_000)))),
+        Body::TokenRevoked(TokenId([2; 8])),
+        Body::NodeRemoved(NodeId(4)),
+    ];
+    let catalog = [
+        C::OrgChanged { id: slug("acme"), name: name("Acme Ltd") },
+        C::UserCreated { id: None, email: name("Ada@Example.org"), name: name("Ada"), administrator: true },
+        C::UserChanged { id: UserId(7), name: name("Ada L."), administrator: false },
+        C::RoleCreated { id: Some(RoleId(40)), org: slug("acme"), name: name("Staff") },
+        C::MembershipSet { user: UserId(7), org: slug("acme"), roles: Some(vec![RoleId(40)]) },
+        C::MembershipSet { user: UserId(7), org: slug("acme"), roles: None },
+        C::RoleRemoved(RoleId(40)),
+        C::UserRemoved(UserId(7)),
+        C::ApiKeyCreated {
+            id: name("ABCDEFGHIJKLMNO"),
+            name: name("robot"),
+            scope: KeyScope::Org(slug("acme")),
+            secret: Digest([5; 32]),
+        },
+        C::ApiKeyRemoved(name("ABCDEFGHIJKLMNO")),
+        C::SiteChanged { id: SiteId(2), name: name("Home 2"), enabled: false },
+        C::SiteSecretChanged { id: SiteId(2), connector_secret: Digest([6; 32]) },
+        C::ResourceChanged { id: ResourceId(4), name: name("Hello 2"), enabled: false },
+        C::TargetChanged {
+            id: TargetId(5),
+            method: Method::Https,
+            host: name("backend"),
+            port: 8443,
+            enabled: false,
+            health_check: Some(check),
+        },
+        C::RecordSetSet {
+            name: host("demo.test"),
+            kind: pangolin_core::record::RecordKind::Mx,
+            set: Some(RecordSet { ttl: 300, data }),
+        },
+        C::RecordSetSet { name: host("demo.test"), kind: pangolin_core::record::RecordKind::Mx, set: None },
+        C::TargetRemoved(TargetId(5)),
+        C::ResourceRemoved(ResourceId(4)),
+        C::DomainRemoved(DomainId(3)),
+        C::SiteRemoved(SiteId(2)),
+        C::OrgRemoved(slug("acme")),
+    ];
+    bodies.extend(catalog.into_iter().map(|change| Body::Catalog(Box::new(change))));
+    bodies
+}
+
+/// The lines as they are now: name, bytes, outcome.
+fn lines() -> Vec<String> {
+    let mut state = ClusterState::default();
+    let commands = list();
+    let indexed = commands.iter().zip(1..);
+    indexed
+        .map(|(command, index)| {
+            let bytes = codec::encode(command).expect("encoded");
+            let outcome = state.apply(index, command);
+            format!("{} {} {outcome:?}", variant(&command.body), hex::encode(bytes))
+        })
+        .collect()
+}
+
+#[test]
+fn no_command_has_changed_its_bytes_or_its_outcome() {
+    let now = lines();
+    let golden: Vec<&str> = GOLDEN.lines().filter(|line| !line.starts_with('#')).collect();
+    for (number, (golden, now)) in golden.iter().zip(&now).enumerate() {
+        assert_eq!(
+            golden, now,
+            "command {number} is encoded or answered in another way than before: a cluster with nodes of both \
+             versions would fall apart. Make a new variant instead."
+        );
+    }
+    let mut missing = String::new();
+    for line in &now[golden.len().min(now.len())..] {
+        writeln!(missing, "{line}").expect("text");
+    }
+    assert!(missing.is_empty(), "append these lines to core/tests/golden/commands.txt:\n{missing}");
+    assert_eq!(golden.len(), now.len(), "golden commands were taken out of the list");
+}
+
+#[test]
+fn every_variant_is_among_the_golden_ones() {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for command in list() {
+        *seen.entry(variant(&command.body)).or_default() += 1;
+    }
+    assert_eq!(seen.len(), VARIANTS, "{:?}", seen.keys());
+}
+
+#[test]
+fn golden_bytes_are_still_read() {
+    let commands = list();
+    for (line, command) in GOLDEN.lines().filter(|line| !line.starts_with('#')).zip(&commands) {
+        let bytes = hex::decode(line.split(' ').nth(1).expect("bytes")).expect("hex");
+        let read: Command = codec::decode(&bytes, codec::COMMAND_MAX).expect("decoded");
+        assert_eq!(&read, command);
+    }
+}

@@ -1,0 +1,262 @@
+//! What nodes do with a state: DNS, edge and tunnels, on a small cluster that people can picture.
+
+#[allow(dead_code, reason = "each test file uses its own part of the made-up facts")]
+mod facts;
+
+use std::net::Ipv4Addr;
+
+use facts::{admitted, beginning, certificate, command, host, slug, spec, token};
+use pangolin_core::{
+    Body, CatalogChange as C, ClusterState, NodeId, Outcome, Plan, ResourceId, SiteId, TargetId, Timestamp,
+    plan,
+    plan::ZonePlan,
+    record::{AdminState, Method, NodeRole, RecordData, RecordKind, RecordSet, TunnelKey, Verdict},
+};
+
+const SITE: SiteId = SiteId(2);
+
+struct Cluster {
+    state: ClusterState,
+    index: u64,
+    n: [NodeId; 3],
+}
+
+impl Cluster {
+    /// Three nodes; `hello.demo.test` is served by a target behind a site that is at the second node.
+    fn new() -> Self {
+        let mut it = Self { state: ClusterState::default(), index: 0, n: [NodeId(0); 3] };
+        for command in beginning() {
+            it.index += 1;
+            it.state.apply(it.index, &command);
+        }
+        it.tell(Body::TokenCreated(Box::new(token(3, Timestamp(u64::MAX)))));
+        it.tell(admitted(3, spec("n3", 3)));
+        let ids: Vec<NodeId> = it.state.nodes().keys().copied().collect();
+        it.n.copy_from_slice(&ids);
+        it.tell(Body::SitePlaced { site: SITE, home: it.n[1], standbys: vec![it.n[2], it.n[0]] });
+        it
+    }
+
+    fn tell(&mut self, body: Body) {
+        self.index += 1;
+        let outcome = self.state.apply(self.index, &command(self.index, body));
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    }
+
+    fn catalog(&mut self, change: C) {
+        self.tell(Body::Catalog(Box::new(change)));
+    }
+
+    fn judge(&mut self, n: usize, verdict: Verdict) {
+        self.tell(Body::NodeVerdict { node: self.n[n], verdict });
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&self.state, self.n[0])
+    }
+
+    fn zone(&self) -> ZonePlan {
+        let plan = self.plan();
+        assert_eq!(plan.dns.zones.len(), 1);
+        plan.dns.zones[0].clone()
+    }
+
+    /// The last octets of the addresses that a name has.
+    fn answers(&self, name: &str) -> Vec<u8> {
+        let zone = self.zone();
+        let set = zone.sets.get(&host(name)).and_then(|sets| sets.get(&RecordKind::A));
+        let data = set.into_iter().flat_map(|set| &set.data);
+        data.map(|d| if let RecordData::A(a) = d { a.octets()[3] } else { 0 }).collect()
+    }
+}
+
+#[test]
+fn dns_answers_with_the_home_first_then_the_standbys() {
+    assert_eq!(Cluster::new().answers("hello.demo.test"), [2, 3, 1]);
+}
+
+#[test]
+fn dns_leaves_out_a_node_that_is_down_and_takes_it_back_when_it_is_up() {
+    let mut cluster = Cluster::new();
+    cluster.judge(1, Verdict::Down);
+    assert_eq!(cluster.answers("hello.demo.test"), [3, 1]);
+    assert_eq!(cluster.answers("control.demo.test"), [1, 3]);
+    cluster.judge(1, Verdict::Up);
+    assert_eq!(cluster.answers("hello.demo.test"), [2, 3, 1]);
+}
+
+#[test]
+fn dns_names_every_node_when_none_is_left_rather_than_nobody() {
+    let mut cluster = Cluster::new();
+    for n in 0..3 {
+        cluster.judge(n, Verdict::Down);
+    }
+    assert_eq!(cluster.answers("hello.demo.test"), [2, 3, 1]);
+}
+
+#[test]
+fn dns_sends_nobody_to_a_drained_node_or_a_witness() {
+    let mut cluster = Cluster::new();
+    cluster.tell(Body::NodeAdmin { node: cluster.n[1], admin: AdminState::Drained });
+    let witness =
+        pangolin_core::record::JoinToken { role: NodeRole::Witness, ..token(4, Timestamp(u64::MAX)) };
+    cluster.tell(Body::TokenCreated(Box::new(witness)));
+    cluster.tell(admitted(4, spec("w", 4)));
+    assert_eq!(cluster.answers("hello.demo.test"), [3, 1]);
+    for n in 0..3 {
+        cluster.judge(n, Verdict::Down);
+    }
+    assert!(!cluster.answers("hello.demo.test").contains(&4), "not even when all others are down");
+}
+
+#[test]
+fn name_servers_and_their_addresses_do_not_follow_health() {
+    let mut cluster = Cluster::new();
+    let before = cluster.zone();
+    cluster.judge(1, Verdict::Down);
+    let after = cluster.zone();
+    for name in ["n1.demo.test", "n2.demo.test", "n3.demo.test"] {
+        assert_eq!(before.sets.get(&host(name)), after.sets.get(&host(name)));
+    }
+    let servers = |zone: &ZonePlan| zone.sets[&host("demo.test")][&RecordKind::Ns].clone();
+    assert_eq!(servers(&before).data.len(), 3);
+    assert_eq!(servers(&before), servers(&after));
+    assert!(after.serial > before.serial, "a change has a later serial");
+}
+
+#[test]
+fn a_switched_off_resource_is_neither_in_dns_nor_routed() {
+    let mut cluster = Cluster::new();
+    assert!(cluster.plan().edge.routes.contains_key(&host("hello.demo.test")));
+    cluster.catalog(C::ResourceChanged { id: ResourceId(4), name: "Hello".to_owned(), enabled: false });
+    assert!(cluster.answers("hello.demo.test").is_empty());
+    assert!(!cluster.plan().edge.routes.contains_key(&host("hello.demo.test")));
+}
+
+#[test]
+fn what_the_operator_wrote_stands_above_what_the_cluster_makes() {
+    let mut cluster = Cluster::new();
+    let set = RecordSet { ttl: 77, data: vec![RecordData::A(Ipv4Addr::new(203, 0, 113, 9))] };
+    let name = host("hello.demo.test");
+    cluster.catalog(C::RecordSetSet { name: name.clone(), kind: RecordKind::A, set: Some(set) });
+    assert_eq!(cluster.answers("hello.demo.test"), [9]);
+    cluster.catalog(C::RecordSetSet { name, kind: RecordKind::A, set: None });
+    assert_eq!(cluster.answers("hello.demo.test"), [2, 3, 1]);
+}
+
+#[test]
+fn a_domain_within_another_is_no_zone_of_its_own() {
+    let mut cluster = Cluster::new();
+    cluster.catalog(C::DomainCreated { id: None, org: slug("acme"), name: host("lab.demo.test") });
+    assert_eq!(cluster.plan().dns.zones.len(), 1);
+    cluster.catalog(C::DomainCreated { id: None, org: slug("acme"), name: host("example.org") });
+    let apexes: Vec<String> = cluster.plan().dns.zones.iter().map(|z| z.apex.to_string()).collect();
+    assert_eq!(apexes, ["demo.test", "example.org"]);
+}
+
+#[test]
+fn the_edge_routes_to_the_site_address_and_knows_where_to_relay() {
+    let plan = Cluster::new().plan();
+    let route = &plan.edge.routes[&host("hello.demo.test")];
+    assert_eq!(route.targets.len(), 1);
+    let target = &route.targets[0];
+    assert_eq!((target.id, target.site, target.method), (TargetId(5), SITE, Method::Http));
+    assert_eq!(target.address, plan.tunnel.sites[&SITE].address);
+    assert_eq!(target.port, plan.tunnel.sites[&SITE].targets[0].tunnel_port);
+    assert_eq!(plan.edge.control_host, Some(host("control.demo.test")));
+    assert_eq!(plan.edge.placements[&SITE].len(), 3);
+}
+
+#[test]
+fn the_edge_gets_no_tcp_targets_no_disabled_ones_and_none_behind_a_disabled_site() {
+    let mut cluster = Cluster::new();
+    cluster.catalog(C::TargetCreated {
+        id: None,
+        resource: ResourceId(4),
+        site: SITE,
+        method: Method::Tcp,
+        host: "127.0.0.1".to_owned(),
+        port: 22,
+        health_check: None,
+    });
+    let targets = |cluster: &Cluster| cluster.plan().edge.routes[&host("hello.demo.test")].targets.len();
+    assert_eq!(targets(&cluster), 1);
+    assert_eq!(cluster.plan().tunnel.sites[&SITE].targets.len(), 2, "the connector gets both");
+    cluster.catalog(C::SiteChanged { id: SITE, name: "Home".to_owned(), enabled: false });
+    assert_eq!(targets(&cluster), 0);
+    assert!(cluster.plan().tunnel.sites.is_empty(), "no tunnel for a site that is switched off");
+}
+
+#[test]
+fn the_edge_swaps_a_certificate_when_its_generation_grows() {
+    let mut cluster = Cluster::new();
+    let names = vec![host("*.demo.test"), host("demo.test")];
+    cluster.tell(certificate(names.clone()));
+    let first = cluster.plan().edge.certificates;
+    cluster.tell(certificate(names));
+    let second = cluster.plan().edge.certificates;
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_eq!(first[0].id, second[0].id);
+    assert_eq!((first[0].generation, second[0].generation), (1, 2));
+}
+
+#[test]
+fn connectors_are_offered_the_home_first_then_standbys_then_the_rest() {
+    let mut cluster = Cluster::new();
+    let offers = |cluster: &Cluster| cluster.plan().tunnel.sites[&SITE].offers.clone();
+    let [a, b, c] = cluster.n;
+    assert_eq!(offers(&cluster), [b, c, a]);
+    cluster.judge(1, Verdict::Down);
+    assert_eq!(offers(&cluster), [c, a], "a node that is down is not offered");
+    cluster.judge(1, Verdict::Up);
+    cluster.tell(Body::SitePlaced { site: SITE, home: c, standbys: vec![] });
+    assert_eq!(offers(&cluster), [c, a, b]);
+}
+
+#[test]
+fn every_node_has_every_peer_so_that_a_failover_sets_nothing_up() {
+    let mut cluster = Cluster::new();
+    cluster.tell(Body::ConnectorRegistered {
+        site: SITE,
+        tunnel_key: TunnelKey([9; 32]),
+        version: "1.0.0".to_owned(),
+        multi_homed: true,
+    });
+    let tunnels: Vec<_> =
+        cluster.n.iter().map(|n| plan(&cluster.state, *n).tunnel.sites[&SITE].clone()).collect();
+    assert!(tunnels.iter().all(|t| t.key == Some(TunnelKey([9; 32])) && t.multi_homed));
+    assert_eq!(tunnels[0], tunnels[1]);
+    assert_eq!(tunnels[1], tunnels[2]);
+    let addresses: Vec<_> = cluster.n.iter().map(|n| plan(&cluster.state, *n).tunnel.address).collect();
+    assert!(addresses.iter().all(Option::is_some));
+    assert!(addresses[0] != addresses[1] && addresses[1] != addresses[2]);
+}
+
+#[test]
+fn a_change_of_targets_moves_the_config_version_of_their_site_only() {
+    let mut cluster = Cluster::new();
+    let version = |cluster: &Cluster| cluster.plan().tunnel.sites[&SITE].config_version;
+    let before = version(&cluster);
+    cluster.catalog(C::DomainCreated { id: None, org: slug("acme"), name: host("example.org") });
+    assert_eq!(version(&cluster), before);
+    cluster.catalog(C::TargetChanged {
+        id: TargetId(5),
+        method: Method::Http,
+        host: "127.0.0.1".to_owned(),
+        port: 8081,
+        enabled: true,
+        health_check: None,
+    });
+    assert!(version(&cluster) > before);
+}
+
+#[test]
+fn a_removed_node_is_no_peer_any_more_and_gets_an_empty_plan() {
+    let mut cluster = Cluster::new();
+    let gone = cluster.n[2];
+    assert!(cluster.plan().peers.nodes.contains_key(&gone));
+    cluster.tell(Body::NodeRemoved(gone));
+    assert!(!cluster.plan().peers.nodes.contains_key(&gone));
+    assert_eq!(plan(&cluster.state, gone).tunnel.address, None);
+    assert!(!cluster.answers("hello.demo.test").contains(&3));
+}

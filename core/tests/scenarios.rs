@@ -1,0 +1,275 @@
+//! Plays the stories of `tests/scenarios/*.txt`: a cluster, what its nodes see, and what the leader then decides.
+//!
+//! A story is read line by line; `#` begins a remark. Lines at the margin change the cluster or the time:
+//!
+//! ```text
+//! node NAME [witness]           joins; the first one makes the cluster
+//! node NAME drains|returns|leaves
+//! leader NAME                   a new term begins
+//! site NAME                     is made
+//! site NAME is at HOME [then STANDBY ...]
+//! at SECONDS s                  the clock; what was seen before is forgotten
+//! decides                       the leader decides until it comes to rest; the indented lines below say what
+//! decides nothing
+//! ```
+//!
+//! Below `at`, indented lines say what is seen, later ones over earlier ones:
+//!
+//! ```text
+//!     all are up for SECONDS s          everybody reports, and has reached everybody else that long
+//!     NAME is dead for SECONDS s        reports nothing, and nobody has reached it that long
+//!     NAME misses OTHER for SECONDS s   NAME alone has not reached OTHER that long
+//!     NAME is silent                    its reports do not arrive
+//!     tunnel SITE: NAME ...             the site has live tunnels to these nodes
+//! ```
+
+#[allow(dead_code, reason = "each test file uses its own part of the made-up facts")]
+mod facts;
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use facts::{admitted, command, created, slug, spec, token};
+use pangolin_core::{
+    Body, CatalogChange, ClusterState, Command, NodeId, Observations, Outcome, Report, SiteId, Timestamp,
+    decide::decide,
+    observation::Seen,
+    outcome::Object,
+    record::{AdminState, Digest, NodeRole, Verdict},
+};
+
+/// Rounds within which a leader comes to rest: verdicts, then what follows from them.
+const ROUNDS: usize = 4;
+
+#[derive(Default)]
+struct Story {
+    state: ClusterState,
+    index: u64,
+    term: u64,
+    now: u64,
+    nodes: BTreeMap<String, NodeId>,
+    sites: BTreeMap<String, SiteId>,
+    reports: BTreeMap<NodeId, Report>,
+}
+
+impl Story {
+    fn apply(&mut self, command: &Command) -> Option<Object> {
+        self.index += 1;
+        match self.state.apply(self.index, command) {
+            Outcome::Done(made) => made,
+            Outcome::Refused(refusal) => panic!("{command} was refused: {refusal}"),
+        }
+    }
+
+    fn change(&mut self, body: Body) -> Option<Object> {
+        self.apply(&command(self.now, body))
+    }
+
+    fn node(&self, name: &str) -> NodeId {
+        *self.nodes.get(name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    fn site(&self, name: &str) -> SiteId {
+        *self.sites.get(name).unwrap_or_else(|| panic!("no site {name}"))
+    }
+
+    fn name_of(&self, id: NodeId) -> &str {
+        self.nodes.iter().find(|(_, known)| **known == id).map_or("?", |(name, _)| name)
+    }
+
+    fn add_node(&mut self, name: &str, role: NodeRole) {
+        let n = u8::try_from(self.nodes.len() + 1).expect("few nodes");
+        let made = if self.nodes.is_empty() {
+            self.change(created(spec(name, n)));
+            Some(Object::Node(NodeId(1)))
+        } else {
+            let token = pangolin_core::record::JoinToken { role, ..token(n, Timestamp(u64::MAX)) };
+            self.change(Body::TokenCreated(Box::new(token)));
+            self.change(admitted(n, spec(name, n)))
+        };
+        let Some(Object::Node(id)) = made else { panic!("no node was made: {made:?}") };
+        self.nodes.insert(name.to_owned(), id);
+    }
+
+    fn add_site(&mut self, name: &str) {
+        if self.state.orgs().is_empty() {
+            let org = CatalogChange::OrgCreated { id: slug("acme"), name: "Acme".to_owned() };
+            self.change(Body::Catalog(Box::new(org)));
+        }
+        let site = CatalogChange::SiteCreated {
+            id: None,
+            org: slug("acme"),
+            nice_id: None,
+            name: name.to_owned(),
+            connector_id: format!("{:015}", self.sites.len()),
+            connector_secret: Digest([1; 32]),
+        };
+        let Some(Object::Site(id)) = self.change(Body::Catalog(Box::new(site))) else { panic!("no site") };
+        self.sites.insert(name.to_owned(), id);
+    }
+
+    /// A line at the margin.
+    fn tell(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["node", name] => self.add_node(name, NodeRole::Data),
+            ["node", name, "witness"] => self.add_node(name, NodeRole::Witness),
+            ["node", name, "drains"] => {
+                let node = self.node(name);
+                self.change(Body::NodeAdmin { node, admin: AdminState::Drained });
+            }
+            ["node", name, "returns"] => {
+                let node = self.node(name);
+                self.change(Body::NodeAdmin { node, admin: AdminState::Active });
+            }
+            ["node", name, "leaves"] => {
+                self.change(Body::NodeRemoved(self.node(name)));
+            }
+            ["leader", name] => {
+                self.term += 1;
+                let (term, node) = (self.term, self.node(name));
+                self.change(Body::LeaderStarted { term, node });
+            }
+            ["site", name] => self.add_site(name),
+            ["site", name, "is", "at", home, ref rest @ ..] => {
+                let standbys = rest.iter().skip(1).map(|name| self.node(name)).collect();
+                let (site, home) = (self.site(name), self.node(home));
+                self.change(Body::SitePlaced { site, home, standbys });
+            }
+            ["at", seconds, "s"] => {
+                self.now = millis(seconds);
+                self.reports.clear();
+            }
+            _ => panic!("not understood"),
+        }
+    }
+
+    /// An indented line below `at`.
+    fn see(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["all", "are", "up", "for", seconds, "s"] => {
+                for (id, _) in self.state.nodes() {
+                    let others = self.state.nodes().keys().filter(|other| *other != id);
+                    let peers = others.map(|other| (*other, self.seen(true, seconds))).collect();
+                    let report = Report { at: Timestamp(self.now), peers, ..Report::default() };
+                    self.reports.insert(*id, report);
+                }
+            }
+            [name, "is", "dead", "for", seconds, "s"] => {
+                let (dead, seen) = (self.node(name), self.seen(false, seconds));
+                self.reports.remove(&dead);
+                for report in self.reports.values_mut() {
+                    report.peers.insert(dead, seen);
+                }
+            }
+            [name, "misses", other, "for", seconds, "s"] => {
+                let (name, other, seen) = (self.node(name), self.node(other), self.seen(false, seconds));
+                self.reports.get_mut(&name).expect("a report").peers.insert(other, seen);
+            }
+            [name, "is", "silent"] => {
+                let node = self.node(name);
+                self.reports.remove(&node);
+            }
+            ["tunnel", site, ref carriers @ ..] => {
+                let (site, seen) = (self.site(site.trim_end_matches(':')), self.seen(true, "1"));
+                for name in carriers {
+                    let node = self.node(name);
+                    self.reports.get_mut(&node).expect("a report").tunnels.insert(site, seen);
+                }
+            }
+            _ => panic!("not understood"),
+        }
+    }
+
+    fn seen(&self, alive: bool, seconds: &str) -> Seen {
+        Seen { alive, since: Timestamp(self.now.saturating_sub(millis(seconds))) }
+    }
+
+    /// What the leader decides, in the words of the stories.
+    fn decisions(&mut self) -> Vec<String> {
+        let leader = self.state.leadership().expect("a leader").node;
+        let now = Timestamp(self.now);
+        let mut seen = Observations::default();
+        for (node, report) in &self.reports {
+            seen.insert(*node, now, report.clone());
+        }
+        let mut told = Vec::new();
+        for _ in 0..ROUNDS {
+            let commands = decide(&self.state, &seen, leader, now);
+            if commands.is_empty() {
+                return told;
+            }
+            for command in commands {
+                assert!(!command.cause.reason.is_empty(), "no cause is given");
+                self.apply(&command);
+                told.push(self.words(&command.body));
+            }
+        }
+        panic!("the leader does not come to rest; so far: {told:#?}");
+    }
+
+    fn words(&self, body: &Body) -> String {
+        match body {
+            Body::NodeVerdict { node, verdict } => {
+                let verdict = if *verdict == Verdict::Up { "up" } else { "down" };
+                format!("node {} is {verdict}", self.name_of(*node))
+            }
+            Body::SitePlaced { site, home, standbys } => {
+                let site = self.sites.iter().find(|(_, id)| *id == site).map_or("?", |(name, _)| name);
+                let then: String = standbys.iter().map(|id| format!(" {}", self.name_of(*id))).collect();
+                let then = if then.is_empty() { then } else { format!(" then{then}") };
+                format!("site {site} is at {}{then}", self.name_of(*home))
+            }
+            other => other.name().to_owned(),
+        }
+    }
+}
+
+fn millis(seconds: &str) -> u64 {
+    let seconds: f64 = seconds.parse().expect("seconds");
+    u64::try_from(Duration::from_secs_f64(seconds).as_millis()).expect("a time")
+}
+
+fn play(file: &Path) {
+    let text = std::fs::read_to_string(file).expect("a story");
+    let lines: Vec<(usize, &str)> = text
+        .lines()
+        .enumerate()
+        .map(|(n, line)| (n + 1, line.split('#').next().unwrap_or_default().trim_end()))
+        .filter(|(_, line)| !line.trim().is_empty())
+        .collect();
+    let mut story = Story::default();
+    let mut position = 0;
+    let mut decisions = 0;
+    while let Some((number, line)) = lines.get(position).copied() {
+        position += 1;
+        let at = format!("{}:{number}: {}", file.display(), line.trim());
+        if line.starts_with("decides") {
+            let below = lines[position..].iter().take_while(|(_, line)| line.starts_with(' '));
+            let expected: Vec<String> = below.map(|(_, line)| line.trim().to_owned()).collect();
+            position += expected.len();
+            assert_eq!(line == "decides nothing", expected.is_empty(), "{at}");
+            assert_eq!(story.decisions(), expected, "{at}");
+            decisions += 1;
+            continue;
+        }
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if line.starts_with(' ') { story.see(line) } else { story.tell(line) }
+        }));
+        assert!(told.is_ok(), "{at}");
+    }
+    assert!(decisions > 0, "{}: nothing is decided", file.display());
+}
+
+#[test]
+fn the_leader_decides_as_the_stories_tell() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the stories")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .collect();
+    files.sort();
+    assert!(files.len() >= 8, "stories are missing in {}", folder.display());
+    files.iter().for_each(|file| play(file));
+}
