@@ -36,7 +36,6 @@ const DOORS: &[(&str, &str)] = &[
     ("yamux", "pangolin-peer"),
     ("rcgen", "pangolin-peer"),
     ("x509-parser", "pangolin-peer"),
-    ("aws-lc-rs", "pangolin-peer"),
     ("domain", "pangolin-dns"),
     ("gotatun", "pangolin-tunnel"),
     ("defguard_wireguard_rs", "pangolin-tunnel"),
