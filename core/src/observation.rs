@@ -12,7 +12,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// A report older than this says nothing any more. Nodes report four times a second.
+/// A report older than this says nothing any more. Nodes report twice a second, and at once when something changes.
 pub const REPORT_LIFETIME: Duration = Duration::from_secs(2);
 
 /// How a thing looks from one node.
