@@ -1,0 +1,75 @@
+//! The sites' control channel: connectors sign in, open a WebSocket, register their WireGuard key, and are told where
+//! their tunnel ends and what it carries. The protocol is Newt's, so that an unmodified Newt works, with an addition
+//! for connectors that keep tunnels to several nodes ([`messages`]).
+//!
+//! The edge hands the requests in ([`ControlService::serves`], [`ControlService::handle`]); the node answers the
+//! layer's questions through [`SiteControl`] and reads who is attached and what their targets are like. Nothing is
+//! decided here: where a tunnel ends is in the plan, except for [`ControlService::move_to`], which says it ahead of it.
+//!
+//! Not here: the tunnels themselves, and the ping, blueprint, Docker and private-client parts of Newt, whose messages
+//! are ignored.
+
+mod attached;
+mod config;
+pub mod messages;
+mod service;
+mod session;
+mod socket;
+mod token;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use pangolin_core::{
+    NodeId, SiteId, Timestamp,
+    plan::TunnelPlan,
+    record::{Digest, TunnelKey},
+};
+use tokio::sync::watch;
+
+pub use service::{AnswerBody, ControlService, SOCKET_PATH, TOKEN_PATH, VERSION_PATH};
+
+/// Tells the time.
+pub type Clock = fn() -> Timestamp;
+
+/// A connector's key was not committed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the connector's key was not committed: {reason}")]
+pub struct RegisterError {
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// What the control channel asks of the node.
+pub trait SiteControl: Send + Sync + 'static {
+    /// The enabled site that has these credentials. Called for every reconnect of every connector: a lookup and a
+    /// fast hash, compared in constant time.
+    fn sign_in(&self, connector_id: &str, secret: &str) -> Option<SiteId>;
+
+    /// Digest of the site's present secret; none = there is no such site, or it is off. Tokens and open sockets end
+    /// when it changes.
+    fn credential(&self, site: SiteId) -> Option<Digest>;
+
+    /// Commits the key of a site's connector. Returns when that is applied here. A registration that changes nothing
+    /// is repeated at every reconnect and needs no commit.
+    ///
+    /// # Errors
+    /// [`RegisterError`] if it is refused or cannot be committed now.
+    fn register(
+        &self,
+        site: SiteId,
+        key: TunnelKey,
+        version: String,
+        multi_homed: bool,
+    ) -> BoxFuture<'_, Result<(), RegisterError>>;
+
+    /// Whether `node` has a live tunnel to the site, as far as is known here. It decides whether a Newt that comes
+    /// back is left alone or has to rebuild its tunnel.
+    fn carried(&self, site: SiteId, node: NodeId) -> bool;
+
+    /// What is to be told.
+    fn plan(&self) -> watch::Receiver<Arc<TunnelPlan>>;
+
+    /// This node.
+    fn node(&self) -> NodeId;
+}

@@ -1,0 +1,390 @@
+//! One control socket as a state machine: what is known of the connector at the other end, and what it is told.
+//! Pure; `socket` feeds it and carries out what it says.
+//!
+//! Three facts about Newt shape it:
+//! - A `connect` makes it rebuild its tunnel and cuts what flows, so it is sent only when asked for, or when the
+//!   tunnel has to end elsewhere.
+//! - It forgets nothing when its socket breaks. After a reconnect it says its key (`backwardsCompatible`) and the
+//!   configuration version that it has; if its tunnel is alive at the right node, neither needs an answer.
+//! - It overwrites its configuration version with that of every message, so every message carries it.
+
+use std::collections::BTreeMap;
+
+use pangolin_core::{
+    Epoch, NodeId, TargetId, Timestamp,
+    observation::TargetHealth,
+    plan::{SiteTunnel, TunnelNode},
+    record::TunnelKey,
+};
+
+use super::{
+    config::{SiteConfig, exit_node, offered},
+    messages::{
+        CHAIN_MAX, ExitNodes, FromConnector, FromNode, HealthStatus, NodeList, NodesWanted, Nothing, Pong, Refused,
+        Register, parse_key,
+    },
+};
+
+/// Longest version text that is kept of a connector.
+const VERSION_MAX: usize = 64;
+
+/// What the session may look at when something happens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    /// The site, as planned; none = it is gone or off.
+    pub(super) site: Option<&'a SiteTunnel>,
+    /// The nodes that carry tunnels and are up.
+    pub(super) nodes: &'a BTreeMap<NodeId, TunnelNode>,
+    /// Whether the site's home has a live tunnel to it.
+    pub(super) carried: bool,
+    /// The clock.
+    pub(super) now: Timestamp,
+}
+
+impl<'a> View<'a> {
+    /// The node that a single-homed connector has to have its tunnel to.
+    fn home(&self) -> Option<(NodeId, &'a TunnelNode)> {
+        let id = *self.site?.offers.first()?;
+        self.nodes.get(&id).map(|node| (id, node))
+    }
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// The connector says something; with the envelope's `configVersion`.
+    Received(FromConnector, u64),
+    /// The commit that [`Action::Commit`] asked for has ended.
+    Committed(Result<(), String>),
+    /// The plan may have changed.
+    Planned,
+    /// The tunnel has to end at this node now, ahead of the plan.
+    Moved(NodeId),
+}
+
+/// What is to be done about it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Action {
+    /// Say this, with this `configVersion`.
+    Send(FromNode, u64),
+    /// Have the connector's key committed; takes the place of a commit that is still under way.
+    Commit {
+        key: TunnelKey,
+        version: String,
+        multi_homed: bool,
+    },
+    /// Believe this of the site's targets, and of no others.
+    Health(BTreeMap<TargetId, TargetHealth>),
+    /// The site's connector is leaving.
+    Leave,
+    /// Close the socket, for this reason.
+    Close(&'static str),
+}
+
+/// What is known of one connector.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    /// What it registered as; none before it did.
+    identity: Option<Identity>,
+    /// It has asked for the nodes, and will register in full.
+    will_register: bool,
+    /// A commit is under way.
+    pending: Option<Pending>,
+    /// Where its tunnel ends, as far as it was told here.
+    place: Option<Place>,
+    /// The targets and checks it has, as far as is known.
+    told: Option<Told>,
+    /// The nodes it knows, if it is multi-homed and was told.
+    nodes: Option<NodeList>,
+    /// What it says of its targets.
+    health: BTreeMap<TargetId, TargetHealth>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    key: TunnelKey,
+    multi_homed: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    chain_id: String,
+    answer: Answer,
+}
+
+/// What follows a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// A `connect`.
+    Connect,
+    /// A `connect`, unless a full registration follows anyway.
+    ConnectUnlessAsked,
+    /// None.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Place {
+    node: NodeId,
+    details: TunnelNode,
+    epoch: Epoch,
+}
+
+#[derive(Debug)]
+struct Told {
+    config: SiteConfig,
+    /// The version it had when this session first knew what it has. What is between this and the present version is
+    /// on its way to it.
+    since: u64,
+}
+
+impl Session {
+    /// What has to be done when `event` happens.
+    pub(super) fn on(&mut self, view: &View<'_>, event: Event) -> Vec<Action> {
+        let Some(site) = view.site else {
+            return match event {
+                Event::Planned => vec![
+                    Action::Send(FromNode::Terminate(Nothing {}), 1),
+                    Action::Close("the site is gone or switched off"),
+                ],
+                _ => Vec::new(),
+            };
+        };
+        match event {
+            Event::Received(FromConnector::Ping(_), version) => self.ping(view, site, version),
+            Event::Received(FromConnector::NodesWanted(wanted), _) => self.nodes_wanted(view, site, wanted),
+            Event::Received(FromConnector::Register(register), _) => self.register(view, site, register),
+            Event::Received(FromConnector::HealthStatus(status), _) => self.hear_health(site, &status),
+            Event::Received(FromConnector::Disconnecting(_), _) => {
+                vec![Action::Leave, Action::Close("the connector is leaving")]
+            }
+            Event::Committed(result) => self.committed(view, site, result),
+            Event::Planned => self.planned(view, site),
+            Event::Moved(node) => self.moved(view, site, node),
+        }
+    }
+
+    fn ping(&mut self, view: &View<'_>, site: &SiteTunnel, version: u64) -> Vec<Action> {
+        let current = version_of(site);
+        let pong = FromNode::Pong(Pong { timestamp: rfc3339(view.now) });
+        let mut actions = vec![Action::Send(pong, current)];
+        let in_step = match &self.told {
+            Some(told) => (told.since..=current).contains(&version),
+            None => version == current,
+        };
+        // A connector without configuration has no tunnel; it gets all with its connect.
+        if version == 0 {
+            return actions;
+        }
+        if !in_step {
+            actions.extend(SiteConfig::of(site).sync().into_iter().map(|message| Action::Send(message, current)));
+        }
+        if !in_step || self.told.is_none() {
+            self.told = Some(Told { config: SiteConfig::of(site), since: current });
+        }
+        actions
+    }
+
+    fn nodes_wanted(&mut self, view: &View<'_>, site: &SiteTunnel, wanted: NodesWanted) -> Vec<Action> {
+        self.will_register = true;
+        self.place = None;
+        // A Newt that gets an empty list stops asking, so without a node there is no answer.
+        let Some((id, node)) = view.home() else { return Vec::new() };
+        if wanted.chain_id.len() > CHAIN_MAX {
+            return vec![Action::Close("the chainId is too long")];
+        }
+        let nodes = ExitNodes { exit_nodes: vec![exit_node(id, node)], chain_id: wanted.chain_id };
+        vec![Action::Send(FromNode::ExitNodes(nodes), version_of(site))]
+    }
+
+    fn register(&mut self, view: &View<'_>, site: &SiteTunnel, register: Register) -> Vec<Action> {
+        let Some(key) = parse_key(&register.public_key) else {
+            return vec![Action::Close("the publicKey is not a WireGuard key: 32 bytes in base64")];
+        };
+        if register.chain_id.len() > CHAIN_MAX {
+            return vec![Action::Close("the chainId is too long")];
+        }
+        let identity = Identity { key, multi_homed: register.multi_homed };
+        let repeated = self.pending.is_some() && self.identity == Some(identity);
+        self.identity = Some(identity);
+        let known = site.key == Some(key) && site.multi_homed == identity.multi_homed;
+        let mut actions = Vec::new();
+        // The key of a registration that changes nothing is installed on every node, so the answer waits for nothing:
+        // a Newt whose node died gets its tunnel back even while nothing can be committed.
+        let answer = match (register.backwards_compatible, known) {
+            (false, false) => Answer::Connect,
+            (true, false) => Answer::ConnectUnlessAsked,
+            (false, true) => {
+                actions.extend(self.connect(view, site, register.chain_id.clone()));
+                Answer::Nothing
+            }
+            (true, true) if view.carried => {
+                self.place = view.home().map(|home| place(home, site.epoch));
+                Answer::Nothing
+            }
+            (true, true) => {
+                if !self.will_register {
+                    actions.extend(self.connect(view, site, register.chain_id.clone()));
+                }
+                Answer::Nothing
+            }
+        };
+        if repeated && let Some(pending) = &mut self.pending {
+            if answer != Answer::Nothing && pending.answer != Answer::Connect {
+                pending.answer = answer;
+            }
+            pending.chain_id = register.chain_id;
+            return actions;
+        }
+        self.pending = Some(Pending { chain_id: register.chain_id, answer });
+        let version = cut(&register.newt_version, VERSION_MAX).to_owned();
+        actions.push(Action::Commit { key, version, multi_homed: identity.multi_homed });
+        actions
+    }
+
+    fn committed(&mut self, view: &View<'_>, site: &SiteTunnel, result: Result<(), String>) -> Vec<Action> {
+        let Some(pending) = self.pending.take() else { return Vec::new() };
+        let wanted = match pending.answer {
+            Answer::Connect => true,
+            Answer::ConnectUnlessAsked => !self.will_register,
+            Answer::Nothing => false,
+        };
+        match result {
+            _ if !wanted => Vec::new(),
+            Ok(()) => self.connect(view, site, pending.chain_id),
+            // A Newt has no message for it. It repeats its registration by itself.
+            Err(_) if !self.multi_homed() => Vec::new(),
+            Err(reason) => {
+                let refused = Refused { reason, chain_id: pending.chain_id };
+                vec![Action::Send(FromNode::Refused(refused), version_of(site))]
+            }
+        }
+    }
+
+    fn planned(&mut self, view: &View<'_>, site: &SiteTunnel) -> Vec<Action> {
+        let version = version_of(site);
+        let before = self.health.clone();
+        let mut actions = self.health_since(site, &before);
+        if let Some(pushed) = self.follow_home(view, site) {
+            actions.extend(pushed);
+            return actions;
+        }
+        if let Some(told) = &mut self.told {
+            let config = SiteConfig::of(site);
+            actions.extend(
+                told.config.changes(&config).into_iter().map(|message| Action::Send(message, version)),
+            );
+            told.config = config;
+        }
+        if let Some(known) = &mut self.nodes {
+            let nodes = NodeList { nodes: offered(site, view.nodes) };
+            if nodes != *known {
+                known.clone_from(&nodes);
+                actions.push(Action::Send(FromNode::Nodes(nodes), version));
+            }
+        }
+        actions
+    }
+
+    /// Pushes a single-homed connector to its new home, if it has one: placed anew, or the same with another address
+    /// or key. Only the connector that the nodes know by its key is pushed; another one that uses the same
+    /// credentials would find no peer there.
+    fn follow_home(&mut self, view: &View<'_>, site: &SiteTunnel) -> Option<Vec<Action>> {
+        if self.multi_homed() || self.identity.map(|identity| identity.key) != site.key {
+            return None;
+        }
+        let (home, _) = view.home()?;
+        let place = self.place.as_mut()?;
+        let moved = site.epoch > place.epoch && home != place.node;
+        let changed = view.nodes.get(&place.node).is_some_and(|node| !same_tunnel(node, &place.details));
+        place.epoch = place.epoch.max(site.epoch);
+        let target = match (moved, changed) {
+            (false, false) => return None,
+            (true, _) => home,
+            (false, true) => place.node,
+        };
+        Some(self.connect_to(view, site, target, String::new()))
+    }
+
+    fn moved(&mut self, view: &View<'_>, site: &SiteTunnel, node: NodeId) -> Vec<Action> {
+        let there = self.place.as_ref().is_some_and(|place| place.node == node);
+        let mine = self.identity.is_some_and(|identity| site.key == Some(identity.key));
+        if there || !mine || self.multi_homed() {
+            return Vec::new();
+        }
+        self.connect_to(view, site, node, String::new())
+    }
+
+    fn connect(&mut self, view: &View<'_>, site: &SiteTunnel, chain_id: String) -> Vec<Action> {
+        let Some((home, _)) = view.home() else { return Vec::new() };
+        self.connect_to(view, site, home, chain_id)
+    }
+
+    fn connect_to(&mut self, view: &View<'_>, site: &SiteTunnel, id: NodeId, chain_id: String) -> Vec<Action> {
+        let Some(node) = view.nodes.get(&id) else { return Vec::new() };
+        let config = SiteConfig::of(site);
+        let nodes = self.multi_homed().then(|| offered(site, view.nodes));
+        self.nodes = nodes.clone().map(|nodes| NodeList { nodes });
+        let connect = config.connect(site, node, nodes, chain_id);
+        let version = version_of(site);
+        self.will_register = false;
+        self.place = Some(place((id, node), site.epoch));
+        self.told = Some(Told { config, since: version });
+        vec![Action::Send(connect, version)]
+    }
+
+    /// Takes what a status message says of the site's own targets; nobody may speak for others'. A check that has just
+    /// been started again says `unknown`, which changes nothing.
+    fn hear_health(&mut self, site: &SiteTunnel, status: &HealthStatus) -> Vec<Action> {
+        let before = self.health.clone();
+        for target in site.targets.iter().filter(|target| target.health_check.is_some()) {
+            let health = match status.targets.get(&target.id.to_string()).map(|said| said.status.as_str()) {
+                Some("healthy") => TargetHealth::Healthy,
+                Some("unhealthy") => TargetHealth::Unhealthy,
+                _ => continue,
+            };
+            self.health.insert(target.id, health);
+        }
+        self.health_since(site, &before)
+    }
+
+    /// Forgets targets that are not checked any more, and tells if anything differs from `before`.
+    fn health_since(&mut self, site: &SiteTunnel, before: &BTreeMap<TargetId, TargetHealth>) -> Vec<Action> {
+        self.health.retain(|id, _| {
+            site.targets.iter().any(|target| target.id == *id && target.health_check.is_some())
+        });
+        if self.health == *before { Vec::new() } else { vec![Action::Health(self.health.clone())] }
+    }
+
+    fn multi_homed(&self) -> bool {
+        self.identity.is_some_and(|identity| identity.multi_homed)
+    }
+}
+
+fn place((node, details): (NodeId, &TunnelNode), epoch: Epoch) -> Place {
+    Place { node, details: details.clone(), epoch }
+}
+
+/// Whether a tunnel made with one of them is a tunnel to the other.
+fn same_tunnel(a: &TunnelNode, b: &TunnelNode) -> bool {
+    (&a.endpoint, a.key, a.address) == (&b.endpoint, b.key, b.address)
+}
+
+/// A connector takes 0 for none.
+fn version_of(site: &SiteTunnel) -> u64 {
+    site.config_version.max(1)
+}
+
+/// The longest start of a text with at most `most` bytes.
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+fn rfc3339(now: Timestamp) -> String {
+    let seconds = i64::try_from(now.0 / 1000).unwrap_or_default();
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|now| now.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
