@@ -51,12 +51,8 @@ impl SiteConfig {
         let (tcp_gone, tcp_new) = difference(&self.tcp, &new.tcp);
         let (udp_gone, udp_new) = difference(&self.udp, &new.udp);
         let ids: Vec<u64> = self.checks.keys().filter(|id| !new.checks.contains_key(id)).copied().collect();
-        let checks: Vec<Check> = new
-            .checks
-            .values()
-            .filter(|check| self.checks.get(&check.id) != Some(check))
-            .cloned()
-            .collect();
+        let checks: Vec<Check> =
+            new.checks.values().filter(|check| self.checks.get(&check.id) != Some(check)).cloned().collect();
         let lists = [
             (tcp_gone, FromNode::TcpRemove as fn(TargetList) -> FromNode),
             (udp_gone, FromNode::UdpRemove),
@@ -80,11 +76,8 @@ impl SiteConfig {
     /// All of it, for a connector that has missed a change. In a `sync` Newt cuts targets at every colon and drops
     /// those that do not give three parts, so that IPv6 targets follow as additions.
     pub(super) fn sync(&self) -> Vec<FromNode> {
-        let sync = Sync {
-            proxy_targets: self.targets(),
-            health_check_targets: self.checks(),
-            ..Sync::default()
-        };
+        let sync =
+            Sync { proxy_targets: self.targets(), health_check_targets: self.checks(), ..Sync::default() };
         let bracketed = |ports: &BTreeMap<u16, String>| {
             let targets: Vec<String> = ports.values().filter(|text| text.contains('[')).cloned().collect();
             (!targets.is_empty()).then_some(TargetList { targets })

@@ -1,6 +1,11 @@
 //! The requests that connectors make: sign-in and the opening of the control socket.
 
-use std::{collections::{BTreeMap, BTreeSet}, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -156,7 +161,9 @@ impl ControlService {
         let body = Limited::new(request.into_body(), BODY_MAX).collect();
         let mut response = match timeout(BODY_TIMEOUT, Box::pin(body)).await {
             Ok(Ok(body)) => self.token(&body.to_bytes()),
-            Ok(Err(error)) => refusal(StatusCode::BAD_REQUEST, &format!("the body was not received: {error}")),
+            Ok(Err(error)) => {
+                refusal(StatusCode::BAD_REQUEST, &format!("the body was not received: {error}"))
+            }
             Err(_) => refusal(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
         };
         // A connector keeps this connection for its next sign-in. If the node is dead by then, that costs it 30 s.
@@ -179,7 +186,10 @@ impl ControlService {
             .sign_in(&credentials.newt_id, &credentials.secret)
             .and_then(|site| self.port.credential(site).map(|credential| (site, credential)));
         let Some((site, credential)) = signed_in else {
-            return refusal(StatusCode::BAD_REQUEST, "the id or the secret is incorrect, or the site is disabled");
+            return refusal(
+                StatusCode::BAD_REQUEST,
+                "the id or the secret is incorrect, or the site is disabled",
+            );
         };
         let token = self.tokens.issue(site, credential, (self.now)());
         json(&Envelope {
@@ -261,7 +271,11 @@ fn lists(headers: &HeaderMap, name: &header::HeaderName, wanted: &str) -> bool {
 
 /// A parameter of a query. Neither a token nor a client type has characters that would be escaped.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 fn empty(status: StatusCode) -> Response<AnswerBody> {

@@ -20,8 +20,8 @@ use pangolin_core::{
 use super::{
     config::{SiteConfig, exit_node, offered},
     messages::{
-        CHAIN_MAX, ExitNodes, FromConnector, FromNode, HealthStatus, NodeList, NodesWanted, Nothing, Pong, Refused,
-        Register, parse_key,
+        CHAIN_MAX, ExitNodes, FromConnector, FromNode, HealthStatus, NodeList, NodesWanted, Nothing, Pong,
+        Refused, Register, parse_key,
     },
 };
 
@@ -68,11 +68,7 @@ pub(super) enum Action {
     /// Say this, with this `configVersion`.
     Send(FromNode, u64),
     /// Have the connector's key committed; takes the place of a commit that is still under way.
-    Commit {
-        key: TunnelKey,
-        version: String,
-        multi_homed: bool,
-    },
+    Commit { key: TunnelKey, version: String, multi_homed: bool },
     /// Believe this of the site's targets, and of no others.
     Health(BTreeMap<TargetId, TargetHealth>),
     /// The site's connector is leaving.
@@ -177,7 +173,9 @@ impl Session {
             return actions;
         }
         if !in_step {
-            actions.extend(SiteConfig::of(site).sync().into_iter().map(|message| Action::Send(message, current)));
+            actions.extend(
+                SiteConfig::of(site).sync().into_iter().map(|message| Action::Send(message, current)),
+            );
         }
         if !in_step || self.told.is_none() {
             self.told = Some(Told { config: SiteConfig::of(site), since: current });
@@ -320,7 +318,13 @@ impl Session {
         self.connect_to(view, site, home, chain_id)
     }
 
-    fn connect_to(&mut self, view: &View<'_>, site: &SiteTunnel, id: NodeId, chain_id: String) -> Vec<Action> {
+    fn connect_to(
+        &mut self,
+        view: &View<'_>,
+        site: &SiteTunnel,
+        id: NodeId,
+        chain_id: String,
+    ) -> Vec<Action> {
         let Some(node) = view.nodes.get(&id) else { return Vec::new() };
         let config = SiteConfig::of(site);
         let nodes = self.multi_homed().then(|| offered(site, view.nodes));
@@ -388,3 +392,6 @@ fn rfc3339(now: Timestamp) -> String {
         .and_then(|now| now.format(&time::format_description::well_known::Rfc3339).ok())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,9 @@ use tokio_tungstenite::{
 use super::{
     Clock, SiteControl,
     attached::{Order, Seat, Why},
-    messages::{FromConnector, FromNode, MESSAGE_MAX, MessageError, Nothing, Received, decode, decode_gzip, encode},
+    messages::{
+        FromConnector, FromNode, MESSAGE_MAX, MessageError, Nothing, Received, decode, decode_gzip, encode,
+    },
     session::{Action, Event, Session, View},
 };
 
@@ -305,4 +307,3 @@ async fn finished(commit: &mut Option<Commit>) -> Result<(), String> {
         None => std::future::pending().await,
     }
 }
-

@@ -56,9 +56,8 @@ impl Tokens {
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or(TokenError::Invalid)?;
         let (said, tag) = bytes.split_at(TOKEN_LEN - 32);
-        let number = |at: usize| {
-            said[at..at + 8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-        };
+        let number =
+            |at: usize| said[at..at + 8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         let (site, end) = (SiteId(number(1)), Timestamp(number(9)));
         let credential = credential(site).ok_or(TokenError::Invalid)?;
         hmac::verify(&self.key, &[said, credential.0.as_slice()].concat(), tag)
