@@ -64,6 +64,7 @@ pub(super) enum Event {
 
 /// What is to be done about it.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a few at a time, consumed at once, and mostly the large one")]
 pub(super) enum Action {
     /// Say this, with this `configVersion`.
     Send(FromNode, u64),
