@@ -1,1 +1,73 @@
-fn main() {}
+//! `pangolinctl`: the operator's command line. One file per noun, thin over `pangolin-wire`.
+//!
+//! Exit codes: 0 done · 1 refused or failed · 2 not a command · 3 not available (nobody answers, no quorum, or an
+//! outcome that is not known).
+
+mod args;
+mod domain;
+mod failure;
+mod key;
+mod leader;
+mod local;
+mod names;
+mod node;
+mod org;
+mod print;
+mod resource;
+mod role;
+mod session;
+mod site;
+mod status;
+mod target;
+mod token;
+mod user;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use failure::Failure;
+use session::Session;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Init(rest) => return local::pangolind("init", rest),
+        Command::Join(rest) => return local::pangolind("join", rest),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "pangolinctl", &mut std::io::stdout());
+            return Ok(());
+        }
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(format!("this process cannot start: {error}")))?;
+    let session = Session::open(&cli.global)?;
+    runtime.block_on(dispatch(cli.command, &session))
+}
+
+async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Init(_) | Command::Join(_) | Command::Completions { .. } => Ok(()),
+        Command::Status(args) => status::run(session, &args).await,
+        Command::Token(verb) => token::run(session, verb).await,
+        Command::Leave { node } => leader::leave(session, node.as_deref()).await,
+        Command::Leader(verb) => leader::run(session, verb).await,
+        Command::Node(verb) => node::run(session, verb).await,
+        Command::Org(verb) => org::run(session, verb).await,
+        Command::User(verb) => user::run(session, verb).await,
+        Command::Role(verb) => role::run(session, verb).await,
+        Command::Site(verb) => site::run(session, verb).await,
+        Command::Domain(verb) => domain::run(session, verb).await,
+        Command::Resource(verb) => resource::run(session, verb).await,
+        Command::Target(verb) => target::run(session, verb).await,
+        Command::Key(verb) => key::run(session, verb).await,
+    }
+}

@@ -41,9 +41,17 @@ pub enum ClientError {
     /// The client cannot be made as asked for.
     #[error("{0}")]
     Setup(String),
-    /// No node answered.
-    #[error("{endpoint} does not answer: {reason}")]
+    /// There is no connection to a node: nothing was sent.
+    #[error("{endpoint} is not reached: {reason}")]
     Unreachable {
+        /// Where the request was to go.
+        endpoint: String,
+        /// What happened there.
+        reason: String,
+    },
+    /// The connection ended, or time was up, before there was an answer: a write may or may not come to pass.
+    #[error("{endpoint} did not answer: {reason}")]
+    Broken {
         /// Where the request went.
         endpoint: String,
         /// What happened there.
@@ -71,7 +79,7 @@ impl ClientError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Broken { .. } => true,
             Self::Refused(failure) => failure.code.is_passing() || matches!(failure.status, 502..=504),
             Self::Foreign { status, .. } => matches!(status, 502..=504),
             Self::Setup(_) => false,
@@ -187,7 +195,7 @@ impl Client {
     }
 
     /// Repeats what fails in passing, under the same request id, until `deadline` has gone by. A fresh client makes
-    /// one attempt.
+    /// one attempt; so does one that reaches nobody the first time, because that is most likely a wrong endpoint.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -261,12 +269,14 @@ impl Client {
         let body = body.map_or_else(Bytes::new, |value| Bytes::from(value.to_string()));
         let end = Instant::now() + self.deadline;
         let mut pause = PAUSE_MIN;
+        let mut reached = false;
         loop {
             let error = match self.attempt(&method, path, body.clone(), request).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if !error.is_passing() || Instant::now() + pause >= end {
+            reached |= !matches!(error, ClientError::Unreachable { .. });
+            if !reached || !error.is_passing() || Instant::now() + pause >= end {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;
@@ -286,9 +296,9 @@ impl Client {
             let (status, revision, body) = self.exchange(request).await?;
             self.read(status, revision, &body)
         };
-        tokio::time::timeout(ATTEMPT_MAX, exchange).await.unwrap_or_else(|_| {
-            Err(self.unreachable(format!("no answer within {} s", ATTEMPT_MAX.as_secs())))
-        })
+        tokio::time::timeout(ATTEMPT_MAX, exchange)
+            .await
+            .unwrap_or_else(|_| Err(self.broken(format!("no answer within {} s", ATTEMPT_MAX.as_secs()))))
     }
 
     fn request(
@@ -326,7 +336,8 @@ impl Client {
             Road::Tls { tls, at, .. } => tls.connect(*at).await,
             Road::Unix(path) => connect::unix(path).await,
         };
-        match stream.map_err(|reason| self.unreachable(reason))? {
+        let unreachable = |reason| ClientError::Unreachable { endpoint: self.endpoint.clone(), reason };
+        match stream.map_err(unreachable)? {
             Stream::Tls(stream) => self.speak(stream, request).await,
             Stream::Unix(stream) => self.speak(stream, request).await,
         }
@@ -340,7 +351,7 @@ impl Client {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let broken = |error: hyper::Error| self.unreachable(connect::chain(&error));
+        let broken = |error: hyper::Error| self.broken(connect::chain(&error));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let exchange = async {
@@ -348,7 +359,7 @@ impl Client {
             let (head, body) = response.into_parts();
             let revision = head.headers.get(REVISION_HEADER).and_then(|v| v.to_str().ok()?.parse().ok());
             let body = Limited::new(body, ANSWER_MAX).collect().await;
-            let body = body.map_err(|error| self.unreachable(connect::chain(&*error)))?.to_bytes();
+            let body = body.map_err(|error| self.broken(connect::chain(&*error)))?.to_bytes();
             Ok((head.status, revision, body))
         };
         // The connection is driven here and ends with the exchange: no task is left behind.
@@ -389,8 +400,8 @@ impl Client {
         Err(Failure { status, code, message, hint, request_id }.into())
     }
 
-    fn unreachable(&self, reason: impl Into<String>) -> ClientError {
-        ClientError::Unreachable { endpoint: self.endpoint.clone(), reason: reason.into() }
+    fn broken(&self, reason: String) -> ClientError {
+        ClientError::Broken { endpoint: self.endpoint.clone(), reason }
     }
 }
 

@@ -1,0 +1,165 @@
+//! The command line: what is common to all verbs, and the list of nouns.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pangolin_core::Slug;
+
+use crate::{domain, key, leader, node, org, resource, role, site, status, target, token, user};
+
+/// Operates a Pangolin cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pangolinctl",
+    version,
+    about,
+    propagate_version = true,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection and output")]
+pub(crate) struct Global {
+    /// API to talk to, https://HOST[:PORT]; without it the local socket is used
+    #[arg(long, global = true, env = "PANGOLIN_ENDPOINT", value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// File with the API key ID.SECRET (or set PANGOLIN_KEY)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// File with certificate authorities to trust besides the system's, PEM
+    #[arg(long, global = true, env = "PANGOLIN_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Local socket of pangolind [default: /run/pangolin/pangolin.sock, or PANGOLIN_SOCKET]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table, value_name = "FORM")]
+    pub(crate) output: Output,
+    /// How long to repeat a request that is not answered in the end, for example 500ms, 10s, 2m
+    #[arg(long, global = true, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub(crate) timeout: Duration,
+    /// Organisation that sites, domains, resources, roles are looked for in; needed where there are several
+    #[arg(long, global = true, env = "PANGOLIN_ORG", value_name = "ORG")]
+    pub(crate) org: Option<Slug>,
+}
+
+/// Forms of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// The data of the API's answer, as it is.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the cluster: leader, quorum, nodes, sites
+    Status(status::Status),
+    /// Make a new cluster with this host as its first node (runs `pangolind init`)
+    #[command(disable_help_flag = true)]
+    Init(Rest),
+    /// Let this host join a cluster (runs `pangolind join`)
+    #[command(disable_help_flag = true)]
+    Join(Rest),
+    /// Take a node out of the cluster for good
+    Leave {
+        /// Id or name of the node; this host's if not given
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Permissions to join the cluster
+    #[command(subcommand)]
+    Token(token::Verb),
+    /// Leadership among the nodes
+    #[command(subcommand)]
+    Leader(leader::Verb),
+    /// Hosts of the cluster
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// Organisations
+    #[command(subcommand)]
+    Org(org::Verb),
+    /// Users and their roles
+    #[command(subcommand)]
+    User(user::Verb),
+    /// Roles of an organisation
+    #[command(subcommand)]
+    Role(role::Verb),
+    /// Private networks with a connector
+    #[command(subcommand)]
+    Site(site::Verb),
+    /// DNS domains to publish under
+    #[command(subcommand)]
+    Domain(domain::Verb),
+    /// What people reach by name
+    #[command(subcommand)]
+    Resource(resource::Verb),
+    /// Addresses behind sites that resources lead to
+    #[command(subcommand)]
+    Target(target::Verb),
+    /// API keys
+    #[command(subcommand)]
+    Key(key::Verb),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments that are handed on as they are.
+#[derive(Debug, Args)]
+pub(crate) struct Rest {
+    /// Arguments of pangolind: see `pangolinctl init --help` and `pangolinctl join --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    pub(crate) args: Vec<std::ffi::OsString>,
+}
+
+/// A time such as `500ms`, `90` (seconds), `10s`, `5m`, `1h`, `7d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text:?} is not a time: write 10s, 5m, 1h or 7d"))?;
+    let factor = match unit {
+        "ms" => return Ok(Duration::from_millis(number)),
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(format!("{unit:?} is not a unit of time: use ms, s, m, h or d")),
+    };
+    number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| format!("{text} is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        let cases =
+            [("500ms", 500), ("10s", 10_000), ("90", 90_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)];
+        for (text, millis) in cases {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "s", "1w", "-1s", "1.5h", "99999999999999999999s", "18446744073709551615d"] {
+            assert!(duration(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

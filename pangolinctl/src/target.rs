@@ -1,0 +1,176 @@
+//! `pangolinctl target`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use pangolin_core::{TargetId, record};
+use pangolin_wire::{CreateTarget, HealthCheck, Target, TargetList, UpdateTarget};
+
+use crate::{
+    failure::Failure,
+    names,
+    print::{self, cell, yes},
+    session::Session,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Lead a resource to an address behind a site
+    Create {
+        /// Resource: id, host or short name
+        #[arg(long)]
+        resource: String,
+        /// Site: id or short name
+        #[arg(long)]
+        site: String,
+        /// Host name or address as seen from the site
+        #[arg(long, value_name = "HOST")]
+        ip: String,
+        /// Port there
+        #[arg(long)]
+        port: u16,
+        /// How it is spoken to
+        #[arg(long, value_enum, default_value_t = Method::Http)]
+        method: Method,
+        #[command(flatten)]
+        check: Check,
+    },
+    /// List the targets of a resource
+    List {
+        /// Resource: id, host or short name
+        #[arg(long)]
+        resource: String,
+    },
+    /// Show a target
+    Show {
+        /// Its id
+        id: TargetId,
+    },
+    /// Change a target
+    Update {
+        /// Its id
+        id: TargetId,
+        /// Host name or address as seen from the site
+        #[arg(long, value_name = "HOST")]
+        ip: Option<String>,
+        /// Port there
+        #[arg(long)]
+        port: Option<u16>,
+        /// How it is spoken to
+        #[arg(long, value_enum)]
+        method: Option<Method>,
+        /// Gets traffic, or not
+        #[arg(long, value_name = "true|false")]
+        enabled: Option<bool>,
+        #[command(flatten)]
+        check: Check,
+        /// End the health checks
+        #[arg(long, conflicts_with_all = ["health_path", "health_tcp"])]
+        no_health: bool,
+    },
+    /// Remove a target
+    Delete {
+        /// Its id
+        id: TargetId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Check health by asking for this path
+    #[arg(long, value_name = "PATH", conflicts_with = "health_tcp")]
+    health_path: Option<String>,
+    /// Check health by opening a TCP connection
+    #[arg(long)]
+    health_tcp: bool,
+    /// Seconds between health checks
+    #[arg(long, value_name = "SECONDS")]
+    health_interval: Option<u32>,
+}
+
+impl Check {
+    fn into_wire(self) -> Result<Option<HealthCheck>, Failure> {
+        if self.health_path.is_none() && !self.health_tcp {
+            return match self.health_interval {
+                Some(_) => Err(Failure::usage("--health-interval goes with --health-path or --health-tcp")),
+                None => Ok(None),
+            };
+        }
+        let mut check = HealthCheck::of(self.health_path);
+        if let Some(interval) = self.health_interval {
+            check.interval = interval;
+        }
+        Ok(Some(check))
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Method {
+    /// HTTP/1.1 in the clear
+    Http,
+    /// HTTP over TLS
+    Https,
+    /// HTTP/2 in the clear
+    H2c,
+}
+
+impl From<Method> for record::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Http => Self::Http,
+            Method::Https => Self::Https,
+            Method::H2c => Self::H2c,
+        }
+    }
+}
+
+pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Create { resource, site, ip, port, method, check } => {
+            let health_check = check.into_wire()?;
+            let resource = names::resource(session, &resource).await?;
+            let site_id = names::site(session, &site).await?;
+            let request = CreateTarget { site_id, ip, port, method: Some(method.into()), health_check };
+            session.done(&session.put(&format!("/resource/{resource}/target"), &request).await?)
+        }
+        Verb::List { resource } => {
+            let id = names::resource(session, &resource).await?;
+            session.show(&session.get(&format!("/resource/{id}/targets")).await?, |targets: TargetList| {
+                let rows = targets.targets.iter().map(|target| {
+                    [
+                        cell(target.target_id),
+                        cell(target.site_id),
+                        cell(print::word(target.method)),
+                        cell(format!("{}:{}", target.ip, target.port)),
+                        cell(yes(target.enabled)),
+                        cell(health(target)),
+                    ]
+                });
+                print::table(["ID", "SITE", "METHOD", "ADDRESS", "ENABLED", "HEALTH CHECK"], rows)
+            })
+        }
+        Verb::Show { id } => session.show(&session.get(&format!("/target/{id}")).await?, |target: Target| {
+            print::pairs([
+                ("target", target.target_id.to_string()),
+                ("resource", target.resource_id.to_string()),
+                ("site", target.site_id.to_string()),
+                ("method", print::word(target.method)),
+                ("address", format!("{}:{}", target.ip, target.port)),
+                ("tunnel port", target.internal_port.to_string()),
+                ("enabled", yes(target.enabled).to_owned()),
+                ("health check", health(&target)),
+            ])
+        }),
+        Verb::Update { id, ip, port, method, enabled, check, no_health } => {
+            let health_check = if no_health { Some(None) } else { check.into_wire()?.map(Some) };
+            let update = UpdateTarget { ip, port, method: method.map(Into::into), enabled, health_check };
+            session.done(&session.post(&format!("/target/{id}"), &update).await?)
+        }
+        Verb::Delete { id } => session.delete(&format!("/target/{id}")).await,
+    }
+}
+
+fn health(target: &Target) -> String {
+    target.health_check.as_ref().map_or_else(
+        || "-".to_owned(),
+        |check| format!("{} every {} s", check.path.as_deref().unwrap_or("tcp"), check.interval),
+    )
+}
