@@ -1,0 +1,230 @@
+//! From a plan to a store. Runs once per revision, so it may take its time; what it leaves out is never looked for
+//! again.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+use pangolin_core::{
+    id::Revision,
+    name::HostName,
+    plan::{DnsPlan, PlannedSet, ZonePlan},
+    record::RecordKind,
+};
+
+use crate::{
+    DnsError,
+    name::WireName,
+    record::{Set, wire_name},
+    store::{Cut, Names, Store, Zone},
+};
+
+/// Why a record set is not served as planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// No values.
+    Empty,
+    /// Values of several kinds.
+    Kind,
+    /// More than one CNAME.
+    Aliases,
+    /// More than a message carries.
+    Size,
+    /// A value that DNS cannot express.
+    Encoding(String),
+    /// Other data beside a CNAME.
+    BesideAlias,
+    /// A CNAME at the apex, beside SOA and NS.
+    ApexAlias,
+    /// A delegation of a wildcard.
+    WildcardDelegation,
+    /// An owner outside its zone.
+    Outside,
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it has no values; answered with SERVFAIL"),
+            Self::Kind => f.write_str("it has values of another type; answered with SERVFAIL"),
+            Self::Aliases => f.write_str("a name has one alias at most; answered with SERVFAIL"),
+            Self::Size => f.write_str("it is larger than a DNS message; answered with SERVFAIL"),
+            Self::Encoding(why) => write!(f, "a value has no DNS form ({why}); answered with SERVFAIL"),
+            Self::BesideAlias => {
+                f.write_str("a CNAME stands there, which allows nothing beside it; left out")
+            }
+            Self::ApexAlias => f.write_str("a CNAME cannot stand at the apex of a zone; left out"),
+            Self::WildcardDelegation => f.write_str("a wildcard cannot be delegated; left out"),
+            Self::Outside => f.write_str("its name lies outside the zone; left out"),
+        }
+    }
+}
+
+/// A record set that is not served as planned.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Complaint {
+    pub(crate) owner: HostName,
+    pub(crate) kind: Option<RecordKind>,
+    pub(crate) what: String,
+}
+
+impl Store {
+    /// Builds the answers of a plan. Record sets that cannot be served as planned are left out or answered with
+    /// SERVFAIL, and logged by the server.
+    ///
+    /// # Errors
+    /// A zone lies within another, or its SOA record has no DNS form.
+    pub fn build(revision: Revision, plan: &DnsPlan) -> Result<Self, DnsError> {
+        build(revision, plan).map(|(store, _)| store)
+    }
+}
+
+/// Builds the answers of a plan and tells what is not served as planned.
+pub(crate) fn build(revision: Revision, plan: &DnsPlan) -> Result<(Store, Vec<Complaint>), DnsError> {
+    refuse_overlap(plan)?;
+    let mut build = Build::default();
+    for (index, zone) in plan.zones.iter().enumerate() {
+        build.zone(index, zone);
+    }
+    build.mark_cuts();
+    let store = Store { revision: Some(revision), zones: zones(plan)?, names: Arc::new(build.names) };
+    Ok((store, build.complaints))
+}
+
+/// The answers of a plan whose record sets are those of `store`: only the SOA records are made anew.
+pub(crate) fn rebuild_soa(store: &Store, revision: Revision, plan: &DnsPlan) -> Result<Store, DnsError> {
+    Ok(Store { revision: Some(revision), zones: zones(plan)?, names: Arc::clone(&store.names) })
+}
+
+/// Whether two plans differ in SOA records at most.
+pub(crate) fn same_sets(a: &DnsPlan, b: &DnsPlan) -> bool {
+    a.zones.len() == b.zones.len()
+        && a.zones.iter().zip(&b.zones).all(|(a, b)| a.apex == b.apex && a.sets == b.sets)
+}
+
+fn refuse_overlap(plan: &DnsPlan) -> Result<(), DnsError> {
+    let mut apexes = HashSet::new();
+    for zone in &plan.zones {
+        if !apexes.insert(&zone.apex) {
+            return Err(DnsError::Overlap { inner: zone.apex.clone(), outer: zone.apex.clone() });
+        }
+    }
+    for zone in &plan.zones {
+        let mut above = zone.apex.parent();
+        while let Some(name) = above {
+            if apexes.contains(&name) {
+                return Err(DnsError::Overlap { inner: zone.apex.clone(), outer: name });
+            }
+            above = name.parent();
+        }
+    }
+    Ok(())
+}
+
+fn zones(plan: &DnsPlan) -> Result<Vec<Zone>, DnsError> {
+    let zone = |zone: &ZonePlan| {
+        let apex_len = wire_name(&zone.apex)?.as_slice().len();
+        Ok(Zone { apex_len, soa: Set::soa(zone)?, negative_soa: Set::negative_soa(zone)? })
+    };
+    let refuse =
+        |zone: &ZonePlan, why: Defect| DnsError::Zone { apex: zone.apex.clone(), why: why.to_string() };
+    plan.zones.iter().map(|planned| zone(planned).map_err(|why| refuse(planned, why))).collect()
+}
+
+#[derive(Default)]
+struct Build {
+    names: Names,
+    complaints: Vec<Complaint>,
+}
+
+impl Build {
+    fn zone(&mut self, index: usize, zone: &ZonePlan) {
+        let Ok(apex) = wire_name(&zone.apex) else { return };
+        self.entry(index, apex.as_slice(), apex.as_slice().len());
+        for (owner, sets) in &zone.sets {
+            match wire_name(owner) {
+                Ok(name) if owner.is_within(&zone.apex) => {
+                    let at_apex = *owner == zone.apex;
+                    self.entry(index, name.as_slice(), apex.as_slice().len());
+                    self.sets(owner, name.as_slice(), at_apex, sets);
+                }
+                Ok(_) => self.complain(owner, None, &Defect::Outside),
+                Err(defect) => self.complain(owner, None, &defect),
+            }
+        }
+    }
+
+    /// Puts a name and all names between it and the apex into the table.
+    fn entry(&mut self, zone: usize, name: &[u8], apex_len: usize) {
+        let Some(wire) = WireName::read(name) else { return };
+        self.names.labels = self.names.labels.max(wire.labels());
+        for skipped in 0..=wire.labels() {
+            let suffix = wire.suffix(skipped);
+            let known = self.names.by_wire.contains_key(suffix);
+            let entry = self.names.by_wire.entry(suffix.into()).or_default();
+            entry.zone = zone;
+            if skipped == 1 && wire.first_label() == b"*" {
+                entry.wildcard = true;
+            }
+            // A known name has its ancestors already, but the parent of a wildcard must still learn of it.
+            if suffix.len() == apex_len || (known && skipped > 0) {
+                break;
+            }
+        }
+    }
+
+    fn sets(
+        &mut self,
+        owner: &HostName,
+        name: &[u8],
+        at_apex: bool,
+        sets: &BTreeMap<RecordKind, PlannedSet>,
+    ) {
+        let alias = sets.contains_key(&RecordKind::Cname) && !at_apex;
+        for (kind, planned) in sets {
+            let kind = *kind;
+            let delegation = kind == RecordKind::Ns && !at_apex;
+            let left_out = match kind {
+                RecordKind::Cname if at_apex => Some(Defect::ApexAlias),
+                RecordKind::Cname => None,
+                _ if alias => Some(Defect::BesideAlias),
+                _ if delegation && owner.is_wildcard() => Some(Defect::WildcardDelegation),
+                _ => None,
+            };
+            if let Some(defect) = left_out {
+                self.complain(owner, Some(kind), &defect);
+                continue;
+            }
+            let set = Set::new(kind, planned).unwrap_or_else(|defect| {
+                self.complain(owner, Some(kind), &defect);
+                Set::broken(kind)
+            });
+            if delegation {
+                self.names.cuts.push(Cut { owner: name.into(), servers: set });
+            } else if let Some(entry) = self.names.by_wire.get_mut(name) {
+                entry.sets.push(set);
+            }
+        }
+    }
+
+    /// Marks what lies at or below a delegation. Where delegations are nested, the outer one hides the inner one.
+    fn mark_cuts(&mut self) {
+        let Names { by_wire, cuts, .. } = &mut self.names;
+        if cuts.is_empty() {
+            return;
+        }
+        let by_owner: HashMap<&[u8], usize> =
+            cuts.iter().enumerate().map(|(index, cut)| (&*cut.owner, index)).collect();
+        for (name, entry) in by_wire.iter_mut() {
+            let Some(name) = WireName::read(name) else { continue };
+            entry.cut =
+                (0..=name.labels()).rev().find_map(|skipped| by_owner.get(name.suffix(skipped)).copied());
+        }
+    }
+
+    fn complain(&mut self, owner: &HostName, kind: Option<RecordKind>, defect: &Defect) {
+        self.complaints.push(Complaint { owner: owner.clone(), kind, what: defect.to_string() });
+    }
+}

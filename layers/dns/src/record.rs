@@ -1,0 +1,214 @@
+//! Record sets in wire form, ready to be copied into a reply.
+
+use std::fmt::Display;
+
+use domain::{
+    base::{
+        Name, Serial, Ttl,
+        iana::{Class, Rtype},
+        rdata::ComposeRecordData,
+    },
+    rdata::{
+        A, Aaaa, Cname, Mx, Ns, Soa, Srv, Txt,
+        caa::{Caa, CaaFlags, CaaTag},
+    },
+};
+use pangolin_core::{
+    name::HostName,
+    plan::{PlannedSet, ZonePlan},
+    record::{RecordData, RecordKind},
+};
+
+use crate::{build::Defect, request::HEADER};
+
+/// Bytes of a record before its data, with a compressed owner.
+const RECORD_FIXED: usize = 12;
+/// Largest record set: what TCP carries, less room for the question, a chain of aliases and OPT.
+const SET_MAX: usize = 60_000;
+/// Longest TTL (RFC 2181 §8).
+const TTL_MAX: u32 = i32::MAX as u32;
+
+/// SOA TTL in positive answers, in seconds. Short, because the serial moves with every change.
+const SOA_TTL: u32 = 300;
+/// SOA REFRESH, in seconds: what zone checkers ask for at least; secondaries are told of changes anyway.
+const SOA_REFRESH: u32 = 14_400;
+/// SOA RETRY, in seconds.
+const SOA_RETRY: u32 = 3_600;
+/// SOA EXPIRE, in seconds: two weeks, RFC 1912 §2.2.
+const SOA_EXPIRE: u32 = 1_209_600;
+
+/// A record set. Its records are owned by a pointer to the question.
+#[derive(Debug)]
+pub(crate) struct Set {
+    pub(crate) kind: Rtype,
+    /// Number of records; none for a set that has no wire form and is answered with SERVFAIL.
+    pub(crate) count: u16,
+    pub(crate) wire: Box<[u8]>,
+    /// Names within the data that further records may be looked up for.
+    pub(crate) targets: Box<[Target]>,
+}
+
+/// A name that a record points at.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Where the name stands in the set's wire form.
+    pub(crate) at: u16,
+    /// Wire form in lower case.
+    pub(crate) name: Box<[u8]>,
+}
+
+impl Set {
+    /// The wire form of a planned set, duplicates left out (RFC 2181 §5).
+    pub(crate) fn new(kind: RecordKind, planned: &PlannedSet) -> Result<Self, Defect> {
+        let mut set = Writer::new(rtype(kind), planned.ttl);
+        for (position, data) in planned.data.iter().enumerate() {
+            if data.kind() != kind {
+                return Err(Defect::Kind);
+            }
+            if !planned.data[..position].contains(data) {
+                set.push(data)?;
+            }
+        }
+        if kind == RecordKind::Cname && set.count > 1 {
+            return Err(Defect::Aliases);
+        }
+        set.finish()
+    }
+
+    /// The zone's SOA record.
+    pub(crate) fn soa(zone: &ZonePlan) -> Result<Self, Defect> {
+        Self::soa_with_ttl(zone, SOA_TTL)
+    }
+
+    /// The SOA record of negative answers: its TTL is the time for which they may be kept (RFC 2308 §3).
+    pub(crate) fn negative_soa(zone: &ZonePlan) -> Result<Self, Defect> {
+        Self::soa_with_ttl(zone, SOA_TTL.min(zone.negative_ttl))
+    }
+
+    fn soa_with_ttl(zone: &ZonePlan, ttl: u32) -> Result<Self, Defect> {
+        let mut set = Writer::new(Rtype::SOA, ttl);
+        set.record(&Soa::new(
+            wire_name(&zone.primary)?,
+            wire_name(&zone.contact)?,
+            Serial(zone.serial),
+            Ttl::from_secs(SOA_REFRESH),
+            Ttl::from_secs(SOA_RETRY),
+            Ttl::from_secs(SOA_EXPIRE),
+            Ttl::from_secs(zone.negative_ttl.min(TTL_MAX)),
+        ))?;
+        set.finish()
+    }
+
+    /// Stands in for a set that has no wire form.
+    pub(crate) fn broken(kind: RecordKind) -> Self {
+        Self { kind: rtype(kind), count: 0, wire: Box::default(), targets: Box::default() }
+    }
+
+    /// Whether the set has no wire form.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// A core name in domain's form.
+pub(crate) fn wire_name(name: &HostName) -> Result<Name<Vec<u8>>, Defect> {
+    Name::vec_from_str(name.as_str()).map_err(Defect::encoding)
+}
+
+fn rtype(kind: RecordKind) -> Rtype {
+    match kind {
+        RecordKind::A => Rtype::A,
+        RecordKind::Aaaa => Rtype::AAAA,
+        RecordKind::Txt => Rtype::TXT,
+        RecordKind::Cname => Rtype::CNAME,
+        RecordKind::Ns => Rtype::NS,
+        RecordKind::Mx => Rtype::MX,
+        RecordKind::Srv => Rtype::SRV,
+        RecordKind::Caa => Rtype::CAA,
+    }
+}
+
+/// Collects the records of one set.
+struct Writer {
+    kind: Rtype,
+    ttl: u32,
+    count: u16,
+    wire: Vec<u8>,
+    targets: Vec<Target>,
+}
+
+impl Writer {
+    fn new(kind: Rtype, ttl: u32) -> Self {
+        Self { kind, ttl: ttl.min(TTL_MAX), count: 0, wire: Vec::new(), targets: Vec::new() }
+    }
+
+    fn push(&mut self, data: &RecordData) -> Result<(), Defect> {
+        match data {
+            RecordData::A(address) => self.record(&A::new(*address)),
+            RecordData::Aaaa(address) => self.record(&Aaaa::new(*address)),
+            RecordData::Txt(text) => {
+                self.record(&Txt::<Vec<u8>>::build_from_slice(text).map_err(Defect::encoding)?)
+            }
+            RecordData::Cname(name) => {
+                let name = self.target(name, 0)?;
+                self.record(&Cname::new(name))
+            }
+            RecordData::Ns(name) => {
+                let name = self.target(name, 0)?;
+                self.record(&Ns::new(name))
+            }
+            RecordData::Mx(preference, name) => {
+                let name = self.target(name, 2)?;
+                self.record(&Mx::new(*preference, name))
+            }
+            RecordData::Srv(priority, weight, port, name) => {
+                let name = self.target(name, 6)?;
+                self.record(&Srv::new(*priority, *weight, *port, name))
+            }
+            RecordData::Caa(flags, tag, value) => {
+                let tag = CaaTag::from_octets(tag.clone().into_bytes()).map_err(Defect::encoding)?;
+                let data =
+                    Caa::try_new(CaaFlags::new(*flags), tag, value.clone()).map_err(Defect::encoding)?;
+                self.record(&data)
+            }
+        }
+    }
+
+    /// Notes that the next record points at `name`, `before` bytes into its data.
+    fn target(&mut self, name: &HostName, before: usize) -> Result<Name<Vec<u8>>, Defect> {
+        let name = wire_name(name)?;
+        let at = u16::try_from(self.wire.len() + RECORD_FIXED + before).map_err(|_| Defect::Size)?;
+        if !self.targets.iter().any(|target| *target.name == *name.as_slice()) {
+            self.targets.push(Target { at, name: name.as_slice().into() });
+        }
+        Ok(name)
+    }
+
+    fn record(&mut self, data: &impl ComposeRecordData) -> Result<(), Defect> {
+        // A pointer to the question, which begins right behind the header.
+        self.wire.extend_from_slice(&[0xc0, HEADER as u8]);
+        self.wire.extend_from_slice(&self.kind.to_int().to_be_bytes());
+        self.wire.extend_from_slice(&Class::IN.to_int().to_be_bytes());
+        self.wire.extend_from_slice(&self.ttl.to_be_bytes());
+        let length_at = self.wire.len();
+        self.wire.extend_from_slice(&[0, 0]);
+        let Ok(()) = data.compose_rdata(&mut self.wire);
+        let length = u16::try_from(self.wire.len() - length_at - 2).map_err(|_| Defect::Size)?;
+        self.wire[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+        self.count = self.count.checked_add(1).ok_or(Defect::Size)?;
+        if self.wire.len() > SET_MAX { Err(Defect::Size) } else { Ok(()) }
+    }
+
+    fn finish(self) -> Result<Set, Defect> {
+        if self.count == 0 {
+            return Err(Defect::Empty);
+        }
+        Ok(Set { kind: self.kind, count: self.count, wire: self.wire.into(), targets: self.targets.into() })
+    }
+}
+
+impl Defect {
+    fn encoding(error: impl Display) -> Self {
+        Self::Encoding(error.to_string())
+    }
+}

@@ -1,0 +1,299 @@
+//! The handle and the task: what `src` sees.
+
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use pangolin_core::{id::Revision, plan::DnsPlan};
+use parking_lot::Mutex;
+use socket2::Socket;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Context, DnsConfig, DnsCounters, DnsError, Policy, Protocol, Store, Transport,
+    bind::{Listening, bind_all},
+    build::{Complaint, build, rebuild_soa, same_sets},
+    counters::Counters,
+    limit::Limiter,
+    tcp, udp,
+};
+
+/// How long TCP connections may take to end at shutdown; they wait for nothing but their own last write.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// What the threads and the handle share.
+pub(crate) struct Shared {
+    pub(crate) store: ArcSwap<Store>,
+    pub(crate) counters: Counters,
+    pub(crate) limiter: Option<Limiter>,
+    pub(crate) slots: tcp::Slots,
+    pub(crate) limits: Limits,
+    policy: Policy,
+    leader_contact: AtomicBool,
+    stopping: AtomicBool,
+    local: Vec<SocketAddr>,
+    applied: Mutex<Applied>,
+}
+
+/// Limits on TCP.
+pub(crate) struct Limits {
+    pub(crate) tcp_connections: usize,
+    pub(crate) tcp_connections_per_network: usize,
+    pub(crate) tcp_queries: usize,
+    pub(crate) tcp_idle: Duration,
+}
+
+/// The plan that is served, for telling what the next one changes.
+#[derive(Default)]
+struct Applied {
+    plan: Option<DnsPlan>,
+    complaints: BTreeSet<Complaint>,
+}
+
+impl Shared {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn context(&self, now: u32, transport: Transport, client: IpAddr) -> Context<'_> {
+        let leader_contact = self.leader_contact.load(Ordering::Relaxed);
+        Context { policy: &self.policy, client, transport, now, leader_contact }
+    }
+}
+
+/// The handle: gives the server its answers. Cheap to clone.
+#[derive(Clone)]
+pub struct DnsServer {
+    shared: Arc<Shared>,
+}
+
+impl DnsServer {
+    /// Takes the addresses by UDP and TCP and starts nothing: [`DnsTask::run`] does. Until the first
+    /// [`apply`](Self::apply) every query is answered with SERVFAIL.
+    ///
+    /// # Errors
+    /// A setting that cannot work, or an address that cannot be taken.
+    pub fn bind(config: DnsConfig) -> Result<(Self, DnsTask), DnsError> {
+        config.check()?;
+        let listening = bind_all(&config)?;
+        let shared = Arc::new(Shared {
+            store: ArcSwap::default(),
+            counters: Counters::default(),
+            limiter: config.rate_limit.map(Limiter::new),
+            slots: tcp::Slots::default(),
+            limits: Limits {
+                tcp_connections: config.max_tcp_connections,
+                tcp_connections_per_network: config.max_tcp_connections_per_network,
+                tcp_queries: config.max_tcp_queries,
+                tcp_idle: config.tcp_idle,
+            },
+            policy: Policy { nsid: config.nsid.into_bytes(), cookie_secrets: config.cookie_secrets },
+            leader_contact: AtomicBool::new(true),
+            stopping: AtomicBool::new(false),
+            local: listening.iter().map(|l| l.address).collect(),
+            applied: Mutex::default(),
+        });
+        let task = DnsTask { shared: Arc::clone(&shared), listening };
+        Ok((Self { shared }, task))
+    }
+
+    /// Serves `plan`, which follows from `revision`, from the next query on. A plan that is not newer than the one
+    /// served is ignored. Takes milliseconds for thousands of names.
+    ///
+    /// # Errors
+    /// The plan contradicts itself; what was served before stays.
+    pub fn apply(&self, revision: Revision, plan: &DnsPlan) -> Result<(), DnsError> {
+        let mut applied = self.shared.applied.lock();
+        let current = self.shared.store.load();
+        if current.revision >= Some(revision) {
+            return Ok(());
+        }
+        if applied.plan.as_ref().is_some_and(|served| same_sets(served, plan)) {
+            self.shared.store.store(Arc::new(rebuild_soa(&current, revision, plan)?));
+        } else {
+            let (store, complaints) = build(revision, plan)?;
+            tracing::debug!(%revision, zones = plan.zones.len(), names = store.names(), "DNS answers are new");
+            self.shared.store.store(Arc::new(store));
+            applied.complain(complaints);
+        }
+        applied.plan = Some(plan.clone());
+        Ok(())
+    }
+
+    /// The revision that is served; none before the first plan.
+    #[must_use]
+    pub fn revision(&self) -> Option<Revision> {
+        self.shared.store.load().revision
+    }
+
+    /// Tells whether the node hears from the leader (at first it is taken to). Without it, `_acme-challenge` names
+    /// are answered with SERVFAIL, so that a validator asks another server instead of believing stale data; all else
+    /// is answered as before.
+    pub fn set_leader_contact(&self, contact: bool) {
+        self.shared.leader_contact.store(contact, Ordering::Relaxed);
+    }
+
+    /// The addresses, with the ports that were chosen, in the order of the config.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.shared.local
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn counters(&self) -> DnsCounters {
+        self.shared.counters.snapshot()
+    }
+}
+
+impl Applied {
+    /// Warns of defects that the last plan did not have.
+    fn complain(&mut self, complaints: Vec<Complaint>) {
+        let complaints: BTreeSet<Complaint> = complaints.into_iter().collect();
+        for complaint in complaints.difference(&self.complaints) {
+            let Complaint { owner, kind, what } = complaint;
+            match kind {
+                Some(kind) => tracing::warn!("DNS record set {owner} {kind:?}: {what}"),
+                None => tracing::warn!("DNS name {owner}: {what}"),
+            }
+        }
+        self.complaints = complaints;
+    }
+}
+
+/// The sockets, waiting to be served.
+pub struct DnsTask {
+    shared: Arc<Shared>,
+    listening: Vec<Listening>,
+}
+
+/// How a UDP thread ended.
+struct ThreadEnd {
+    address: SocketAddr,
+    reason: Option<String>,
+}
+
+/// Stops the threads however the task ends, by return or by being dropped.
+struct StopOnDrop {
+    shared: Arc<Shared>,
+    sockets: Vec<Arc<Socket>>,
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        for socket in &self.sockets {
+            // Wakes the thread that waits in it. Linux calls the socket "not connected" and does it all the same.
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+impl DnsTask {
+    /// Answers until `shutdown`, then ends all threads and connections.
+    ///
+    /// # Errors
+    /// A thread could not be started, or one ended by an error or a panic.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), DnsError> {
+        // Dropping the task must end the connections as well.
+        let shutdown = shutdown.child_token();
+        let _end_connections = shutdown.clone().drop_guard();
+        let connections = TaskTracker::new();
+        let mut listeners = JoinSet::new();
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let mut stop = StopOnDrop { shared: Arc::clone(&self.shared), sockets: Vec::new() };
+
+        for Listening { address, udp, tcp } in self.listening {
+            for (number, socket) in udp.into_iter().enumerate() {
+                let socket = Arc::new(socket);
+                stop.sockets.push(Arc::clone(&socket));
+                start_thread(number, address, socket, Arc::clone(&self.shared), ends.clone())?;
+            }
+            let listener = TcpListener::from_std(tcp).map_err(|error| DnsError::Ended {
+                address,
+                protocol: Protocol::Tcp,
+                reason: error.to_string(),
+            })?;
+            let shared = Arc::clone(&self.shared);
+            let serving = tcp::serve(listener, shared, shutdown.clone(), connections.clone());
+            listeners.spawn(async move {
+                serving.await;
+                address
+            });
+        }
+        drop(ends);
+        tracing::info!(addresses = ?self.shared.local, "DNS is answering");
+
+        let mut result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            end = ended.recv() => Err(unexpected(end)),
+            Some(end) = listeners.join_next() => Err(DnsError::Ended {
+                address: end.as_ref().copied().unwrap_or(self.shared.local[0]),
+                protocol: Protocol::Tcp,
+                reason: end.err().map_or_else(|| "it returned".to_owned(), |error| error.to_string()),
+            }),
+        };
+        shutdown.cancel();
+        drop(stop);
+        connections.close();
+        listeners.shutdown().await;
+        let _ = timeout(DRAIN_TIME, connections.wait()).await;
+        // The channel closes when the last thread is gone.
+        while let Some(end) = ended.recv().await {
+            if result.is_ok() && end.reason.is_some() {
+                result = Err(unexpected(Some(end)));
+            }
+        }
+        result
+    }
+}
+
+fn unexpected(end: Option<ThreadEnd>) -> DnsError {
+    let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
+    let end = end.unwrap_or(ThreadEnd { address: unspecified, reason: None });
+    DnsError::Ended {
+        address: end.address,
+        protocol: Protocol::Udp,
+        reason: end.reason.unwrap_or_else(|| "a thread returned".to_owned()),
+    }
+}
+
+fn start_thread(
+    number: usize,
+    address: SocketAddr,
+    socket: Arc<Socket>,
+    shared: Arc<Shared>,
+    ends: mpsc::UnboundedSender<ThreadEnd>,
+) -> Result<(), DnsError> {
+    // Linux shows 15 bytes of it.
+    let name = format!("dns-udp-{number}");
+    let body = move || {
+        let served = catch_unwind(AssertUnwindSafe(|| udp::serve(&socket, &shared)));
+        let reason = match served {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("receiving failed: {error}")),
+            Err(panic) => Some(format!("panic: {}", panic_text(&*panic))),
+        };
+        drop(socket);
+        // Nobody listens any more if the task was dropped.
+        let _ = ends.send(ThreadEnd { address, reason });
+    };
+    let started = thread::Builder::new().name(name.clone()).spawn(body);
+    started.map(drop).map_err(|source| DnsError::Thread { name, source })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
