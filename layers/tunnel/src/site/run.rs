@@ -1,0 +1,196 @@
+//! The site's loop: keeps the peers in line, probes every node, and shakes hands anew with those that are silent.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddrV4,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use pangolin_core::{id::NodeId, observation::Seen};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    SiteNode,
+    paths::{change, distinct},
+};
+use crate::{
+    error::TunnelError,
+    liveness::Liveness,
+    probe::{PROBE_INTERVAL, PROBE_LIFETIME, PROBE_PORT, Probe},
+    stack::Stack,
+    wall_clock,
+    wireguard::{FromStack, Peer, PeerChange, ToStack, Userspace},
+};
+
+/// How often paths are looked at, and so how much later a dead one is noticed at most. Every second look probes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(125);
+const LOOKS_PER_PROBE: u32 = 2;
+const _: () = assert!(LOOK_INTERVAL.as_millis() * LOOKS_PER_PROBE as u128 == PROBE_INTERVAL.as_millis());
+
+/// A node and what was last done about it.
+struct Path {
+    node: SiteNode,
+    /// When the last answer came or the last handshake was forced.
+    hopeful: Instant,
+}
+
+/// The work behind [`super::SiteTunnels`].
+pub struct SiteTask {
+    stack: Stack,
+    device: Userspace<ToStack, FromStack>,
+    probes: Option<mpsc::Receiver<(SocketAddrV4, Bytes)>>,
+    wanted: watch::Receiver<Vec<SiteNode>>,
+    paths: BTreeMap<NodeId, Path>,
+    liveness: Liveness<NodeId>,
+    seen: watch::Sender<BTreeMap<NodeId, Seen>>,
+    looks: u32,
+}
+
+impl SiteTask {
+    pub(super) fn new(
+        stack: Stack,
+        device: Userspace<ToStack, FromStack>,
+        probes: mpsc::Receiver<(SocketAddrV4, Bytes)>,
+        wanted: watch::Receiver<Vec<SiteNode>>,
+        seen: watch::Sender<BTreeMap<NodeId, Seen>>,
+    ) -> Self {
+        Self {
+            stack,
+            device,
+            probes: Some(probes),
+            wanted,
+            paths: BTreeMap::new(),
+            liveness: Liveness::new(),
+            seen,
+            looks: 0,
+        }
+    }
+
+    /// Runs until shut down, or until the last [`super::SiteTunnels`] is dropped; then all flows end and the socket
+    /// is gone.
+    ///
+    /// # Errors
+    /// The WireGuard device fails.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), TunnelError> {
+        let stack = self.stack.clone();
+        let ended = tokio::select! {
+            () = stack.run(&shutdown) => Ok(()),
+            ended = self.keep() => ended,
+        };
+        stack.close().await;
+        self.device.close().await;
+        ended
+    }
+
+    async fn keep(&mut self) -> Result<(), TunnelError> {
+        let Some(mut probes) = self.probes.take() else { return Ok(()) };
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.wanted.mark_changed();
+        loop {
+            tokio::select! {
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.align().await?;
+                }
+                probe = probes.recv() => {
+                    let Some((from, payload)) = probe else { return Ok(()) };
+                    self.heard(from, &payload);
+                }
+                _ = look.tick() => self.look().await?,
+            }
+        }
+    }
+
+    /// Brings the peers in line with the nodes wanted.
+    async fn align(&mut self) -> Result<(), TunnelError> {
+        let wanted = distinct(&self.wanted.borrow_and_update());
+        let now = self.paths.iter().map(|(id, path)| (*id, path.node)).collect();
+        let change = change(&now, &wanted);
+        let peers = PeerChange {
+            remove: change.remove.iter().map(|node| node.key).collect(),
+            add: change.add.iter().map(peer).collect(),
+        };
+        self.device.change(peers).await?;
+        for node in &change.remove {
+            self.paths.remove(&node.node);
+            self.liveness.remove(node.node);
+        }
+        for node in change.add {
+            self.paths.insert(node.node, Path { node, hopeful: Instant::now() });
+            self.liveness.add(node.node, wall_clock());
+            self.probe(&node);
+        }
+        for node in change.moved {
+            self.device.set_endpoint(node.key, node.endpoint).await?;
+            if let Some(path) = self.paths.get_mut(&node.node) {
+                path.node = node;
+            }
+        }
+        self.seen.send_replace(self.liveness.seen());
+        Ok(())
+    }
+
+    /// Handles a datagram on the probe port.
+    fn heard(&mut self, from: SocketAddrV4, payload: &[u8]) {
+        let path = self.paths.values_mut().find(|path| path.node.address == *from.ip());
+        let (Some(path), Some(Probe::Answer(_))) = (path, Probe::decode(payload)) else { return };
+        path.hopeful = Instant::now();
+        let node = path.node.node;
+        if self.liveness.probed(node, Instant::now(), wall_clock()) {
+            tracing::info!(%node, "tunnel is alive");
+            self.seen.send_replace(self.liveness.seen());
+        }
+    }
+
+    /// Probes what is due, notices what is dead, and shakes hands with it anew.
+    async fn look(&mut self) -> Result<(), TunnelError> {
+        let now = Instant::now();
+        if self.liveness.tick(now, wall_clock()) {
+            let dead: Vec<_> =
+                self.paths.keys().filter(|node| !self.liveness.is_alive(**node)).map(|node| node.0).collect();
+            tracing::info!(?dead, "tunnels without answer");
+            self.seen.send_replace(self.liveness.seen());
+        }
+        let silent: Vec<SiteNode> = self
+            .paths
+            .values_mut()
+            .filter(|path| now.saturating_duration_since(path.hopeful) > PROBE_LIFETIME)
+            .map(|path| {
+                path.hopeful = now;
+                path.node
+            })
+            .collect();
+        for node in &silent {
+            // A peer made anew has no session, so its next packet is a handshake. WireGuard itself would go on with
+            // the session that a restarted node has forgotten, and give up for good after 90 seconds.
+            let anew = PeerChange { remove: vec![node.key], add: vec![peer(node)] };
+            self.device.change(anew).await?;
+        }
+        self.looks = self.looks.wrapping_add(1);
+        let all = self.looks.is_multiple_of(LOOKS_PER_PROBE);
+        for path in self.paths.values() {
+            if all || silent.contains(&path.node) {
+                self.probe(&path.node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a probe. One that is lost is made up for by the next.
+    fn probe(&self, node: &SiteNode) {
+        let to = SocketAddrV4::new(node.address, PROBE_PORT);
+        self.stack.send_udp(PROBE_PORT, to, &Probe::Ask(self.looks).encode());
+    }
+}
+
+fn peer(node: &SiteNode) -> Peer {
+    Peer { key: node.key, address: node.address, endpoint: Some(node.endpoint) }
+}
