@@ -1,0 +1,439 @@
+//! The keyring: key-encryption keys (KEKs) that wrap the data key of everything sealed.
+//!
+//! Each sealed object has a data key of its own (AES-256-GCM, so a random nonce never meets another message of
+//! the same key), wrapped by the active KEK. Both layers are bound to what the object is (`aad`), so that one
+//! object's ciphertext cannot stand in for another's. The keyring itself never enters the log, a database or
+//! an argument list: it comes from a credential of the service manager, or from a file with mode 0600.
+//!
+//! Rotation: [`Keyring::add`] on one node, hand the keyring to all, [`Keyring::activate`], re-wrap what is
+//! stored ([`Keyring::rewrap`] leaves the content as it is), [`Keyring::remove`] the old one.
+
+use std::{collections::BTreeMap, fmt, fmt::Write as _, path::Path};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hkdf,
+};
+use pangolin_core::record::Sealed;
+use zeroize::Zeroizing;
+
+use super::{IdentityError, private_file, private_file::PrivateFileError, random, sha256};
+
+/// First line of a keyring file; the number is the format.
+const HEADING: &str = "pangolin-keyring 1";
+
+/// Name of the credential that holds the keyring.
+const CREDENTIAL: &str = "cluster-kek";
+
+/// Most KEKs in one keyring: rotation needs two.
+const KEYS_MAX: usize = 16;
+
+/// Digits of the checksum at the end of a keyring file.
+const CHECKSUM_DIGITS: usize = 16;
+
+/// Why a keyring cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    /// Not a keyring of this version.
+    #[error("this is not a keyring: {0}")]
+    Format(String),
+    /// Bytes have changed.
+    #[error("the keyring is damaged: its checksum does not match; restore it from another node or a backup")]
+    Checksum,
+    /// Sealed by a key that is not here.
+    #[error("key-encryption key {0} is not in this node's keyring; fetch the keyring of another node")]
+    UnknownKey(u32),
+    /// Not what was sealed.
+    #[error("the sealed content is refused: it is damaged, or was sealed for another purpose than {aad:?}")]
+    Refused {
+        /// For what it should have been sealed.
+        aad: String,
+    },
+    /// Would leave a keyring that cannot seal.
+    #[error("key-encryption key {0} is the active one; activate another one first")]
+    Active(u32),
+    /// Too many.
+    #[error("the keyring has {KEYS_MAX} keys, which is the limit; remove old ones first")]
+    Full,
+    /// The file.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// No entropy.
+    #[error(transparent)]
+    Random(#[from] IdentityError),
+}
+
+/// KEKs by their numbers; one of them is active, the others only open what they once wrapped. Prints the
+/// numbers alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Keyring {
+    keys: BTreeMap<u32, Zeroizing<[u8; 32]>>,
+    active: u32,
+}
+
+impl Keyring {
+    /// A keyring with one fresh KEK, number 1.
+    ///
+    /// # Errors
+    /// No random bytes.
+    pub fn create() -> Result<Self, KeyringError> {
+        Ok(Self { keys: BTreeMap::from([(1, Zeroizing::new(random()?))]), active: 1 })
+    }
+
+    /// The number of the KEK that wraps what is sealed now.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.active
+    }
+
+    /// The numbers of all KEKs.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.keys.keys().copied()
+    }
+
+    /// Adds a fresh KEK that only opens until it is activated, and gives its number.
+    ///
+    /// # Errors
+    /// Too many, or no random bytes.
+    pub fn add(&mut self) -> Result<u32, KeyringError> {
+        let highest = self.keys.keys().next_back().copied().unwrap_or_default();
+        let number = highest.checked_add(1).ok_or(KeyringError::Full)?;
+        if self.keys.len() >= KEYS_MAX {
+            return Err(KeyringError::Full);
+        }
+        self.keys.insert(number, Zeroizing::new(random()?));
+        Ok(number)
+    }
+
+    /// Makes a KEK the one that wraps.
+    ///
+    /// # Errors
+    /// There is no such KEK.
+    pub fn activate(&mut self, number: u32) -> Result<(), KeyringError> {
+        self.key(number)?;
+        self.active = number;
+        Ok(())
+    }
+
+    /// Removes a KEK. What it wrapped and was not re-wrapped can never be opened again. When the lowest number
+    /// goes, everything [derived](Keyring::derive) changes.
+    ///
+    /// # Errors
+    /// It is the active one, or not there.
+    pub fn remove(&mut self, number: u32) -> Result<(), KeyringError> {
+        if number == self.active {
+            return Err(KeyringError::Active(number));
+        }
+        self.keys.remove(&number).map(drop).ok_or(KeyringError::UnknownKey(number))
+    }
+
+    /// Encrypts `content` under a fresh data key. `aad` says what it is (for example `certificate/42/3`) and has
+    /// to be the same when it is opened.
+    ///
+    /// # Errors
+    /// No random bytes.
+    pub fn seal(&self, content: &[u8], aad: &str) -> Result<Sealed, KeyringError> {
+        let data_key = Zeroizing::new(random::<32>()?);
+        Ok(Sealed {
+            kek: self.active,
+            wrapped_key: encrypt(self.key(self.active)?, &wrap_aad(self.active, aad), data_key.as_slice())?,
+            content: encrypt(&data_key, &content_aad(aad), content)?,
+        })
+    }
+
+    /// Decrypts what [`Keyring::seal`] made with the same `aad`.
+    ///
+    /// # Errors
+    /// The KEK is not here, the bytes are not intact, or they were sealed for something else.
+    pub fn open(&self, sealed: &Sealed, aad: &str) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        let data_key = self.unwrap_key(sealed, aad)?;
+        decrypt(&data_key, &content_aad(aad), &sealed.content).ok_or_else(|| refused(aad))
+    }
+
+    /// The same content under the active KEK; only the data key is encrypted anew.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`].
+    pub fn rewrap(&self, sealed: &Sealed, aad: &str) -> Result<Sealed, KeyringError> {
+        let data_key = self.unwrap_key(sealed, aad)?;
+        Ok(Sealed {
+            kek: self.active,
+            wrapped_key: encrypt(self.key(self.active)?, &wrap_aad(self.active, aad), data_key.as_slice())?,
+            content: sealed.content.clone(),
+        })
+    }
+
+    /// A key for the purpose `label`, the same on every node that has the keyring: HKDF-SHA256 (RFC 5869) of the
+    /// KEK with the lowest number.
+    #[must_use]
+    #[expect(clippy::unwrap_used, reason = "a keyring is never empty, and 32 bytes are one block of HKDF")]
+    pub fn derive(&self, label: &str) -> [u8; 32] {
+        let (_, lowest) = self.keys.first_key_value().unwrap();
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, b"pangolin-keyring-v1").extract(lowest.as_slice());
+        let mut key = [0; 32];
+        secret.expand(&[label.as_bytes()], hkdf::HKDF_SHA256).unwrap().fill(&mut key).unwrap();
+        key
+    }
+
+    /// The keyring as a text with a format number and a checksum: a secret.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        // Enough room from the start: a growing string would leave copies of the keys behind.
+        let mut text = Zeroizing::new(String::with_capacity(64 + 96 * self.keys.len()));
+        text.push_str(HEADING);
+        text.push('\n');
+        for (number, key) in &self.keys {
+            let state = if *number == self.active { "active" } else { "decrypt-only" };
+            let mut digits = Zeroizing::new([0; 64]);
+            let _ = hex::encode_to_slice(key.as_slice(), digits.as_mut_slice());
+            let digits = std::str::from_utf8(digits.as_slice()).unwrap_or_default();
+            let _ = writeln!(text, "{number} {state} {digits}");
+        }
+        let checksum = checksum(text.as_bytes());
+        let _ = writeln!(text, "checksum {checksum}");
+        Zeroizing::new(text.as_bytes().to_vec())
+    }
+
+    /// The keyring that [`Keyring::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// Not a keyring, of a newer format, or damaged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyringError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| format_error("it is not text"))?;
+        let heading = text.lines().next().unwrap_or_default();
+        if heading != HEADING {
+            let known = heading.starts_with("pangolin-keyring ");
+            let why = if known { "its format is of another version" } else { "the first line is not one's" };
+            return Err(format_error(why));
+        }
+        let (body, last) = text
+            .rsplit_once("checksum ")
+            .filter(|(body, _)| body.ends_with('\n'))
+            .ok_or_else(|| format_error("the checksum is missing: it may be cut off"))?;
+        if last.strip_suffix('\n').unwrap_or(last) != checksum(body.as_bytes()) {
+            return Err(KeyringError::Checksum);
+        }
+        let (mut keys, mut active) = (BTreeMap::new(), None);
+        for line in body.lines().skip(1) {
+            let (number, state, key) = parse_line(line).ok_or_else(|| format_error("a line is malformed"))?;
+            if state == "active" && active.replace(number).is_some() {
+                return Err(format_error("two keys are active"));
+            }
+            if keys.insert(number, key).is_some() || keys.len() > KEYS_MAX {
+                return Err(format_error("a number is there twice, or there are too many keys"));
+            }
+        }
+        let active = active.ok_or_else(|| format_error("no key is active"))?;
+        Ok(Self { keys, active })
+    }
+
+    /// Reads a keyring file.
+    ///
+    /// # Errors
+    /// The file is not private ([`private_file::read`]), or not a keyring.
+    pub fn load(path: &Path) -> Result<Self, KeyringError> {
+        Self::from_bytes(&private_file::read(path)?)
+    }
+
+    /// Writes the keyring file in one step, mode 0600.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn store(&self, path: &Path) -> Result<(), KeyringError> {
+        Ok(private_file::write(path, &self.to_bytes())?)
+    }
+
+    /// The keyring in the service manager's credential `cluster-kek` if there is one (`credentials` is the
+    /// directory `$CREDENTIALS_DIRECTORY`), otherwise the one in `file`.
+    ///
+    /// # Errors
+    /// As [`Keyring::load`]. A credential that is there but cannot be read is an error: the file might hold an
+    /// older keyring.
+    pub fn load_preferred(credentials: Option<&Path>, file: &Path) -> Result<Self, KeyringError> {
+        if let Some(directory) = credentials {
+            match private_file::read_credential(&directory.join(CREDENTIAL)) {
+                Ok(bytes) => return Self::from_bytes(&bytes),
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Self::load(file)
+    }
+
+    fn key(&self, number: u32) -> Result<&[u8; 32], KeyringError> {
+        self.keys.get(&number).map(|key| &**key).ok_or(KeyringError::UnknownKey(number))
+    }
+
+    fn unwrap_key(&self, sealed: &Sealed, aad: &str) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
+        let kek = self.key(sealed.kek)?;
+        let plain = decrypt(kek, &wrap_aad(sealed.kek, aad), &sealed.wrapped_key);
+        let plain = plain.ok_or_else(|| refused(aad))?;
+        let mut data_key = Zeroizing::new([0; 32]);
+        if plain.len() != data_key.len() {
+            return Err(refused(aad));
+        }
+        data_key.copy_from_slice(&plain);
+        Ok(data_key)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("keys", &self.keys.keys().collect::<Vec<_>>())
+            .field("active", &self.active)
+            .finish()
+    }
+}
+
+fn parse_line(line: &str) -> Option<(u32, &str, Zeroizing<[u8; 32]>)> {
+    let mut words = line.split(' ');
+    let (number, state, digits) = (words.next()?, words.next()?, words.next()?);
+    let known = matches!(state, "active" | "decrypt-only");
+    let mut key = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(digits, key.as_mut_slice()).ok()?;
+    (known && words.next().is_none()).then_some((number.parse().ok()?, state, key))
+}
+
+fn format_error(why: &str) -> KeyringError {
+    KeyringError::Format(why.to_owned())
+}
+
+fn refused(aad: &str) -> KeyringError {
+    KeyringError::Refused { aad: aad.to_owned() }
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    let mut digits = hex::encode(sha256(bytes).0);
+    digits.truncate(CHECKSUM_DIGITS);
+    digits
+}
+
+fn content_aad(aad: &str) -> String {
+    format!("pangolin-sealed-v1|{aad}")
+}
+
+fn wrap_aad(kek: u32, aad: &str) -> String {
+    format!("pangolin-wrapped-v1|{kek}|{aad}")
+}
+
+fn cipher(key: &[u8; 32]) -> Option<LessSafeKey> {
+    UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new)
+}
+
+/// Nonce, ciphertext, tag.
+fn encrypt(key: &[u8; 32], aad: &str, plain: &[u8]) -> Result<Vec<u8>, IdentityError> {
+    let nonce: [u8; NONCE_LEN] = random()?;
+    let mut body = Zeroizing::new(plain.to_vec());
+    let tag = cipher(key)
+        .and_then(|cipher| {
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            cipher.seal_in_place_separate_tag(nonce, Aad::from(aad), &mut body).ok()
+        })
+        .ok_or(IdentityError::Random)?;
+    Ok([&nonce, body.as_slice(), tag.as_ref()].concat())
+}
+
+fn decrypt(key: &[u8; 32], aad: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (nonce, body) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let mut plain = Zeroizing::new(body.to_vec());
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let length = cipher(key)?.open_in_place(nonce, Aad::from(aad), &mut plain).ok()?.len();
+    plain.truncate(length);
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_opens_only_for_what_it_was_sealed() {
+        let ring = Keyring::create().unwrap();
+        let sealed = ring.seal(b"private key", "certificate/42/3").unwrap();
+        assert_eq!(ring.open(&sealed, "certificate/42/3").unwrap().as_slice(), b"private key");
+        assert!(matches!(ring.open(&sealed, "certificate/43/3"), Err(KeyringError::Refused { .. })));
+        let other = Keyring::create().unwrap();
+        assert!(matches!(other.open(&sealed, "certificate/42/3"), Err(KeyringError::Refused { .. })));
+    }
+
+    #[test]
+    fn content_and_data_key_of_two_objects_cannot_be_mixed() {
+        let ring = Keyring::create().unwrap();
+        let (a, b) = (ring.seal(b"a", "x").unwrap(), ring.seal(b"b", "x").unwrap());
+        let mixed = Sealed { content: b.content, ..a };
+        assert!(ring.open(&mixed, "x").is_err());
+    }
+
+    #[test]
+    fn rotation_keeps_the_content_and_retires_the_old_key() {
+        let mut ring = Keyring::create().unwrap();
+        let old = ring.seal(b"content", "x").unwrap();
+        let derived = ring.derive("label");
+        let second = ring.add().unwrap();
+        assert_eq!(ring.active(), 1, "a new key waits until all nodes have it");
+        ring.activate(second).unwrap();
+        assert_eq!(ring.derive("label"), derived, "the lowest key stays the one to derive from");
+        let new = ring.rewrap(&old, "x").unwrap();
+        assert_eq!((new.kek, &new.content), (2, &old.content));
+        assert!(matches!(ring.remove(2), Err(KeyringError::Active(2))));
+        ring.remove(1).unwrap();
+        assert!(matches!(ring.open(&old, "x"), Err(KeyringError::UnknownKey(1))));
+        assert_eq!(ring.open(&new, "x").unwrap().as_slice(), b"content");
+    }
+
+    #[test]
+    fn the_file_form_survives_and_every_flipped_bit_is_noticed() {
+        let mut ring = Keyring::create().unwrap();
+        ring.add().unwrap();
+        let bytes = ring.to_bytes();
+        assert_eq!(Keyring::from_bytes(&bytes).unwrap(), ring);
+        // The last byte is a line end, whose absence is forgiven.
+        for position in 0..bytes.len() - 1 {
+            let mut damaged = bytes.to_vec();
+            damaged[position] ^= 1;
+            assert!(Keyring::from_bytes(&damaged).is_err(), "byte {position}");
+        }
+        assert!(Keyring::from_bytes(&bytes[..bytes.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn a_keyring_file_is_private_and_the_credential_comes_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("keyring");
+        let (stored, credential) = (Keyring::create().unwrap(), Keyring::create().unwrap());
+        stored.store(&file).unwrap();
+        assert_eq!(Keyring::load_preferred(Some(directory.path()), &file).unwrap(), stored);
+        std::fs::write(directory.path().join("cluster-kek"), credential.to_bytes()).unwrap();
+        assert_eq!(Keyring::load_preferred(Some(directory.path()), &file).unwrap(), credential);
+        assert_eq!(Keyring::load_preferred(None, &file).unwrap(), stored);
+        std::fs::write(directory.path().join("cluster-kek"), b"rubbish").unwrap();
+        assert!(Keyring::load_preferred(Some(directory.path()), &file).is_err());
+    }
+
+    #[test]
+    fn keys_are_derived_by_label_and_never_printed() {
+        let ring = Keyring::create().unwrap();
+        assert_ne!(ring.derive("a"), ring.derive("b"));
+        assert_eq!(format!("{ring:?}"), "Keyring { keys: [1], active: 1 }");
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_no_keyring_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(Keyring::from_bytes(&bytes).is_err());
+        }
+
+        #[test]
+        fn random_ciphertexts_are_refused(
+            wrapped_key in prop::collection::vec(any::<u8>(), 0..80),
+            content in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let ring = Keyring::create().unwrap();
+            let refused = ring.open(&Sealed { kek: 1, wrapped_key, content }, "x").is_err();
+            prop_assert!(refused);
+        }
+    }
+}
