@@ -118,7 +118,11 @@ fn every_version_is_stated_once_in_the_root_manifest() {
         }
     }
     let root = metadata.workspace_root.join("Cargo.toml");
-    assert!(wrong.is_empty(), "state the version in [workspace.dependencies] of {root}:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "state the version in [workspace.dependencies] of {root}:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]

@@ -1,0 +1,115 @@
+//! An HTTPS client that makes a new connection, with a whole TLS handshake, for every request: what a new visitor sees.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Largest body that is read.
+const BODY_MAX: usize = 16 * 1024 * 1024;
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Status.
+    pub status: StatusCode,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Response {
+    /// A header field as text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A client that trusts one authority.
+#[derive(Clone, Debug)]
+pub struct Https {
+    config: Arc<ClientConfig>,
+}
+
+impl Https {
+    /// A client that trusts the authorities in `pem`.
+    ///
+    /// # Errors
+    /// There is none in it.
+    pub fn trusting(pem: &str) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            roots.add(certificate.context("the authority is not PEM")?)?;
+        }
+        anyhow::ensure!(!roots.is_empty(), "no certificate authority in {pem:?}");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Self { config: Arc::new(config) })
+    }
+
+    /// Asks `at` for `https://HOST/PATH`.
+    ///
+    /// # Errors
+    /// No answer within `patience`, or none that is one.
+    pub async fn get(&self, at: SocketAddr, host: &str, path: &str, patience: Duration) -> Result<Response> {
+        let request = Request::get(path).header(http::header::HOST, host).body(Empty::<Bytes>::new())?;
+        timeout(patience, self.exchange(at, host, request))
+            .await
+            .with_context(|| format!("no answer within {patience:?}"))?
+    }
+
+    /// A TLS connection to `at`, with `host` as server name.
+    ///
+    /// # Errors
+    /// No connection, or a certificate that is not trusted.
+    pub async fn connect(&self, at: SocketAddr, host: &str) -> Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(at).await.context("connecting")?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(host.to_owned())?;
+        TlsConnector::from(self.config.clone()).connect(name, stream).await.context("TLS handshake")
+    }
+
+    async fn exchange(&self, at: SocketAddr, host: &str, request: Request<Empty<Bytes>>) -> Result<Response> {
+        let stream = self.connect(at, host).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("HTTP handshake")?;
+        let exchange = async {
+            let (head, body) =
+                sender.send_request(request).await.context("sending the request")?.into_parts();
+            let body = Limited::new(body, BODY_MAX).collect().await;
+            let body = body.map_err(|error| anyhow::anyhow!("reading the body: {error}"))?.to_bytes();
+            Ok(Response { status: head.status, headers: head.headers, body })
+        };
+        // The connection is driven here and ends with the exchange.
+        tokio::pin!(connection);
+        tokio::pin!(exchange);
+        tokio::select! {
+            biased;
+            response = &mut exchange => response,
+            ended = &mut connection => match ended {
+                Ok(()) => exchange.await,
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+}
