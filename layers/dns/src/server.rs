@@ -236,6 +236,8 @@ impl DnsTask {
         tracing::info!(addresses = ?self.shared.local, "DNS is answering");
 
         let mut result = tokio::select! {
+            // Listeners return at shutdown, which must not look like their fault.
+            biased;
             () = shutdown.cancelled() => Ok(()),
             end = ended.recv() => Err(unexpected(end)),
             Some(end) = listeners.join_next() => Err(DnsError::Ended {
@@ -296,4 +298,22 @@ fn start_thread(
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_dies_ends_the_task_with_its_reason() {
+        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        let config = DnsConfig { listen, udp_threads: 1, ..DnsConfig::default() };
+        let (_server, mut task) = DnsServer::bind(config).expect("a free address");
+        // Nothing can be received on a stream that is connected to nobody.
+        let deaf = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        task.listening[0].udp.push(deaf);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let ended = runtime.block_on(task.run(CancellationToken::new())).expect_err("an error");
+        assert!(ended.to_string().contains("receiving failed"), "{ended}");
+    }
 }

@@ -140,7 +140,8 @@ impl Batch {
         }
     }
 
-    /// Sends the replies. One that the system refuses (no route, a firewall) is given up, the others go on.
+    /// Sends the replies. One that the system refuses (no route, a firewall) is given up, the others go on. When the
+    /// send queue stays full, all are given up: clients ask again, and the queue needs rest.
     fn send(&mut self, socket: &Socket) {
         let mut sent = 0;
         while sent < self.to.len() {
@@ -156,6 +157,10 @@ impl Batch {
             );
             match result.map(Iterator::count) {
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    self.tally.send_failures += (self.to.len() - sent) as u64;
+                    return;
+                }
                 Ok(0) | Err(_) => {
                     self.tally.send_failures += 1;
                     sent += 1;
