@@ -338,11 +338,15 @@ fn refer(
     push(reply, Section::Authority, wanted.suffix_at(cut.owner.len()), &cut.servers)?;
     let mut whole = true;
     for target in &cut.servers.targets {
-        let needed = target.name.ends_with(&cut.owner);
+        let needed = is_within(&target.name, &cut.owner);
         whole &= add_addresses(store, at, target, reply) || !needed;
     }
     // RFC 9471 §3.1: without the addresses of servers within the delegated zone the referral leads nowhere.
     if whole { Ok(Rcode::NOERROR) } else { Err(Stop::Full) }
+}
+
+fn is_within(name: &[u8], zone: &[u8]) -> bool {
+    WireName::read(name).is_some_and(|name| (0..=name.labels()).any(|skipped| name.suffix(skipped) == zone))
 }
 
 /// Adds the addresses that we know of a name within the set that stands at `set_at`. Returns whether all fitted.

@@ -22,8 +22,8 @@ pub struct DnsConfig {
     pub udp_threads: usize,
     /// What the node calls itself to those who ask (RFC 5001), at most 64 bytes; empty = no NSID.
     pub nsid: String,
-    /// Most TCP connections at a time. Default 1000: half a minute of truncated answers for a big zone, some
-    /// megabytes of memory.
+    /// Most TCP connections at a time. Default 1000: some megabytes of memory; allow
+    /// the process that many file descriptors beside what else it opens.
     pub max_tcp_connections: usize,
     /// Most TCP connections at a time from one network (IPv4 /24, IPv6 /56), so that one client cannot take all.
     /// Default 100.

@@ -17,7 +17,7 @@ const SLOTS: usize = 1 << 16;
 const PROBES: usize = 4;
 /// Attempts to write a bucket that other threads write too; whoever loses them all passes.
 const ATTEMPTS: usize = 4;
-/// Of the limited answers, each so-manieth is sent truncated instead of dropped.
+/// One of this many limited answers is sent truncated instead of dropped.
 const SLIP: u32 = 2;
 
 /// A bucket: 16 bits to tell networks apart, 48 bits of the time at which the bucket is empty again, in µs since the

@@ -9,7 +9,7 @@ use domain::base::{
 };
 use pangolin_core::{
     name::HostName,
-    plan::DnsPlan,
+    plan::{DnsPlan, PlannedSet},
     record::{RecordData, RecordKind},
 };
 use pangolin_dns::{CookieSecret, DnsError, Outcome, Policy, Store, Transport, answer};
@@ -480,7 +480,7 @@ fn sets_that_no_message_carries_are_servfail() {
     let mut big = plan(1);
     let text: Vec<RecordData> = (0..20_u8).map(|n| RecordData::Txt(vec![n; 4096])).collect();
     let sets = big.zones[0].sets.entry(host("big.z.test")).or_default();
-    sets.insert(RecordKind::Txt, pangolin_core::plan::PlannedSet { ttl: 1, data: text });
+    sets.insert(RecordKind::Txt, PlannedSet { ttl: 1, data: text });
     let store = Store::build(at(1), &big).expect("a plan");
     for transport in [Transport::Udp, Transport::Tcp] {
         let reply =
@@ -495,7 +495,7 @@ fn the_longest_names_are_served() {
     let longest = format!("{label}.{label}.{label}.{}.z.test", "m".repeat(54));
     assert_eq!(longest.len(), 253);
     let mut plan = plan(1);
-    let address = PlannedSetOf::a("192.0.2.1");
+    let address = PlannedSet { ttl: 30, data: vec![zone::a("192.0.2.1")] };
     let sets = plan.zones[0].sets.entry(longest.parse::<HostName>().expect("a name")).or_default();
     sets.insert(RecordKind::A, address);
     let store = Store::build(at(1), &plan).expect("a plan");
@@ -505,14 +505,6 @@ fn the_longest_names_are_served() {
     let sibling = format!("x{}.", &longest[1..]);
     let reply = reply_to(&store, Transport::Udp, &query(&sibling, Rtype::A, None)).expect("a reply");
     assert!(show(&reply).starts_with("NXDOMAIN aa\nns z.test. 30 SOA"));
-}
-
-struct PlannedSetOf;
-
-impl PlannedSetOf {
-    fn a(address: &str) -> pangolin_core::plan::PlannedSet {
-        pangolin_core::plan::PlannedSet { ttl: 30, data: vec![zone::a(address)] }
-    }
 }
 
 #[test]
