@@ -1,12 +1,14 @@
 //! The side that answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use pangolin_core::id::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
 };
 
 use super::{Status, Urgent, read_frames, write_frames};
@@ -95,7 +97,16 @@ pub(crate) async fn answer(shared: &Shared, from: NodeId, service: u8, body: Byt
         let reason = format!("the service {service:?} is not ready on this node");
         return (Status::NotTaken, Bytes::from(reason));
     };
-    match tokio::time::timeout(HANDLER_TIMEOUT, handler.request(from, body)).await {
+    // A handler that panics must not leave the other side waiting.
+    let answer = AssertUnwindSafe(timeout(HANDLER_TIMEOUT, handler.request(from, body))).catch_unwind();
+    let Ok(answer) = answer.await else {
+        tracing::error!(
+            ?service,
+            "the handler of the service has panicked: this is a defect, please report it"
+        );
+        return (Status::Refused, Bytes::from_static(b"it failed unexpectedly; the outcome is not known"));
+    };
+    match answer {
         Ok(Ok(body)) if body.len() > MESSAGE_MAX => {
             tracing::warn!(?service, size = body.len(), "an answer is too large to be sent");
             (Status::Refused, Bytes::from_static(b"the answer is too large; ask for less, or for a stream"))

@@ -160,6 +160,7 @@ impl Handler for Echo {
         Box::pin(async move {
             match &body[..] {
                 b"refuse" => Err("not today".to_owned()),
+                b"panic" => panic!("as the test wants it"),
                 b"sleep" => std::future::pending().await,
                 b"who" => Ok(Bytes::from(format!("{from} asks {}", self.0))),
                 _ => Ok(body),

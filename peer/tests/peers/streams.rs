@@ -42,6 +42,8 @@ async fn refusals_say_why_and_whether_the_request_was_delivered() {
     let refused = a.ask(b, "refuse").await.unwrap_err();
     assert!(matches!(&refused, PeerError::Refused { message, .. } if message == "not today"), "{refused}");
     assert!(!refused.not_delivered());
+    let failed = a.ask(b, "panic").await.unwrap_err();
+    assert!(matches!(failed, PeerError::Refused { .. }) && !failed.not_delivered(), "{failed}");
 
     let not_taken = a.peers.request(b, Service::Admin, Bytes::new(), LIMIT).await.unwrap_err();
     assert!(matches!(not_taken, PeerError::NotTaken { .. }), "{not_taken}");
