@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -87,6 +88,29 @@ impl Https {
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(host.to_owned())?;
         TlsConnector::from(self.config.clone()).connect(name, stream).await.context("TLS handshake")
+    }
+
+    /// Opens a WebSocket to `wss://HOST/`, sends a text, and gives back what comes in return.
+    ///
+    /// # Errors
+    /// It cannot be opened, or nothing comes within `patience`.
+    pub async fn websocket(
+        &self,
+        at: SocketAddr,
+        host: &str,
+        text: &str,
+        patience: Duration,
+    ) -> Result<String> {
+        let exchange = async {
+            let stream = self.connect(at, host).await?;
+            let (mut socket, _) =
+                tokio_tungstenite::client_async(format!("wss://{host}/"), stream).await.context("opening")?;
+            socket.send(text.into()).await.context("sending")?;
+            let answer = socket.next().await.context("the WebSocket was closed")??;
+            socket.close(None).await?;
+            Ok(answer.into_text()?.to_string())
+        };
+        timeout(patience, exchange).await.with_context(|| format!("no answer within {patience:?}"))?
     }
 
     async fn exchange(&self, at: SocketAddr, host: &str, request: Request<Empty<Bytes>>) -> Result<Response> {
