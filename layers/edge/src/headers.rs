@@ -4,10 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::dial::Via;
+
 /// The id that the edge gives to each request.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The node whose edge answered.
 pub(crate) const NODE: HeaderName = HeaderName::from_static("x-pangolin-node");
+/// Which way the request took to its target: `local`, or `node N` for a relay.
+pub(crate) const VIA: HeaderName = HeaderName::from_static("x-pangolin-via");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -103,6 +107,16 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, upgraded: bool) {
     if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+/// The way to a target as the value of [`VIA`].
+pub(crate) fn way(via: Via) -> HeaderValue {
+    match via {
+        Via::Local => HeaderValue::from_static("local"),
+        // Digits and a blank are always a value.
+        Via::Relay(node) => HeaderValue::from_str(&format!("node {node}"))
+            .unwrap_or_else(|_| HeaderValue::from_static("relay")),
     }
 }
 

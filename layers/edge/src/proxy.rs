@@ -164,6 +164,7 @@ fn finish(
     };
     let (mut head, body) = response.into_parts();
     headers::clean_response(&mut head.headers, switched);
+    head.headers.insert(headers::VIA, headers::way(lease.link.via));
     // hyper sets the version that the client speaks.
     head.version = Version::HTTP_11;
     head.extensions.clear();
