@@ -1,0 +1,413 @@
+//! What a log is worth after crashes and damage: after each, either all that was acknowledged is there, or the
+//! store refuses to open and says that the node must rejoin.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc,
+};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{
+    disk::DiskLog,
+    simulated::{Disk, Fault},
+    *,
+};
+use crate::{LogStore, StorageError};
+
+/// Small, so that a few entries fill several files.
+const CHUNK: usize = 400;
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term, leader: 1, index }
+}
+
+fn entry(term: u64, index: u64) -> Entry {
+    let body = format!("{term}/{index}/").repeat(1 + usize::try_from(index % 5).expect("small"));
+    Entry { id: id(term, index), body: body.into() }
+}
+
+fn vote(term: u64) -> Vote {
+    Vote { term, node: 1, elected: true }
+}
+
+fn open(dir: &Path) -> Result<DiskLog, StorageError> {
+    DiskLog::open_in_chunks(dir, dir, CHUNK)
+}
+
+fn all(log: &mut impl LogBackend) -> Vec<Entry> {
+    let state = log.state();
+    log.read(state.first_index(), state.next_index(), usize::MAX).expect("read")
+}
+
+/// A copy of a directory as a process that was killed leaves it. The watermark goes first: it is never ahead.
+fn copy(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().expect("tempdir");
+    fs::create_dir(to.path().join("log")).expect("made");
+    fs::copy(from.join("watermark"), to.path().join("watermark")).expect("copied");
+    for file in files(&from.join("log")) {
+        let name = file.file_name().expect("name");
+        fs::copy(&file, to.path().join("log").join(name)).expect("copied");
+    }
+    to
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        fs::read_dir(dir).expect("read").map(|entry| entry.expect("entry").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "wal"));
+    files.sort();
+    files
+}
+
+/// A directory in which vote 2 and entries 0 to 14 were acknowledged, in several chunks.
+fn written() -> (TempDir, Vec<Entry>) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut log = open(dir.path()).expect("opened");
+    let entries: Vec<Entry> = (0..15).map(|index| entry(1 + index / 10, index)).collect();
+    log.write(vec![LogOp::Vote(vote(1))], true).expect("written");
+    for entry in &entries[..10] {
+        log.write(vec![LogOp::Append(entry.clone())], true).expect("written");
+    }
+    log.write(vec![LogOp::Vote(vote(2)), LogOp::Committed(id(1, 9))], true).expect("written");
+    log.write(entries[10..].iter().cloned().map(LogOp::Append).collect(), true).expect("written");
+    drop(log);
+    (dir, entries)
+}
+
+fn holds_everything_or_refuses(dir: &Path, entries: &[Entry], what: &str) -> bool {
+    match open(dir) {
+        Ok(mut log) => {
+            assert_eq!(log.state().vote, Some(vote(2)), "{what}");
+            assert_eq!(all(&mut log), entries, "{what}");
+            true
+        }
+        Err(refused) => {
+            assert!(refused.is_rejoin(), "{what}: {refused}");
+            assert!(open(dir).expect_err("refused again").is_rejoin(), "{what}");
+            false
+        }
+    }
+}
+
+#[test]
+fn a_healthy_log_holds_everything() {
+    let (dir, entries) = written();
+    assert!(files(&dir.path().join("log")).len() > 2, "several chunks");
+    assert!(holds_everything_or_refuses(copy(dir.path()).path(), &entries, "copy"));
+    assert!(holds_everything_or_refuses(dir.path(), &entries, "original"));
+}
+
+#[test]
+fn a_log_cut_anywhere_among_acknowledged_records_is_refused() {
+    let (dir, entries) = written();
+    for (number, file) in files(&dir.path().join("log")).iter().enumerate().rev() {
+        let len = fs::metadata(file).expect("metadata").len();
+        for cut in 0..len {
+            let copy = copy(dir.path());
+            let damaged = &files(&copy.path().join("log"))[number];
+            fs::OpenOptions::new().write(true).open(damaged).expect("open").set_len(cut).expect("cut");
+            let what = format!("chunk {number} cut at {cut}");
+            assert!(!holds_everything_or_refuses(copy.path(), &entries, &what), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_chunk_is_refused() {
+    let (dir, entries) = written();
+    for number in 0..files(&dir.path().join("log")).len() {
+        let copy = copy(dir.path());
+        fs::remove_file(&files(&copy.path().join("log"))[number]).expect("removed");
+        assert!(!holds_everything_or_refuses(copy.path(), &entries, &format!("chunk {number} missing")));
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused_or_harmless() {
+    let (dir, entries) = written();
+    for (number, file) in files(&dir.path().join("log")).iter().enumerate() {
+        let whole = fs::read(file).expect("read");
+        for at in 0..whole.len() {
+            let copy = copy(dir.path());
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&files(&copy.path().join("log"))[number], damaged).expect("written");
+            let what = format!("chunk {number}, byte {at}");
+            assert!(!holds_everything_or_refuses(copy.path(), &entries, &what), "{what}");
+        }
+    }
+    let mark = fs::read(dir.path().join("watermark")).expect("read");
+    for at in (0..40).chain(4090..4140) {
+        let copy = copy(dir.path());
+        let mut damaged = mark.clone();
+        damaged[at] ^= 1 << (at % 8);
+        fs::write(copy.path().join("watermark"), damaged).expect("written");
+        assert!(holds_everything_or_refuses(copy.path(), &entries, &format!("watermark, byte {at}")));
+    }
+}
+
+#[test]
+fn a_log_without_a_readable_watermark_is_refused() {
+    let (dir, entries) = written();
+    let path = dir.path().join("watermark");
+    fs::write(&path, [0; 8192]).expect("written");
+    assert!(!holds_everything_or_refuses(dir.path(), &entries, "zeroed watermark"));
+    fs::remove_file(&path).expect("removed");
+    assert!(!holds_everything_or_refuses(dir.path(), &entries, "no watermark"));
+}
+
+#[test]
+fn zeros_over_acknowledged_records_are_refused() {
+    let (dir, entries) = written();
+    let last = files(&dir.path().join("log")).len() - 1;
+    let whole = fs::read(&files(&dir.path().join("log"))[last]).expect("read");
+    for from in 0..whole.len() {
+        let copy = copy(dir.path());
+        let mut damaged = whole.clone();
+        damaged[from..].fill(0);
+        if damaged == whole {
+            continue;
+        }
+        fs::write(&files(&copy.path().join("log"))[last], damaged).expect("written");
+        assert!(!holds_everything_or_refuses(copy.path(), &entries, &format!("zeros from {from}")));
+    }
+}
+
+/// The log grows by records that were never synced, and the power fails while they are on their way.
+#[test]
+fn an_unacknowledged_tail_torn_at_any_byte_is_dropped() {
+    let (dir, entries) = written();
+    let last = files(&dir.path().join("log")).len() - 1;
+    let before = fs::read(&files(&dir.path().join("log"))[last]).expect("read");
+    let grown = copy(dir.path());
+    let mut log = open(grown.path()).expect("opened");
+    log.write(vec![LogOp::Append(entry(2, 15))], false).expect("written");
+    drop(log);
+    let after = fs::read(&files(&grown.path().join("log"))[last]).expect("read");
+    assert!(after.len() > before.len() && after.starts_with(&before));
+    for torn in before.len()..after.len() {
+        for filled in [after[..torn].to_vec(), {
+            let mut b = after[..torn].to_vec();
+            b.resize(torn + 300, 0);
+            b
+        }] {
+            // A zero tail right behind the record's last bytes (a checksum of zeros) would complete it.
+            let copy = copy(dir.path());
+            fs::write(&files(&copy.path().join("log"))[last], &filled).expect("written");
+            let what = format!("torn at {torn}, {} bytes", filled.len());
+            match open(copy.path()) {
+                Ok(mut log) => {
+                    assert_eq!(all(&mut log), entries, "{what}");
+                    // It goes on from there, and a restart finds all of it.
+                    log.write(vec![LogOp::Append(entry(2, 15))], true).expect("written");
+                    drop(log);
+                    assert_eq!(all(&mut open(copy.path()).expect("reopened")).len(), 16, "{what}");
+                }
+                // Half a record with zeros behind it is a complete record with a wrong checksum.
+                Err(refused) => assert!(refused.is_rejoin() && filled.len() > torn, "{what}: {refused}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_behind_the_last_record_are_dropped() {
+    let (dir, entries) = written();
+    for zeros in [1, 3, 4, 100, 5000] {
+        let copy = copy(dir.path());
+        let last = files(&copy.path().join("log")).pop().expect("a chunk");
+        let mut bytes = fs::read(&last).expect("read");
+        bytes.resize(bytes.len() + zeros, 0);
+        fs::write(&last, bytes).expect("written");
+        assert!(holds_everything_or_refuses(copy.path(), &entries, &format!("{zeros} zeros")));
+    }
+}
+
+#[test]
+fn garbage_behind_the_last_record_is_refused_or_dropped() {
+    let (dir, entries) = written();
+    for garbage in [vec![0xff; 3], vec![0xff; 300], b"\0\0\0\x01 and so on and so on and so on".to_vec()] {
+        let copy = copy(dir.path());
+        let last = files(&copy.path().join("log")).pop().expect("a chunk");
+        let mut bytes = fs::read(&last).expect("read");
+        bytes.extend(&garbage);
+        fs::write(&last, bytes).expect("written");
+        holds_everything_or_refuses(copy.path(), &entries, "garbage");
+    }
+}
+
+#[test]
+fn a_process_killed_at_any_moment_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let log = LogStore::start(open(dir.path()).expect("opened")).expect("started");
+    let (acknowledged, acks) = mpsc::channel();
+    for index in 0..60 {
+        let acknowledged = acknowledged.clone();
+        let done = Box::new(move |result: Result<(), StorageError>| {
+            result.expect("durable");
+            acknowledged.send(index).expect("sent");
+        });
+        log.append(vec![entry(0, index)], done).expect("queued");
+        if index % 5 == 0 {
+            let seen = acks.try_iter().last();
+            let copy = copy(dir.path());
+            let state = open(copy.path()).expect("opened").state();
+            assert!(state.last.map(|id| id.index) >= seen, "{:?} but {seen:?} was acknowledged", state.last);
+        }
+    }
+    log.close();
+    assert_eq!(open(dir.path()).expect("opened").state().last, Some(id(0, 59)));
+}
+
+/// One step of a log's life; numbers are taken modulo what is possible.
+#[derive(Clone, Debug)]
+enum Step {
+    Append(u8),
+    Truncate(u8),
+    Purge(u8),
+    Vote,
+    Committed(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u8..6).prop_map(Step::Append),
+        1 => any::<u8>().prop_map(Step::Truncate),
+        1 => any::<u8>().prop_map(Step::Purge),
+        1 => Just(Step::Vote),
+        1 => any::<u8>().prop_map(Step::Committed),
+    ]
+}
+
+/// Turns a step into an operation that a Raft node could ask for in this state.
+fn ops(step: &Step, log: &LogState, term: &mut u64, ids: &[Entry]) -> Vec<LogOp> {
+    let pick = |number: u8| ids.get(usize::from(number) % ids.len().max(1)).map(|entry| entry.id);
+    match step {
+        Step::Append(count) => {
+            let next = log.next_index();
+            (next..next + u64::from(*count)).map(|index| LogOp::Append(entry(*term, index))).collect()
+        }
+        Step::Truncate(number) => match pick(*number) {
+            // Only a new leader makes a node give up entries.
+            Some(id) if Some(id) >= log.committed => {
+                *term += 1;
+                vec![LogOp::Vote(vote(*term)), LogOp::TruncateFrom(id.index + 1)]
+            }
+            _ => vec![],
+        },
+        Step::Purge(number) => {
+            pick(*number).filter(|id| Some(*id) <= log.committed).map_or(vec![], |id| vec![LogOp::Purge(id)])
+        }
+        Step::Vote => {
+            *term += 1;
+            vec![LogOp::Vote(vote(*term))]
+        }
+        Step::Committed(number) => pick(*number).map_or(vec![], |id| vec![LogOp::Committed(id)]),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 50, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_store_reopened_after_every_operation_is_the_same(steps in proptest::collection::vec(step(), 1..25)) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let disk = Disk::default();
+        let mut term = 0;
+        for step in steps {
+            let mut log = open(dir.path()).expect("opened");
+            let mut model = disk.open();
+            prop_assert_eq!(log.state(), model.state());
+            prop_assert_eq!(all(&mut log), all(&mut model));
+            let ops = ops(&step, &log.state(), &mut term, &all(&mut model));
+            log.write(ops.clone(), true).expect("written");
+            model.write(ops, true).expect("written");
+            prop_assert_eq!(all(&mut log), all(&mut model));
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().expect("runtime")
+}
+
+#[test]
+fn the_first_failed_write_or_sync_ends_the_store() {
+    for fault in [Fault::Write, Fault::Sync] {
+        let disk = Disk::default();
+        let log = LogStore::start(disk.open()).expect("started");
+        runtime().block_on(async {
+            log.save_vote(vote(1)).await.expect("saved");
+            disk.fail_next(fault);
+            let failed = log.save_vote(vote(2)).await.expect_err("failed");
+            assert!(failed.to_string().contains("simulated"), "{failed}");
+            // The medium would work again, but the store never touches it.
+            assert!(log.save_vote(vote(3)).await.is_err());
+            assert!(log.append(vec![entry(1, 0)], Box::new(|_| panic!("never"))).is_err());
+            assert!(log.failure().borrow().is_some());
+            assert_eq!(log.state().vote, Some(vote(1)), "only a durable vote is visible");
+        });
+        assert_eq!(disk.durable().vote, Some(vote(1)));
+        log.close();
+    }
+}
+
+#[test]
+fn a_loss_of_power_takes_nothing_that_was_acknowledged() {
+    for survive in 0..3 {
+        let disk = Disk::default();
+        let log = LogStore::start(disk.open()).expect("started");
+        runtime().block_on(async {
+            log.append((0..5).map(|index| entry(1, index)).collect(), Box::new(|_| {})).expect("queued");
+            log.save_vote(vote(1)).await.expect("saved");
+            log.save_committed(id(1, 2)).expect("queued");
+            log.save_committed(id(1, 3)).expect("queued");
+            assert_eq!(log.read(0, 9, usize::MAX).await.expect("read").len(), 5);
+        });
+        log.close();
+        disk.crash(survive);
+        let state = disk.open().state();
+        assert_eq!((state.vote, state.last), (Some(vote(1)), Some(id(1, 4))));
+        assert!(log.append(vec![entry(1, 5)], Box::new(|_| {})).is_err(), "closed");
+    }
+}
+
+#[test]
+fn waiting_appends_share_a_sync_and_are_acknowledged_in_order() {
+    let disk = Disk::default();
+    let log = LogStore::start(disk.open()).expect("started");
+    let (sender, acks) = mpsc::channel();
+    for index in 0..500 {
+        let sender = sender.clone();
+        let done = Box::new(move |result: Result<(), StorageError>| {
+            result.expect("durable");
+            sender.send(index).expect("sent");
+        });
+        log.append(vec![entry(1, index)], done).expect("queued");
+    }
+    log.close();
+    drop(sender);
+    assert_eq!(acks.iter().collect::<Vec<_>>(), (0..500).collect::<Vec<_>>());
+    assert!(disk.syncs() < 500, "{} syncs", disk.syncs());
+}
+
+#[test]
+fn entries_that_left_the_cache_are_read_from_disk() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let log = LogStore::start(open(dir.path()).expect("opened")).expect("started");
+    let entries: Vec<Entry> = (0..5000).map(|index| entry(0, index)).collect();
+    log.append(entries.clone(), Box::new(|_| {})).expect("queued");
+    runtime().block_on(async {
+        assert_eq!(log.read(0, 5000, usize::MAX).await.expect("read"), entries);
+        assert_eq!(log.read(10, 20, usize::MAX).await.expect("read"), entries[10..20]);
+        assert_eq!(log.read(10, 20, 1).await.expect("read"), entries[10..11]);
+        assert_eq!(log.read(4990, 9999, 1).await.expect("read"), entries[4990..4991]);
+        log.purge(id(0, 99)).await.expect("purged");
+        assert_eq!(log.read(0, 101, usize::MAX).await.expect("read"), entries[100..101]);
+        assert_eq!(log.state().first_index(), 100);
+    });
+    log.close();
+}

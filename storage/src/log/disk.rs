@@ -1,0 +1,267 @@
+//! The log on disk, over raft-log: a write-ahead log in chunk files, each record checksummed.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use raft_log::{
+    Config, RaftLog, Segment, Types,
+    api::raft_log_writer::RaftLogWriter,
+    codeq::{Decode, Encode, Span},
+};
+
+use super::{
+    ENTRY_MAX, Entry, LogBackend, LogId, LogOp, LogState, Vote,
+    scan::scan,
+    watermark::{Found, Watermark},
+};
+use crate::{StorageError, state_dir::create};
+
+const LOG: &str = "log";
+const WATERMARK: &str = "watermark";
+/// Size of a chunk file: what is purged goes in such pieces, and what raft-log holds of the newest one in memory.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// Records in a chunk file: bounds what raft-log holds in memory per record of the newest one.
+const CHUNK_RECORDS: usize = 32 * 1024;
+/// Buffer for reading a chunk file at start.
+const READ_BUFFER: usize = 256 * 1024;
+/// How far the durable watermark may be behind the log.
+pub(crate) const MARK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The log of one node on disk.
+#[derive(Debug)]
+pub(crate) struct DiskLog {
+    wal: RaftLog<Wal>,
+    mark: Watermark,
+    end: u64,
+    /// When the watermark was last made durable; none while it is.
+    unsynced_since: Option<Instant>,
+}
+
+impl DiskLog {
+    /// Opens the log in `dir`, or makes a new one.
+    pub(crate) fn open(dir: &Path, state_dir: &Path) -> Result<Self, StorageError> {
+        Self::open_in_chunks(dir, state_dir, CHUNK_BYTES)
+    }
+
+    pub(crate) fn open_in_chunks(dir: &Path, state_dir: &Path, chunk: usize) -> Result<Self, StorageError> {
+        let wal_dir = dir.join(LOG);
+        create(&wal_dir)?;
+        let refused = |error: io::Error| StorageError::io("open the log in", &wal_dir, &error);
+        let config = Arc::new(config(&wal_dir, chunk).map_err(refused)?);
+        let rejoin = |found: String| StorageError::Rejoin {
+            place: wal_dir.clone(),
+            found,
+            state_dir: state_dir.to_owned(),
+        };
+        let scan = scan(&config).map_err(refused)?.map_err(rejoin)?;
+        let mark_path = dir.join(WATERMARK);
+        let marked = Watermark::open(&mark_path).map_err(refused)?;
+        let mark = match marked {
+            Found::Intact(mark) => mark,
+            Found::Missing if scan.empty => Watermark::create(&mark_path).map_err(refused)?,
+            Found::Missing => return Err(rejoin("the watermark beside the log is missing".into())),
+            Found::Damaged => return Err(rejoin("the watermark beside the log is damaged".into())),
+        };
+        if scan.end < mark.end() {
+            let why = scan.tail.map(|tail| format!(" ({tail})")).unwrap_or_default();
+            let (end, known) = (scan.end, mark.end());
+            return Err(rejoin(format!(
+                "the log ends at byte {end}, but was durable up to byte {known}{why}"
+            )));
+        }
+        scan.check().map_err(rejoin)?;
+        if let Some(tail) = &scan.tail {
+            tracing::warn!(log = %wal_dir.display(), tail, "dropping an incomplete record that was never acknowledged");
+        }
+        let wal =
+            RaftLog::open(config).map_err(|error| rejoin(format!("the log cannot be read: {error}")))?;
+        let log = Self { wal, mark, end: scan.end, unsynced_since: None };
+        if log.state() != scan.state {
+            return Err(rejoin(format!(
+                "two readings of the log differ: {:?} and {:?}",
+                scan.state,
+                log.state()
+            )));
+        }
+        Ok(log)
+    }
+
+    fn apply(&mut self, op: LogOp) -> io::Result<Option<Segment>> {
+        let state = self.state();
+        Ok(Some(match op {
+            LogOp::Append(Entry { id, body }) => {
+                if body.len() > ENTRY_MAX {
+                    let size = body.len();
+                    return Err(StorageError::TooLarge { size, limit: ENTRY_MAX }.into());
+                }
+                self.wal.append([(id, Body(body))])?
+            }
+            LogOp::TruncateFrom(index) if index < state.next_index() => self.wal.truncate(index)?,
+            LogOp::Purge(id) => self.wal.purge(id)?,
+            LogOp::Vote(vote) => self.wal.save_vote(vote)?,
+            // A hint: it never goes back, nor beyond what is there.
+            LogOp::Committed(id) if Some(id) > state.committed && Some(id) <= state.last => {
+                self.wal.commit(id)?
+            }
+            LogOp::TruncateFrom(_) | LogOp::Committed(_) => return Ok(None),
+        }))
+    }
+
+    fn sync_mark(&mut self) -> io::Result<()> {
+        self.unsynced_since = None;
+        self.mark.sync()
+    }
+}
+
+impl LogBackend for DiskLog {
+    fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()> {
+        let voted = ops.iter().any(|op| matches!(op, LogOp::Vote(_)));
+        for op in ops {
+            if let Some(segment) = self.apply(op)? {
+                self.end = self.end.max(segment.end().0);
+            }
+        }
+        if !sync {
+            return self.wal.flush(false, None);
+        }
+        let (done, durable) = sync_channel(1);
+        self.wal.flush(true, Some(done))?;
+        durable.recv().map_err(|_| io::Error::other("the thread that writes the log has ended"))??;
+        self.mark.set(self.end)?;
+        let since = *self.unsynced_since.get_or_insert_with(Instant::now);
+        // Votes are rare and matter most.
+        if voted || since.elapsed() >= MARK_INTERVAL { self.sync_mark() } else { Ok(()) }
+    }
+
+    fn read(&mut self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for entry in self.wal.read(from, to) {
+            let (id, Body(body)) = entry?;
+            bytes += body.len();
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(Entry { id, body });
+        }
+        Ok(entries)
+    }
+
+    fn state(&self) -> LogState {
+        let state = self.wal.log_state();
+        LogState {
+            vote: state.vote().copied(),
+            committed: state.committed().copied(),
+            purged: state.purged().copied(),
+            last: state.last().copied(),
+        }
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        if self.unsynced_since.is_some() { self.sync_mark() } else { Ok(()) }
+    }
+}
+
+fn config(dir: &Path, chunk: usize) -> io::Result<Config> {
+    let not_text = || io::Error::new(io::ErrorKind::InvalidInput, "the path is not valid UTF-8");
+    let mut config = Config::new(PathBuf::from(dir).to_str().ok_or_else(not_text)?);
+    config.wal.chunk_max_size = Some(chunk);
+    config.wal.chunk_max_records = Some(CHUNK_RECORDS);
+    config.wal.read_buffer_size = Some(READ_BUFFER);
+    // Writes arrive grouped already: waiting for more would only add to the latency.
+    config.wal.flush_batch_wait = Some(Duration::ZERO);
+    // The store above has the cache; raft-log keeps what is in the newest chunk in any case.
+    config.log_cache_max_items = Some(0);
+    config.log_cache_capacity = Some(0);
+    Ok(config)
+}
+
+/// What raft-log is told about our types.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wal;
+
+impl Types for Wal {
+    type LogId = LogId;
+    type LogPayload = Body;
+    type Vote = Vote;
+    type Callback = SyncSender<io::Result<()>>;
+    type UserData = u64;
+
+    fn log_index(log_id: &LogId) -> u64 {
+        log_id.index
+    }
+
+    fn payload_size(payload: &Body) -> u64 {
+        payload.0.len() as u64
+    }
+}
+
+/// An entry's content as raft-log stores it: length (4 bytes), bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Body(Bytes);
+
+impl Encode for Body {
+    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
+        let len = u32::try_from(self.0.len()).map_err(io::Error::other)?;
+        let n = len.encode(&mut writer)?;
+        writer.write_all(&self.0)?;
+        Ok(n + self.0.len())
+    }
+}
+
+impl Decode for Body {
+    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
+        let len = u32::decode(&mut reader)? as usize;
+        if len > ENTRY_MAX {
+            let message = format!("an entry of {len} bytes, at most {ENTRY_MAX} are possible");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let mut bytes = vec![0; len];
+        reader.read_exact(&mut bytes)?;
+        Ok(Self(bytes.into()))
+    }
+}
+
+impl Encode for LogId {
+    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
+        Ok(self.term.encode(&mut writer)?
+            + self.leader.encode(&mut writer)?
+            + self.index.encode(&mut writer)?)
+    }
+}
+
+impl Decode for LogId {
+    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
+        Ok(Self {
+            term: u64::decode(&mut reader)?,
+            leader: u64::decode(&mut reader)?,
+            index: u64::decode(&mut reader)?,
+        })
+    }
+}
+
+impl Encode for Vote {
+    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
+        Ok(self.term.encode(&mut writer)?
+            + self.node.encode(&mut writer)?
+            + u8::from(self.elected).encode(&mut writer)?)
+    }
+}
+
+impl Decode for Vote {
+    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
+        Ok(Self {
+            term: u64::decode(&mut reader)?,
+            node: u64::decode(&mut reader)?,
+            elected: u8::decode(&mut reader)? != 0,
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! A log in memory that behaves like a disk on a bad day: it loses un-synced writes, and fails on demand.
+//!
+//! Used by tests and the simulator. What a [`Disk`] holds survives the [`SimulatedLog`]s opened on it, as a disk
+//! survives the processes of a node.
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{Entry, LogBackend, LogId, LogOp, LogState};
+
+/// A disk in memory; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<Content>>);
+
+#[derive(Debug, Default)]
+struct Content {
+    durable: Log,
+    /// Written but not synced, in order.
+    pending: Vec<LogOp>,
+    fault: Option<Fault>,
+    syncs: u64,
+    /// Grows with each crash: logs opened before it are dead.
+    generation: u64,
+}
+
+/// What fails next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The next write is refused.
+    Write,
+    /// The next sync is refused; what it should have made durable is as if never synced.
+    Sync,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Log {
+    state: LogState,
+    entries: BTreeMap<u64, Entry>,
+}
+
+impl Disk {
+    /// Opens the log on it.
+    #[must_use]
+    pub fn open(&self) -> SimulatedLog {
+        let content = self.0.lock();
+        let mut log = content.durable.clone();
+        // After a restart without a loss of power, what the system was handed is still there.
+        content.pending.iter().cloned().for_each(|op| log.apply(op));
+        SimulatedLog { disk: self.clone(), log, generation: content.generation }
+    }
+
+    /// The power fails: the last writes that were not synced are gone, all but the first `survive` of them. Logs
+    /// that are open are dead.
+    pub fn crash(&self, survive: usize) {
+        let mut content = self.0.lock();
+        let lucky: Vec<LogOp> = content.pending.drain(..).take(survive).collect();
+        lucky.into_iter().for_each(|op| content.durable.apply(op));
+        content.generation += 1;
+    }
+
+    /// Makes the next write or sync fail.
+    pub fn fail_next(&self, fault: Fault) {
+        self.0.lock().fault = Some(fault);
+    }
+
+    /// How often it was synced.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.0.lock().syncs
+    }
+
+    /// Where the durable part of the log stands.
+    #[must_use]
+    pub fn durable(&self) -> LogState {
+        self.0.lock().durable.state
+    }
+}
+
+/// An open log on a [`Disk`].
+#[derive(Debug)]
+pub struct SimulatedLog {
+    disk: Disk,
+    log: Log,
+    generation: u64,
+}
+
+impl LogBackend for SimulatedLog {
+    fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()> {
+        let mut content = self.disk.0.lock();
+        if content.generation != self.generation {
+            return Err(io::Error::other("simulated: the machine is off"));
+        }
+        if content.fault.take_if(|fault| *fault == Fault::Write).is_some() {
+            return Err(io::Error::other("simulated: the write failed"));
+        }
+        for op in ops {
+            self.log.apply(op.clone());
+            content.pending.push(op);
+        }
+        if !sync {
+            return Ok(());
+        }
+        if content.fault.take_if(|fault| *fault == Fault::Sync).is_some() {
+            return Err(io::Error::other("simulated: the sync failed"));
+        }
+        content.syncs += 1;
+        let pending = std::mem::take(&mut content.pending);
+        pending.into_iter().for_each(|op| content.durable.apply(op));
+        Ok(())
+    }
+
+    fn read(&mut self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        for entry in self.log.entries.range(from..to.max(from)).map(|(_, entry)| entry) {
+            bytes += entry.body.len();
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    fn state(&self) -> LogState {
+        self.log.state
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn apply(&mut self, op: LogOp) {
+        match op {
+            LogOp::Append(entry) => {
+                self.state.last = Some(entry.id);
+                self.entries.insert(entry.id.index, entry);
+            }
+            LogOp::TruncateFrom(index) => {
+                self.entries.split_off(&index);
+                self.state.last = self.last_id();
+            }
+            LogOp::Purge(id) => {
+                self.entries = self.entries.split_off(&(id.index + 1));
+                self.state.purged = self.state.purged.max(Some(id));
+                self.state.last = self.last_id();
+            }
+            LogOp::Vote(vote) => self.state.vote = Some(vote),
+            LogOp::Committed(id) => {
+                if id.index < self.state.next_index() {
+                    self.state.committed = self.state.committed.max(Some(id));
+                }
+            }
+        }
+    }
+
+    fn last_id(&self) -> Option<LogId> {
+        self.entries.values().next_back().map(|entry| entry.id).or(self.state.purged)
+    }
+}

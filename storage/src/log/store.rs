@@ -1,0 +1,334 @@
+//! The log store: a cache for readers, and one thread that writes in groups.
+//!
+//! Appending encodes nothing and waits for nothing: the entries go into the cache, a job goes into the queue, and
+//! the caller's callback runs once they are durable. The thread takes all jobs that wait, makes one batch of them,
+//! syncs once, and runs the callbacks in order. The vote takes the same queue, so nothing overtakes it, and becomes
+//! visible to readers only when it is durable. After the first error nothing is written any more: a failed sync
+//! says nothing about what is on disk, and trying again would lie about it.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::JoinHandle,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::{Entry, LogBackend, LogId, LogOp, LogState, Vote, cache::Cache, disk::MARK_INTERVAL};
+use crate::StorageError;
+
+/// Most jobs in one batch: bounds how long the first one waits for its sync.
+const BATCH_MAX: usize = 1024;
+
+/// Runs when the entries of an append are durable, or never will be. On the writing thread: it must not block.
+pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
+
+enum Job {
+    Write { ops: Vec<LogOp>, sync: bool, done: Option<Done> },
+    Read { from: u64, to: u64, max_bytes: usize, reply: oneshot::Sender<Result<Vec<Entry>, StorageError>> },
+    Stop,
+}
+
+/// A log that many read and one appends to. Clones share it. The queue is unbounded here: its owner appends only
+/// what the bounds on proposals and on replication let through.
+#[derive(Clone)]
+pub struct LogStore {
+    shared: Arc<Shared>,
+    jobs: Sender<Job>,
+}
+
+struct Shared {
+    view: Mutex<View>,
+    failed: watch::Sender<Option<StorageError>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct View {
+    state: LogState,
+    cache: Cache,
+}
+
+impl std::fmt::Debug for LogStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogStore").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl LogStore {
+    /// Starts the thread over a medium.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(backend: impl LogBackend) -> Result<Self, StorageError> {
+        let (jobs, queue) = channel();
+        let view = Mutex::new(View { state: backend.state(), cache: Cache::default() });
+        let shared = Arc::new(Shared { view, failed: watch::Sender::new(None), thread: Mutex::new(None) });
+        let writer = Writer { backend, queue, shared: shared.clone() };
+        let thread = std::thread::Builder::new()
+            .name("raft-log".into())
+            .spawn(move || writer.run())
+            .map_err(|error| StorageError::io("start the thread", "raft-log", &error))?;
+        *shared.thread.lock() = Some(thread);
+        Ok(Self { shared, jobs })
+    }
+
+    /// Where the log stands: the durable vote, and the entries as appended (durable or not yet).
+    #[must_use]
+    pub fn state(&self) -> LogState {
+        self.shared.view.lock().state
+    }
+
+    /// Says why, once the store has failed.
+    #[must_use]
+    pub fn failure(&self) -> watch::Receiver<Option<StorageError>> {
+        self.shared.failed.subscribe()
+    }
+
+    /// Appends entries: readable at once, `done` when durable.
+    ///
+    /// # Errors
+    /// The store has failed or is closed; `done` is dropped then.
+    pub fn append(&self, entries: Vec<Entry>, done: Done) -> Result<(), StorageError> {
+        {
+            let mut view = self.shared.view.lock();
+            for entry in &entries {
+                view.state.last = Some(entry.id);
+                view.cache.push(entry.clone());
+            }
+        }
+        self.write(entries.into_iter().map(LogOp::Append).collect(), true, Some(done))
+    }
+
+    /// Replaces the vote; durable when this returns.
+    ///
+    /// # Errors
+    /// The store has failed or is closed: whether the vote is on disk is unknown then.
+    pub async fn save_vote(&self, vote: Vote) -> Result<(), StorageError> {
+        self.write_and_wait(vec![LogOp::Vote(vote)]).await
+    }
+
+    /// Notes how far entries are committed; not waited for, since it is a hint for the next start.
+    ///
+    /// # Errors
+    /// The store has failed or is closed.
+    pub fn save_committed(&self, id: LogId) -> Result<(), StorageError> {
+        self.shared.view.lock().state.committed = Some(id);
+        self.write(vec![LogOp::Committed(id)], false, None)
+    }
+
+    /// Removes the entries behind `keep` (none: all of them); durable when this returns.
+    ///
+    /// # Errors
+    /// The store has failed or is closed.
+    pub async fn truncate_after(&self, keep: Option<LogId>) -> Result<(), StorageError> {
+        let from = keep.map_or(0, |id| id.index + 1);
+        {
+            let mut view = self.shared.view.lock();
+            view.cache.truncate(from);
+            if view.state.next_index() > from {
+                view.state.last = keep.max(view.state.purged);
+            }
+        }
+        self.write_and_wait(vec![LogOp::TruncateFrom(from)]).await
+    }
+
+    /// Removes the entries up to `id`, which a durable snapshot includes. On disk this is one record; chunk files
+    /// go when all that is in them is purged.
+    ///
+    /// # Errors
+    /// The store has failed or is closed.
+    pub async fn purge(&self, id: LogId) -> Result<(), StorageError> {
+        {
+            let mut view = self.shared.view.lock();
+            view.cache.purge(id.index);
+            if view.state.next_index() <= id.index {
+                view.state.last = Some(id);
+            }
+            view.state.purged = view.state.purged.max(Some(id));
+        }
+        self.write_and_wait(vec![LogOp::Purge(id)]).await
+    }
+
+    /// The entries of `from..to` that are there, in order; the first ones of them if they have more than
+    /// `max_bytes` in sum, but at least one.
+    ///
+    /// # Errors
+    /// The store has failed or is closed, or an entry is damaged.
+    pub async fn read(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
+        let (from, edge, cached) = {
+            let view = self.shared.view.lock();
+            let (from, to) = (from.max(view.state.first_index()), to.min(view.state.next_index()));
+            if from >= to {
+                return Ok(Vec::new());
+            }
+            let edge = view.cache.first().unwrap_or(to).clamp(from, to);
+            (from, edge, view.cache.range(edge, to).cloned().collect::<Vec<_>>())
+        };
+        let mut entries = if from < edge { self.read_disk(from, edge, max_bytes).await? } else { Vec::new() };
+        if entries.len() as u64 != edge - from {
+            return Ok(entries);
+        }
+        let mut bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
+        for entry in cached {
+            bytes = bytes.saturating_add(entry.body.len());
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Finishes what is queued, then releases the medium. Blocks until the thread has ended. Later calls of the
+    /// store get [`StorageError::Closed`].
+    pub fn close(&self) {
+        let _ = self.jobs.send(Job::Stop);
+        if let Some(thread) = self.shared.thread.lock().take() {
+            // A panic of the thread has been reported as a failure by then.
+            let _ = thread.join();
+        }
+    }
+
+    async fn read_disk(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Read { from, to, max_bytes, reply })?;
+        answer.await.map_err(|_| self.ended())?
+    }
+
+    fn write(&self, ops: Vec<LogOp>, sync: bool, done: Option<Done>) -> Result<(), StorageError> {
+        if let Some(failed) = self.shared.failed.borrow().clone() {
+            return Err(failed);
+        }
+        self.send(Job::Write { ops, sync, done })
+    }
+
+    async fn write_and_wait(&self, ops: Vec<LogOp>) -> Result<(), StorageError> {
+        let (reply, answer) = oneshot::channel();
+        let done = Box::new(move |result| {
+            let _ = reply.send(result);
+        });
+        self.write(ops, true, Some(done))?;
+        answer.await.map_err(|_| self.ended())?
+    }
+
+    fn send(&self, job: Job) -> Result<(), StorageError> {
+        self.jobs.send(job).map_err(|_| self.ended())
+    }
+
+    fn ended(&self) -> StorageError {
+        self.shared.failed.borrow().clone().unwrap_or(StorageError::Closed)
+    }
+}
+
+struct Writer<B> {
+    backend: B,
+    queue: Receiver<Job>,
+    shared: Arc<Shared>,
+}
+
+impl<B: LogBackend> Writer<B> {
+    fn run(mut self) {
+        let mut settled = true;
+        loop {
+            let first = if settled {
+                self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.queue.recv_timeout(MARK_INTERVAL)
+            };
+            let first = match first {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let result = self.unless_failed(B::settle);
+                    self.latch(&result);
+                    settled = true;
+                    continue;
+                }
+            };
+            settled = false;
+            let mut jobs = vec![first];
+            while jobs.len() < BATCH_MAX
+                && let Ok(job) = self.queue.try_recv()
+            {
+                jobs.push(job);
+            }
+            if self.process(jobs) {
+                break;
+            }
+        }
+        let result = self.unless_failed(B::settle);
+        self.latch(&result);
+    }
+
+    /// Does a group of jobs; true if there shall be no further one.
+    fn process(&mut self, jobs: Vec<Job>) -> bool {
+        let mut batch = Vec::new();
+        let mut sync = false;
+        let mut dones = Vec::new();
+        let mut stop = false;
+        for job in jobs {
+            match job {
+                Job::Write { mut ops, sync: wanted, done } => {
+                    batch.append(&mut ops);
+                    sync |= wanted;
+                    dones.extend(done);
+                }
+                Job::Read { from, to, max_bytes, reply } => {
+                    // A read sees what was queued before it.
+                    // A failure is latched: both the read and the rest of the batch meet it.
+                    let _ = self.write(std::mem::take(&mut batch), false);
+                    let _ = reply.send(self.unless_failed(|backend| backend.read(from, to, max_bytes)));
+                }
+                Job::Stop => {
+                    stop = true;
+                    break;
+                }
+            }
+        }
+        let result = self.write(batch, sync);
+        for done in dones {
+            done(result.clone());
+        }
+        stop
+    }
+
+    fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> Result<(), StorageError> {
+        if ops.is_empty() && !sync {
+            return Ok(());
+        }
+        let result = self.unless_failed(|backend| backend.write(ops, sync));
+        self.latch(&result);
+        if result.is_ok() && sync {
+            // Everything written so far is durable, the vote included.
+            self.shared.view.lock().state.vote = self.backend.state().vote;
+        }
+        result
+    }
+
+    fn unless_failed<T>(&mut self, action: impl FnOnce(&mut B) -> io::Result<T>) -> Result<T, StorageError> {
+        if let Some(failed) = self.shared.failed.borrow().clone() {
+            return Err(failed);
+        }
+        // raft-log is foreign code: a panic in it is a failure of the store like any other.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| action(&mut self.backend)))
+            .unwrap_or_else(|_| Err(io::Error::other("the log backend panicked")))
+            .map_err(|error| StorageError::Failed(error.to_string()))
+    }
+
+    fn latch<T>(&self, result: &Result<T, StorageError>) {
+        let Err(error) = result else { return };
+        let first = self.shared.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert_with(|| error.clone());
+            first
+        });
+        if first {
+            tracing::error!(%error, "the log store has failed");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Everything that Raft keeps on one node's disk, opened and judged together.
+
+use std::path::PathBuf;
+
+use crate::{
+    LogStore, Snapshot, SnapshotStore, StateDir, StorageError,
+    log::{LogState, disk::DiskLog},
+};
+
+use crate::log::LogBackend;
+
+/// Log, vote and snapshot of one node. Holds the lock on the state directory.
+#[derive(Debug)]
+pub struct RaftStore {
+    /// The log and the vote.
+    pub log: LogStore,
+    /// Where snapshots go.
+    pub snapshots: SnapshotStore,
+    /// The snapshot that was found.
+    pub snapshot: Option<Snapshot>,
+    /// Held as long as this lives.
+    pub lock: StateDir,
+}
+
+impl RaftStore {
+    /// Opens the store in a state directory, or makes a new one. Blocks: it reads the whole log.
+    ///
+    /// # Errors
+    /// [`StorageError::InUse`] where another process has the directory; [`StorageError::Rejoin`] where what is
+    /// there no longer holds everything that was acknowledged; otherwise what the system refuses.
+    pub fn open(state_dir: impl Into<PathBuf>) -> Result<Self, StorageError> {
+        let lock = StateDir::lock(state_dir)?;
+        let dir = lock.raft();
+        let snapshots = SnapshotStore::open(&dir, lock.path())?;
+        let snapshot = snapshots.load()?;
+        let log = DiskLog::open(&dir, lock.path())?;
+        check(&log.state(), snapshot.as_ref()).map_err(|found| StorageError::Rejoin {
+            place: dir.clone(),
+            found,
+            state_dir: lock.path().to_owned(),
+        })?;
+        Ok(Self { log: LogStore::start(log)?, snapshots, snapshot, lock })
+    }
+}
+
+/// Whether log and snapshot fit together. The error says what does not.
+///
+/// A log that ends before the snapshot is none: a node that was sent a snapshot stores it first and then purges
+/// its log. A log that was cut back is told by its watermark.
+fn check(log: &LogState, snapshot: Option<&Snapshot>) -> Result<(), String> {
+    match (log.purged, snapshot) {
+        (Some(purged), None) => {
+            return Err(format!("the log begins behind {purged}, and the snapshot up to there is missing"));
+        }
+        (Some(purged), Some(snapshot)) if purged.index > snapshot.last.index => {
+            let end = snapshot.last;
+            return Err(format!("the log begins behind {purged}, but the snapshot ends at {end}"));
+        }
+        _ => {}
+    }
+    let voted = log.vote.map_or(0, |vote| vote.term);
+    match snapshot.map(|snapshot| snapshot.last) {
+        Some(last) if last.term > voted => {
+            Err(format!("the snapshot ends at {last}, but the last vote is of term {voted}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LogId, Vote};
+
+    #[test]
+    fn a_hole_between_snapshot_and_log_is_refused() {
+        let id = |term, index| LogId { term, leader: 1, index };
+        let snapshot = |last| Snapshot { last, meta: vec![], data: vec![] };
+        let voted = |term, purged| LogState {
+            vote: Some(Vote { term, node: 1, elected: true }),
+            purged,
+            last: purged,
+            committed: None,
+        };
+        let cases = [
+            (voted(1, None), None, true),
+            (voted(1, None), Some(id(1, 5)), true),
+            (voted(1, Some(id(1, 5))), Some(id(1, 5)), true),
+            (voted(1, Some(id(1, 5))), Some(id(1, 9)), true),
+            (voted(1, Some(id(1, 5))), None, false),
+            (voted(1, Some(id(1, 5))), Some(id(1, 4)), false),
+            (voted(1, None), Some(id(2, 4)), false),
+            (LogState::default(), Some(id(1, 4)), false),
+        ];
+        for (log, last, fits) in cases {
+            assert_eq!(check(&log, last.map(snapshot).as_ref()).is_ok(), fits, "{log:?} with {last:?}");
+        }
+    }
+}
