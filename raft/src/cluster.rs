@@ -1,0 +1,447 @@
+//! One node's part in the group.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use openraft::{EmptyNode, Instant as _, async_runtime::watch::WatchReceiver as _};
+use pangolin_core::{
+    id::{NodeId, Revision},
+    state::ClusterState,
+};
+use pangolin_peer::{Peers, Service};
+use pangolin_storage::{LogStore, RaftStore, StateDir, StorageError};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    config::{RaftConfig, Timing},
+    error::{NotYet, RaftError},
+    log::Log,
+    machine::Machine,
+    messages::{Answer, Ask, decode, encode},
+    network::Network,
+    propose::IN_FLIGHT_BYTES,
+    serve::Endpoint,
+    status::RaftStatus,
+    types::Raft,
+};
+
+/// How long a planned shutdown waits for another leader.
+const HANDOVER: Duration = Duration::from_secs(2);
+
+/// One node's part in the group; clones share it. It ends with [`Cluster::shutdown`].
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) node: NodeId,
+    pub(crate) timing: Timing,
+    pub(crate) raft: Raft,
+    pub(crate) peers: Peers,
+    pub(crate) state: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) last_stamp: Mutex<u64>,
+    pub(crate) receiving: tokio::sync::Mutex<()>,
+    /// Whoever leads, as far as this node knows.
+    pub(crate) known_leader: watch::Sender<Option<NodeId>>,
+    leadership: watch::Sender<Option<u64>>,
+    heard: Mutex<Option<Instant>>,
+    log: LogStore,
+    follow: Mutex<Option<JoinHandle<()>>>,
+    lock: Mutex<Option<StateDir>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(task) = self.follow.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Cluster {
+    /// Opens the node's store, loads its snapshot, applies the log as far as it is known to be committed, and
+    /// takes part from then on.
+    ///
+    /// # Errors
+    /// [`RaftError::Storage`] where the state on disk cannot be used, [`RaftError::Timing`] for a timing that
+    /// makes no sense.
+    pub async fn start(config: RaftConfig, peers: Peers) -> Result<Self, RaftError> {
+        let openraft = Arc::new(config.openraft()?);
+        let dir = config.dir.clone();
+        let RaftStore { log, snapshots, snapshot, lock } =
+            tokio::task::spawn_blocking(move || RaftStore::open(dir))
+                .await
+                .map_err(|error| RaftError::Ended(error.to_string()))??;
+        let machine = Machine::new(snapshots, snapshot.as_ref()).map_err(|error| StorageError::Rejoin {
+            place: lock.raft(),
+            found: format!("the snapshot cannot be read: {error}"),
+            state_dir: lock.path().to_owned(),
+        })?;
+        let state = machine.watch();
+        let network = Network { node: config.node, peers: peers.clone(), timing: config.timing };
+        let raft = Raft::new(config.node.0, openraft, network, Log(log.clone()), machine)
+            .await
+            .map_err(|error| RaftError::Ended(error.to_string()))?;
+        let inner = Arc::new(Inner {
+            node: config.node,
+            timing: config.timing,
+            raft,
+            peers: peers.clone(),
+            state,
+            in_flight: Semaphore::new(IN_FLIGHT_BYTES),
+            last_stamp: Mutex::default(),
+            receiving: tokio::sync::Mutex::default(),
+            known_leader: watch::Sender::default(),
+            leadership: watch::Sender::default(),
+            heard: Mutex::default(),
+            log,
+            follow: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+        });
+        // Owned by the value it serves, and ended with it.
+        *inner.follow.lock() = Some(tokio::spawn(follow(Arc::downgrade(&inner))));
+        for service in [Service::Raft, Service::Snapshot, Service::Propose] {
+            peers.serve(service, Arc::new(Endpoint { service, inner: Arc::downgrade(&inner) }));
+        }
+        Ok(Self { inner })
+    }
+
+    /// Makes a group of this node alone. Only for the first node of a cluster.
+    ///
+    /// # Errors
+    /// [`RaftError::Bootstrapped`] on a node with a history.
+    pub async fn bootstrap(&self) -> Result<(), RaftError> {
+        let members: BTreeMap<u64, EmptyNode> = [(self.inner.node.0, EmptyNode {})].into();
+        match self.inner.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            Err(openraft::errors::RaftError::APIError(_)) => Err(RaftError::Bootstrapped),
+            Err(error) => Err(RaftError::Ended(error.to_string())),
+        }
+    }
+
+    /// Whether this node has a history: it was bootstrapped, or has heard from a leader.
+    #[must_use]
+    pub fn is_bootstrapped(&self) -> bool {
+        self.inner.log.state().last.is_some()
+    }
+
+    /// The state as far as it has been applied here.
+    #[must_use]
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.inner.state.borrow().clone()
+    }
+
+    /// Follows the state.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.inner.state.clone()
+    }
+
+    /// Whoever leads, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner.leader()
+    }
+
+    /// Follows this node's leadership: its term while it leads with a majority behind it.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Option<u64>> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// Waits until the log has been applied up to `revision` on this node.
+    ///
+    /// # Errors
+    /// [`NotYet::Behind`] when the time is over.
+    pub async fn wait_applied(&self, revision: Revision, within: Duration) -> Result<(), NotYet> {
+        let mut state = self.watch();
+        let applied = state.wait_for(|state| state.revision() >= revision);
+        match timeout_at(Instant::now() + within, applied).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(NotYet::Behind { applied: self.state().revision(), wanted: revision }),
+        }
+    }
+
+    /// Waits until this node's state includes everything that was committed when it was called, wherever it was
+    /// acknowledged. Returns how far the state goes then.
+    ///
+    /// # Errors
+    /// [`NotYet`] when the time is over.
+    pub async fn read_barrier(&self, within: Duration) -> Result<Revision, NotYet> {
+        let inner = &self.inner;
+        let deadline = Instant::now() + within;
+        let index = loop {
+            match inner.ask_read_index(deadline).await {
+                Ok(index) => break index,
+                Err(reason) if Instant::now() >= deadline => return Err(NotYet::Unconfirmed(reason)),
+                Err(_) => inner.pause(deadline).await,
+            }
+        };
+        let mut state = self.watch();
+        let applied = state.wait_for(|state| state.revision().index >= index);
+        match timeout_at(deadline, applied).await {
+            Ok(Ok(state)) => Ok(state.revision()),
+            _ => {
+                let applied = self.state().revision();
+                Err(NotYet::Behind { applied, wanted: Revision { index, ..applied } })
+            }
+        }
+    }
+
+    /// This node's part in the group.
+    #[must_use]
+    pub fn status(&self) -> RaftStatus {
+        let inner = &self.inner;
+        let metrics = inner.raft.metrics().borrow_watched().clone();
+        let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| id.index);
+        let membership = metrics.membership_config.membership();
+        let leads = metrics.state.is_leader();
+        let heard = if leads {
+            metrics.last_quorum_acked.map(|at| at.into_inner().elapsed())
+        } else {
+            inner.heard.lock().map(|at| at.elapsed())
+        };
+        let progress = metrics.replication.unwrap_or_default();
+        RaftStatus {
+            node: inner.node,
+            state: metrics.state.into(),
+            term: metrics.current_term,
+            leader: inner.leader(),
+            last_log: metrics.last_log_index,
+            committed: index(&metrics.local_committed),
+            applied: index(&metrics.last_applied),
+            snapshot: index(&metrics.snapshot),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            progress: progress
+                .into_iter()
+                .filter(|(node, _)| *node != inner.node.0)
+                .map(|(node, matched)| (NodeId(node), matched.map_or(0, |id| id.index)))
+                .collect(),
+            leader_contact: heard,
+        }
+    }
+
+    /// Hands the leadership to `to`, or to the other voter that is best placed. Returns who leads then.
+    ///
+    /// # Errors
+    /// [`RaftError::Transfer`] if this node does not lead, or nobody took over.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
+        let inner = &self.inner;
+        let status = self.status();
+        let to = successor(&status, to, |node| inner.peers.is_suspect(node)).map_err(RaftError::Transfer)?;
+        let mut leader = inner.known_leader.subscribe();
+        inner
+            .raft
+            .trigger()
+            .transfer_leader(to.0)
+            .await
+            .map_err(|error| RaftError::Ended(error.to_string()))?;
+        let this = inner.node;
+        let taken = leader.wait_for(|leader| leader.is_some_and(|leader| leader != this));
+        match timeout_at(Instant::now() + HANDOVER, taken).await {
+            Ok(Ok(leader)) => Ok(leader.unwrap_or(to)),
+            _ => Err(RaftError::Transfer(format!("node {to} has not taken over within {HANDOVER:?}"))),
+        }
+    }
+
+    /// Asks for a snapshot; it is built in the background.
+    ///
+    /// # Errors
+    /// [`RaftError::Ended`].
+    pub async fn snapshot(&self) -> Result<(), RaftError> {
+        self.inner.raft.trigger().snapshot().await.map_err(|error| RaftError::Ended(error.to_string()))
+    }
+
+    /// Ends this node's part: hands over the leadership, finishes what is being written, releases the state
+    /// directory. Nothing is served afterwards.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        if inner.raft.is_leader()
+            && self.status().voters.len() > 1
+            && let Err(error) = self.transfer_leadership(None).await
+        {
+            tracing::warn!(%error, "this node ends while it leads; the others will elect a new leader");
+        }
+        if let Err(error) = inner.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not end in an orderly way");
+        }
+        let follow = inner.follow.lock().take();
+        if let Some(task) = follow {
+            task.abort();
+        }
+        inner.known_leader.send_replace(None);
+        inner.leadership.send_replace(None);
+        let log = inner.log.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
+            tracing::warn!(%error, "the log store did not end in an orderly way");
+        }
+        inner.lock.lock().take();
+    }
+
+    /// Waits until Raft or the log store has ended on this node, of its own accord or by
+    /// [`Cluster::shutdown`], and says why: the node must end then.
+    pub async fn failed(&self) -> RaftError {
+        let mut metrics = self.inner.raft.metrics();
+        let mut store = self.inner.log.failure();
+        loop {
+            if let Some(error) = store.borrow_and_update().clone() {
+                return error.into();
+            }
+            let running = metrics.borrow_and_update().running_state.clone();
+            if let Err(error) = running {
+                return RaftError::Ended(error.to_string());
+            }
+            let gone = tokio::select! {
+                changed = metrics.changed() => changed.is_err(),
+                changed = store.changed() => changed.is_err(),
+            };
+            if gone {
+                return RaftError::Ended("it was shut down".into());
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.raft.server_metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Notes that the leader was heard.
+    pub(crate) fn note_leader(&self) {
+        *self.heard.lock() = Some(Instant::now());
+    }
+
+    async fn ask_read_index(&self, deadline: Instant) -> Result<u64, String> {
+        match self.leader() {
+            None => Err("no leader is known".into()),
+            Some(leader) if leader == self.node => self.read_index().await,
+            Some(leader) => {
+                let within = deadline.saturating_duration_since(Instant::now());
+                let ask = encode(&Ask::ReadIndex)?;
+                let answer = self.peers.request(leader, Service::Raft, ask, within).await;
+                match decode(&answer.map_err(|error| error.to_string())?)? {
+                    Answer::ReadIndex(index) => Ok(index),
+                    _ => Err(format!("node {leader} answered another question")),
+                }
+            }
+        }
+    }
+
+    /// The term in which this node leads with a majority behind it, and how long that is certain.
+    fn led_term(&self) -> Option<(u64, Duration)> {
+        let leader = self.raft.as_leader().ok()?;
+        let left = self.timing.election_max.checked_sub(leader.last_quorum_acked()?.elapsed())?;
+        Some((leader.leader_id().term, left))
+    }
+}
+
+/// Keeps `known_leader` and `leadership` up to date.
+async fn follow(inner: std::sync::Weak<Inner>) {
+    let Some(first) = inner.upgrade() else { return };
+    let mut metrics = first.raft.metrics();
+    drop(first);
+    loop {
+        let left = {
+            let Some(inner) = inner.upgrade() else { return };
+            metrics.borrow_and_update();
+            let leader = inner.leader();
+            inner.known_leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+            let led = inner.led_term();
+            let term = led.map(|(term, _)| term);
+            inner.leadership.send_if_modified(|known| std::mem::replace(known, term) != term);
+            led.map(|(_, left)| left)
+        };
+        // A leader that loses its majority hears nothing: only the clock tells.
+        let lapse = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            () = lapse => {}
+        }
+    }
+}
+
+/// Whom to hand the leadership to. The error says why nobody.
+fn successor(
+    status: &RaftStatus,
+    wanted: Option<NodeId>,
+    suspect: impl Fn(NodeId) -> bool,
+) -> Result<NodeId, String> {
+    if status.leader != Some(status.node) {
+        return Err(format!("node {} does not lead", status.node));
+    }
+    let others: BTreeSet<NodeId> =
+        status.voters.iter().copied().filter(|node| *node != status.node).collect();
+    if let Some(wanted) = wanted {
+        return match others.contains(&wanted) {
+            true => Ok(wanted),
+            false => Err(format!("node {wanted} is no other voter")),
+        };
+    }
+    // Those that can be reached first, then those with most of the log, then the lowest id.
+    let rank = |node: &NodeId| {
+        let matched = status.progress.get(node).copied().unwrap_or(0);
+        (!suspect(*node), matched, std::cmp::Reverse(*node))
+    };
+    others.into_iter().max_by_key(rank).ok_or("there is no other voter".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::ServerState;
+
+    #[test]
+    fn the_leadership_goes_to_the_voter_that_is_best_placed() {
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
+        let status = |leader, progress: &[(u64, u64)]| RaftStatus {
+            node: NodeId(1),
+            state: ServerState::Leader,
+            term: 1,
+            leader: Some(NodeId(leader)),
+            last_log: None,
+            committed: None,
+            applied: None,
+            snapshot: None,
+            voters: nodes(&[1, 2, 3]),
+            learners: nodes(&[4]),
+            progress: progress.iter().map(|(node, matched)| (NodeId(*node), *matched)).collect(),
+            leader_contact: None,
+        };
+        let cases = [
+            (status(1, &[(2, 5), (3, 9), (4, 99)]), None, None, Some(3)),
+            (status(1, &[(2, 5), (3, 9)]), None, Some(3), Some(2)),
+            (status(1, &[(2, 9), (3, 9)]), None, None, Some(2)),
+            (status(1, &[]), Some(3), Some(3), Some(3)),
+            (status(1, &[]), Some(4), None, None),
+            (status(1, &[]), Some(1), None, None),
+            (status(2, &[]), None, None, None),
+        ];
+        for (status, wanted, suspect, chosen) in cases {
+            let got = successor(&status, wanted.map(NodeId), |node| Some(node) == suspect.map(NodeId));
+            assert_eq!(got.ok(), chosen.map(NodeId), "{wanted:?} of {status:?}");
+        }
+    }
+}

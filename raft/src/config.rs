@@ -1,0 +1,115 @@
+//! How a node takes part.
+
+use std::{path::PathBuf, time::Duration};
+
+use openraft::SnapshotPolicy;
+use pangolin_core::id::NodeId;
+
+use crate::error::RaftError;
+
+/// Entries between two snapshots.
+const SNAPSHOT_EVERY: u64 = 10_000;
+/// Entries that stay in the log though a snapshot includes them: a node that was away for a moment gets these
+/// instead of a whole snapshot.
+const KEEP_IN_LOG: u64 = 2_000;
+/// Entries that are purged at least at a time.
+const PURGE_BATCH: u64 = 256;
+/// A node further behind gets a snapshot. Must be above [`SNAPSHOT_EVERY`].
+const LAG_MAX: u64 = SNAPSHOT_EVERY + KEEP_IN_LOG;
+/// Most entries of one message; their bytes are bounded by the log adapter.
+const ENTRIES_PER_MESSAGE: u64 = 512;
+/// Bounds of openraft's own queues: what is under way is bounded above them already.
+const QUEUE: u64 = 4096;
+
+/// When nodes speak, and when they lose patience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats of a leader.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing waits at least so long before it stands for election.
+    pub election_min: Duration,
+    /// And at most so long; also how long a leader may lead without hearing from a majority.
+    pub election_max: Duration,
+}
+
+impl Timing {
+    /// Nodes within a few milliseconds of each other: a lost leader is replaced within a second.
+    #[must_use]
+    pub const fn lan() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(250),
+            election_max: Duration::from_millis(500),
+        }
+    }
+
+    /// Nodes on different continents.
+    #[must_use]
+    pub const fn wan() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_millis(1000),
+            election_max: Duration::from_millis(2000),
+        }
+    }
+}
+
+/// How a node takes part.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Its state directory: log and snapshots live in `raft/` below it.
+    pub dir: PathBuf,
+    /// The same on all nodes.
+    pub timing: Timing,
+    /// Entries between two snapshots.
+    pub snapshot_every: u64,
+    /// Entries kept in the log though a snapshot includes them.
+    pub keep_in_log: u64,
+}
+
+impl RaftConfig {
+    /// The configuration of a node with LAN timing.
+    #[must_use]
+    pub fn new(node: NodeId, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            node,
+            dir: dir.into(),
+            timing: Timing::lan(),
+            snapshot_every: SNAPSHOT_EVERY,
+            keep_in_log: KEEP_IN_LOG,
+        }
+    }
+
+    pub(crate) fn openraft(&self) -> Result<openraft::Config, RaftError> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let Timing { heartbeat, election_min, election_max } = self.timing;
+        openraft::Config {
+            cluster_name: "pangolin".into(),
+            heartbeat_interval: millis(heartbeat),
+            election_timeout_min: millis(election_min),
+            election_timeout_max: millis(election_max),
+            enable_pre_vote: Some(true),
+            // After this long without a majority a leader falls silent for a while, so that those who hear each
+            // other can elect another one.
+            quorum_loss_probe_interval: Some(2 * millis(election_max)),
+            // How far entries are committed is stored without a sync, so after a loss of power it may be behind:
+            // a restarted leader stands for election like anyone.
+            enable_leader_restore: Some(false),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            max_in_snapshot_log_to_keep: self.keep_in_log,
+            purge_batch_size: PURGE_BATCH.min(self.keep_in_log.max(1)),
+            replication_lag_threshold: LAG_MAX.max(self.snapshot_every + self.keep_in_log),
+            max_payload_entries: ENTRIES_PER_MESSAGE,
+            api_channel_size: Some(QUEUE),
+            notification_channel_size: Some(QUEUE),
+            state_machine_channel_size: Some(QUEUE),
+            // An unreachable peer is known to be so without a packet: asking often costs nothing.
+            backoff: format!("{}ms", millis(heartbeat)),
+            ..openraft::Config::default()
+        }
+        .validate()
+        .map_err(|error| RaftError::Timing(error.to_string()))
+    }
+}

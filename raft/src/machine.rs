@@ -1,0 +1,184 @@
+//! The state machine: applies committed entries to the [`ClusterState`] and publishes it.
+//!
+//! Architecture invariant: a state is published before those who wait for its entries are answered, so whoever
+//! has an answer finds its effect in this node's state.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    alias::SnapshotOf,
+    storage::{ApplyResponder, EntryResponder, RaftStateMachine},
+};
+use pangolin_core::{outcome::Outcome, state::ClusterState};
+use pangolin_storage::{Snapshot, SnapshotStore, StorageError};
+use tokio::sync::watch;
+
+use crate::types::{
+    Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, decode_meta, encode_meta, store_log_id,
+};
+
+/// Entries between two publications while many are applied at once.
+const PUBLISH_EVERY: usize = 256;
+
+/// An encoded state.
+pub(crate) type SnapshotData = Bytes;
+type OpenraftSnapshot = SnapshotOf<TypeConfig, SnapshotData>;
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    state: watch::Sender<Arc<ClusterState>>,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    snapshots: SnapshotStore,
+}
+
+impl Machine {
+    /// A machine in the state of the snapshot that was found; the empty state without one.
+    pub(crate) fn new(snapshots: SnapshotStore, found: Option<&Snapshot>) -> io::Result<Self> {
+        let mut machine = Self {
+            state: watch::Sender::default(),
+            last: None,
+            membership: StoredMembership::default(),
+            snapshots,
+        };
+        if let Some(snapshot) = found {
+            machine.adopt(&decode_meta(&snapshot.meta)?, decode_state(&snapshot.data)?);
+        }
+        Ok(machine)
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.state.subscribe()
+    }
+
+    fn adopt(&mut self, meta: &SnapshotMeta, state: ClusterState) {
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.state.send_replace(Arc::new(state));
+    }
+
+    fn apply_entry(&mut self, state: &mut ClusterState, entry: Entry) -> Applied {
+        let index = entry.log_id.index;
+        self.last = Some(entry.log_id);
+        let (request, outcome) = match entry.payload {
+            EntryPayload::Normal(request) => {
+                let outcome = state.apply(index, &request.0);
+                (request.0.request, outcome)
+            }
+            EntryPayload::Blank => {
+                state.advance(index);
+                (None, Outcome::Done(None))
+            }
+            EntryPayload::Membership(membership) => {
+                state.advance(index);
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                (None, Outcome::Done(None))
+            }
+        };
+        // A repeated request is told where it was done.
+        let revision = request
+            .and_then(|request| state.outcome_of(request))
+            .map_or(state.revision(), |(revision, _)| revision);
+        Applied { revision, outcome }
+    }
+
+    fn publish(&self, state: ClusterState, answers: &mut Vec<(ApplyResponder<TypeConfig>, Applied)>) {
+        self.state.send_replace(Arc::new(state));
+        for (responder, applied) in answers.drain(..) {
+            responder.send(applied);
+        }
+    }
+}
+
+fn decode_state(bytes: &[u8]) -> io::Result<ClusterState> {
+    ClusterState::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// Runs disk work where it does not hold up other tasks.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> io::Result<T> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??)
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut state = ClusterState::clone(&self.state.borrow());
+        let mut answers = Vec::new();
+        let mut count = 0;
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let applied = self.apply_entry(&mut state, entry);
+            answers.extend(responder.map(|responder| (responder, applied)));
+            count += 1;
+            if count % PUBLISH_EVERY == 0 {
+                self.publish(state.clone(), &mut answers);
+            }
+        }
+        self.publish(state, &mut answers);
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            state: self.state.borrow().clone(),
+            meta: SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() },
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let state = decode_state(&data)?;
+        let (snapshots, snapshot) = (self.snapshots.clone(), snapshot(meta, data.to_vec())?);
+        blocking(move || snapshots.save(&snapshot)).await?;
+        self.adopt(meta, state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<OpenraftSnapshot>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        let Some(found) = blocking(move || snapshots.load()).await? else { return Ok(None) };
+        Ok(Some(OpenraftSnapshot { meta: decode_meta(&found.meta)?, snapshot: found.data.into() }))
+    }
+}
+
+fn snapshot(meta: &SnapshotMeta, data: Vec<u8>) -> io::Result<Snapshot> {
+    let last = meta.last_log_id.as_ref().map(store_log_id).unwrap_or_default();
+    Ok(Snapshot { last, meta: encode_meta(meta)?, data })
+}
+
+/// Builds a snapshot of the state at one moment, while entries go on being applied.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    state: Arc<ClusterState>,
+    meta: SnapshotMeta,
+    snapshots: SnapshotStore,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<OpenraftSnapshot, io::Error> {
+        let (state, meta, snapshots) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
+        tokio::task::spawn_blocking(move || {
+            let snapshot = snapshot(&meta, state.encode().map_err(io::Error::other)?)?;
+            snapshots.save(&snapshot)?;
+            Ok(OpenraftSnapshot { meta, snapshot: snapshot.data.into() })
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+}

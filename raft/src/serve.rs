@@ -1,0 +1,115 @@
+//! Answers what other nodes ask.
+
+use std::{io, sync::Weak, time::Duration};
+
+use bytes::Bytes;
+use openraft::{ReadPolicy, alias::SnapshotOf};
+use pangolin_core::id::NodeId;
+use pangolin_peer::{BoxFuture, Handler, PeerStream, Service};
+use tokio::time::timeout;
+
+use crate::{
+    cluster::Inner,
+    machine::SnapshotData,
+    messages::{Answer, Ask, SnapshotAnswer, check, check_sender, decode, encode},
+    snapshot_stream,
+    types::{TypeConfig, decode_meta},
+};
+
+/// How long a leader tries to confirm that it leads.
+const CONFIRM: Duration = Duration::from_secs(2);
+
+/// Answers for one service. The cluster may end before the peers do: it is asked anew each time.
+pub(crate) struct Endpoint {
+    pub(crate) service: Service,
+    pub(crate) inner: Weak<Inner>,
+}
+
+impl Handler for Endpoint {
+    fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move {
+            let inner = self.inner.upgrade().ok_or("Raft has ended here")?;
+            match self.service {
+                Service::Propose => encode(&inner.forwarded(decode(&body)?).await),
+                Service::Raft => encode(&inner.answer(from, decode(&body)?).await?),
+                _ => Err("not asked here".into()),
+            }
+        })
+    }
+
+    fn stream(&self, from: NodeId, mut stream: PeerStream) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let Some(inner) = self.inner.upgrade() else { return };
+            if self.service != Service::Snapshot {
+                return;
+            }
+            if let Err(error) = inner.take_snapshot(from, &mut stream).await {
+                tracing::warn!(%from, %error, "a snapshot was not received");
+            }
+        })
+    }
+}
+
+impl Inner {
+    async fn answer(&self, from: NodeId, ask: Ask) -> Result<Answer, String> {
+        check(&ask, from)?;
+        let raft = &self.raft;
+        Ok(match ask {
+            Ask::Append(ask) => {
+                let answer = raft.append_entries(ask).await.map_err(|error| error.to_string())?;
+                if answer.is_success() {
+                    self.note_leader();
+                }
+                Answer::Append(answer)
+            }
+            Ask::Vote(ask) => Answer::Vote(raft.vote(ask).await.map_err(|error| error.to_string())?),
+            Ask::PreVote(ask) => Answer::Vote(raft.pre_vote(ask).await.map_err(|error| error.to_string())?),
+            Ask::Transfer(ask) => {
+                Answer::Transfer(raft.handle_transfer_leader(ask).await.map_err(|error| error.to_string())?)
+            }
+            Ask::ReadIndex => Answer::ReadIndex(self.read_index().await?),
+        })
+    }
+
+    /// How far the log is committed, as the leader.
+    pub(crate) async fn read_index(&self) -> Result<u64, String> {
+        let confirmed = timeout(CONFIRM, self.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
+        match confirmed {
+            Ok(Ok((read, _))) => Ok(read.index()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no majority answered in time".into()),
+        }
+    }
+
+    async fn take_snapshot(&self, from: NodeId, stream: &mut PeerStream) -> io::Result<()> {
+        // One at a time: each may be large.
+        let Ok(_one) = self.receiving.try_lock() else {
+            let busy = Err("a snapshot is being received already".to_owned());
+            return snapshot_stream::answer(stream, &busy).await;
+        };
+        let (header, data) = snapshot_stream::receive(stream).await?;
+        let answer = self.install(from, header.vote, &header.meta, data).await;
+        snapshot_stream::answer(stream, &answer).await
+    }
+
+    async fn install(
+        &self,
+        from: NodeId,
+        vote: crate::types::Vote,
+        meta: &[u8],
+        data: SnapshotData,
+    ) -> SnapshotAnswer {
+        check_sender(&vote, from)?;
+        let meta = decode_meta(meta).map_err(|error| error.to_string())?;
+        // openraft takes for granted that a leader has no entry of a later leadership.
+        if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {
+            return Err("the snapshot is newer than its sender's leadership".into());
+        }
+        pangolin_core::state::ClusterState::decode(&data).map_err(|error| error.to_string())?;
+        let snapshot = SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };
+        let answer =
+            self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
+        self.note_leader();
+        Ok(answer.vote)
+    }
+}

@@ -1,0 +1,157 @@
+//! What openraft is told about our types, and how they are stored.
+//!
+//! What goes to disk are types of this file, not openraft's: an upgrade of openraft changes no stored byte.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    sync::Arc,
+};
+
+use openraft::{
+    EmptyNode, EntryPayload, Membership,
+    alias::{CommittedLeaderIdOf, EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf},
+};
+use pangolin_core::{codec, command::Command, id::Revision, outcome::Outcome};
+use pangolin_storage as storage;
+use serde::{Deserialize, Serialize};
+
+openraft::declare_raft_types!(
+    /// Our types.
+    pub(crate) TypeConfig:
+        D = Request,
+        R = Applied,
+        NodeId = u64,
+        Node = EmptyNode,
+);
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
+pub(crate) type LogId = LogIdOf<TypeConfig>;
+pub(crate) type LeaderId = CommittedLeaderIdOf<TypeConfig>;
+pub(crate) type Vote = VoteOf<TypeConfig>;
+pub(crate) type Entry = EntryOf<TypeConfig>;
+pub(crate) type StoredMembership = StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
+
+/// A command on its way through the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Request(pub(crate) Arc<Command>);
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    pub(crate) revision: Revision,
+    pub(crate) outcome: Outcome,
+}
+
+/// An entry's content as it is stored. Append only.
+#[derive(Serialize, Deserialize)]
+enum Stored {
+    Blank,
+    Command(Arc<Command>),
+    Members(Members),
+}
+
+/// A membership as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Members {
+    /// One set of voters, or two during a change.
+    voters: Vec<BTreeSet<u64>>,
+    /// All members.
+    nodes: BTreeSet<u64>,
+}
+
+/// A snapshot's meta data as it is stored and sent.
+#[derive(Serialize, Deserialize)]
+struct Meta {
+    last: Option<(u64, u64, u64)>,
+    members_at: Option<(u64, u64, u64)>,
+    members: Members,
+}
+
+/// Largest encoded meta data of a snapshot: a membership of some hundred nodes.
+pub(crate) const META_MAX: usize = 64 * 1024;
+
+fn invalid(error: impl fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+impl Members {
+    fn of(membership: &Membership<u64, EmptyNode>) -> Self {
+        Self {
+            voters: membership.get_joint_config().clone(),
+            nodes: membership.nodes().map(|(id, _)| *id).collect(),
+        }
+    }
+
+    fn into_membership(self) -> io::Result<Membership<u64, EmptyNode>> {
+        if self.voters.is_empty() && self.nodes.is_empty() {
+            return Ok(Membership::default());
+        }
+        let nodes: BTreeMap<u64, EmptyNode> = self.nodes.into_iter().map(|id| (id, EmptyNode {})).collect();
+        Membership::new(self.voters, nodes).map_err(invalid)
+    }
+}
+
+pub(crate) fn encode_entry(entry: &Entry) -> io::Result<storage::Entry> {
+    let stored = match &entry.payload {
+        EntryPayload::Blank => Stored::Blank,
+        EntryPayload::Normal(request) => Stored::Command(request.0.clone()),
+        EntryPayload::Membership(membership) => Stored::Members(Members::of(membership)),
+    };
+    let body = codec::encode(&stored).map_err(invalid)?.into();
+    Ok(storage::Entry { id: store_log_id(&entry.log_id), body })
+}
+
+pub(crate) fn decode_entry(entry: &storage::Entry) -> io::Result<Entry> {
+    let stored = codec::decode(&entry.body, storage::log::ENTRY_MAX).map_err(invalid)?;
+    let payload = match stored {
+        Stored::Blank => EntryPayload::Blank,
+        Stored::Command(command) => EntryPayload::Normal(Request(command)),
+        Stored::Members(members) => EntryPayload::Membership(members.into_membership()?),
+    };
+    Ok(Entry { log_id: load_log_id(entry.id), payload })
+}
+
+pub(crate) fn encode_meta(meta: &SnapshotMeta) -> io::Result<Vec<u8>> {
+    let triple = |id: &LogId| (id.leader_id.term, id.leader_id.node_id, id.index);
+    codec::encode(&Meta {
+        last: meta.last_log_id.as_ref().map(triple),
+        members_at: meta.last_membership.log_id().as_ref().map(triple),
+        members: Members::of(meta.last_membership.membership()),
+    })
+    .map_err(invalid)
+}
+
+pub(crate) fn decode_meta(bytes: &[u8]) -> io::Result<SnapshotMeta> {
+    let meta: Meta = codec::decode(bytes, META_MAX).map_err(invalid)?;
+    let id = |(term, leader, index)| load_log_id(storage::LogId { term, leader, index });
+    Ok(SnapshotMeta {
+        last_log_id: meta.last.map(id),
+        last_membership: StoredMembership::new(meta.members_at.map(id), meta.members.into_membership()?),
+    })
+}
+
+pub(crate) fn store_log_id(id: &LogId) -> storage::LogId {
+    storage::LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+}
+
+pub(crate) fn load_log_id(id: storage::LogId) -> LogId {
+    LogId { leader_id: LeaderId { term: id.term, node_id: id.leader }, index: id.index }
+}
+
+pub(crate) fn store_vote(vote: &Vote) -> storage::Vote {
+    storage::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, elected: vote.committed }
+}
+
+pub(crate) fn load_vote(vote: storage::Vote) -> Vote {
+    let leader_id = LeaderId { term: vote.term, node_id: vote.node };
+    Vote { leader_id, committed: vote.elected }
+}

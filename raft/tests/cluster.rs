@@ -1,0 +1,242 @@
+//! A group of nodes over real connections: what it acknowledges stays, whoever leads.
+
+mod support;
+
+use std::time::Duration;
+
+use pangolin_core::{
+    codec::COMMAND_MAX,
+    command::{Body, Fence},
+    id::{NodeId, Revision},
+    name::Slug,
+    outcome::{Outcome, Refusal},
+};
+use pangolin_raft::{MembershipError, NotYet, ProposeError, RaftError, ServerState};
+use support::{Group, WAIT, insist, named, org, proposal, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_of_three_takes_writes_on_any_node_and_survives_a_restart_of_all() {
+    let mut group = Group::of(3).await;
+    for id in 1..=3 {
+        let name = format!("org{id}");
+        let committed = group.node(id).propose(proposal(org(&name))).await.expect("committed");
+        assert!(matches!(committed.outcome, Outcome::Done(_)), "{committed:?}");
+        for reader in 1..=3 {
+            group.node(reader).wait_applied(committed.revision, WAIT).await.expect("applied");
+            assert!(group.node(reader).state().orgs().contains_key(&name.parse::<Slug>().expect("slug")));
+        }
+    }
+    let revision = group.node(2).read_barrier(WAIT).await.expect("confirmed");
+    assert_eq!(group.node(2).state().orgs().len(), 3);
+    assert!(revision.index >= 4);
+    group.settle(1).await;
+    let digests: Vec<_> = (1..=3).map(|id| group.node(id).state().digest().expect("digest")).collect();
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+
+    let before = group.node(1).state();
+    let mut stopped = Vec::new();
+    for id in 1..=3 {
+        stopped.push(group.stop(id).await);
+    }
+    for node in stopped {
+        group.revive(node).await;
+    }
+    // What was committed is there before anyone leads.
+    assert_eq!(group.node(1).state().orgs().len(), 3);
+    assert!(group.node(1).is_bootstrapped());
+    let refused = group.node(1).bootstrap().await.expect_err("has a history");
+    assert!(matches!(refused, RaftError::Bootstrapped));
+    group.leader().await;
+    insist(group.node(3), named(org("after"))).await;
+    assert!(group.node(3).state().revision() > before.revision());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_leader_dies_nothing_acknowledged_is_lost_and_a_repeat_is_not_done_twice() {
+    let mut group = Group::of(3).await;
+    let old = group.leader().await;
+    let request = named(org("once"));
+    let first = insist(group.node(old), request.clone()).await;
+    let dead = group.kill(old);
+    let survivor = *group.nodes.keys().next().expect("two are left");
+    // A write during the election waits for its end.
+    let second = insist(group.node(survivor), named(org("second"))).await;
+    assert!(second.revision > first.revision);
+    let new = group.leader().await;
+    assert_ne!(new, old);
+    let repeated = insist(group.node(survivor), request.clone()).await;
+    assert_eq!(repeated, first);
+    assert_eq!(group.node(new).state().orgs().len(), 2);
+
+    group.revive(dead).await;
+    group.settle(new).await;
+    assert_eq!(insist(group.node(old), request).await, first);
+    assert_eq!(group.node(old).state().orgs().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_a_write_is_refused_or_its_outcome_unknown() {
+    let mut group = Group::of(3).await;
+    let leader = group.leader().await;
+    let others: Vec<u64> = group.nodes.keys().copied().filter(|id| *id != leader).collect();
+    let mut leadership = group.node(leader).leadership();
+    let _first = group.kill(others[0]);
+    let _second = group.kill(others[1]);
+    let alone = group.node(leader);
+    // Appended while it still believed in its majority.
+    let error = alone.propose(proposal(org("lost"))).await.expect_err("no majority");
+    assert!(
+        matches!(error, ProposeError::OutcomeUnknown { .. } | ProposeError::NotAppended { .. }),
+        "{error}"
+    );
+    tokio::time::timeout(WAIT, leadership.wait_for(Option::is_none)).await.expect("given up").expect("open");
+    let error = alone.propose(proposal(org("refused"))).await.expect_err("no majority");
+    assert!(matches!(error, ProposeError::NotAppended { .. }), "{error}");
+    let error = alone.read_barrier(Duration::from_millis(300)).await.expect_err("no majority");
+    assert!(matches!(error, NotYet::Unconfirmed(_)), "{error}");
+    assert!(alone.state().orgs().is_empty(), "the state goes on being served");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_at_once_and_on_shutdown() {
+    let mut group = Group::of(3).await;
+    let old = group.leader().await;
+    let term = group.node(old).lead().expect("leads").term();
+    let new = group.node(old).transfer_leadership(None).await.expect("transferred");
+    assert_ne!(new.0, old);
+    until("the end of the old leadership", || group.node(old).lead().is_none().then_some(())).await;
+    let new = group.leader().await;
+    assert!(group.node(new).lead().expect("leads").term() > term);
+    let refused = group.node(old).transfer_leadership(None).await.expect_err("does not lead");
+    assert!(matches!(refused, RaftError::Transfer(_)));
+
+    let fence = Fence::Term(term);
+    let stale = proposal(org("stale"));
+    let started = Body::LeaderStarted { term: term + 1, node: NodeId(new) };
+    insist(group.node(new), named(started)).await;
+    let outcome =
+        group.node(new).propose(pangolin_raft::Proposal { fence, ..stale }).await.expect("committed");
+    assert!(matches!(outcome.outcome, Outcome::Refused(Refusal::StaleTerm { .. })), "{outcome:?}");
+
+    let failed = {
+        let cluster = group.node(new).clone();
+        tokio::spawn(async move { cluster.failed().await })
+    };
+    let begin = std::time::Instant::now();
+    group.stop(new).await;
+    let last = group.leader().await;
+    assert_ne!(last, new);
+    assert!(begin.elapsed() < WAIT);
+    assert!(matches!(failed.await.expect("resolved"), RaftError::Ended(_)));
+    insist(group.node(last), named(org("after"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_as_learners_vote_when_promoted_and_go() {
+    let mut group = Group::of_one().await;
+    group.add(2).await;
+    group.join(2).await;
+    let status = group.node(1).status();
+    assert_eq!(status.voters, [NodeId(1)].into());
+    assert_eq!(status.learners, [NodeId(2)].into());
+    group.settle(1).await;
+    until("a learner", || (group.node(2).status().state == ServerState::Learner).then_some(())).await;
+    // A learner takes writes as well.
+    insist(group.node(2), named(org("from-a-learner"))).await;
+    {
+        let leader = group.node(1).lead().expect("leads");
+        assert_eq!(leader.promote(NodeId(9)).await, Err(MembershipError::NoLearner(NodeId(9))));
+        assert_eq!(leader.remove(NodeId(1)).await, Err(MembershipError::LastVoter(NodeId(1))));
+        leader.add_learner(NodeId(2)).await.expect("is a member");
+        leader.promote(NodeId(2)).await.expect("promoted");
+        leader.promote(NodeId(2)).await.expect("votes already");
+        assert_eq!(leader.voters(), [NodeId(1), NodeId(2)].into());
+        assert_eq!(leader.remove(NodeId(1)).await, Err(MembershipError::IsLeader(NodeId(1))));
+        until("progress", || group.node(1).status().progress.get(&NodeId(2)).filter(|at| **at > 0).copied())
+            .await;
+        assert!(group.node(2).status().leader_contact.is_some_and(|since| since < WAIT));
+        leader.remove(NodeId(2)).await.expect("removed");
+        assert_eq!((leader.voters(), leader.learners()), ([NodeId(1)].into(), [].into()));
+        leader.remove(NodeId(2)).await.expect("is gone");
+    }
+    // The one who is left decides alone, and the removed one cannot disturb it.
+    insist(group.node(1), named(org("alone"))).await;
+    tokio::time::sleep(support::TIMING.election_max * 2).await;
+    insist(group.node(1), named(org("still-alone"))).await;
+    assert_eq!(group.node(1).leader(), Some(NodeId(1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_far_behind_gets_a_snapshot() {
+    let mut group = Group::tweaked(|config| {
+        config.snapshot_every = 50;
+        config.keep_in_log = 5;
+    })
+    .await;
+    for number in 0..120 {
+        insist(group.node(1), named(org(&format!("org{number}")))).await;
+    }
+    until("a snapshot", || group.node(1).status().snapshot.filter(|at| *at > 60)).await;
+    group.add(2).await;
+    group.join(2).await;
+    group.settle(1).await;
+    assert_eq!(group.node(2).state().orgs().len(), 120);
+    assert!(group.node(2).status().snapshot.is_some(), "it was not replayed from the first entry");
+    assert_eq!(
+        group.node(1).state().digest().expect("digest"),
+        group.node(2).state().digest().expect("digest")
+    );
+    group.promote(2).await;
+    insist(group.node(2), named(org("more"))).await;
+    // Both start again from snapshot and log.
+    let stopped = [group.stop(2).await, group.stop(1).await];
+    for node in stopped {
+        group.revive(node).await;
+    }
+    group.leader().await;
+    insist(group.node(1), named(org("again"))).await;
+    group.settle(1).await;
+    assert_eq!(group.node(2).state().orgs().len(), 122);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_can_be_asked_for_a_snapshot_and_holds_its_directory_alone() {
+    let group = Group::of_one().await;
+    insist(group.node(1), named(org("one"))).await;
+    group.node(1).snapshot().await.expect("asked");
+    until("a snapshot", || group.node(1).status().snapshot).await;
+    let status = group.node(1).status();
+    assert_eq!((status.state, status.leader), (ServerState::Leader, Some(NodeId(1))));
+    assert!(status.committed >= status.applied && status.applied >= status.snapshot, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_is_too_large_or_one_too_many_is_not_proposed() {
+    let group = Group::of_one().await;
+    let large = org(&"x".repeat(10));
+    let Body::Catalog(_) = &large else { panic!("a catalog change") };
+    let huge = proposal(Body::Catalog(Box::new(pangolin_core::CatalogChange::OrgChanged {
+        id: "x".parse().expect("slug"),
+        name: "x".repeat(COMMAND_MAX),
+    })));
+    let error = group.node(1).propose(huge).await.expect_err("too large");
+    assert!(matches!(error, ProposeError::TooLarge { .. }), "{error}");
+    let behind =
+        group.node(1).wait_applied(Revision { lineage: 1, index: 999 }, Duration::from_millis(5)).await;
+    assert!(matches!(behind, Err(NotYet::Behind { .. })));
+    // 1100 at once: some are refused at the door, and each of the others is committed.
+    let all = (0..1100).map(|number| {
+        let cluster = group.node(1).clone();
+        tokio::spawn(async move { cluster.propose(named(org(&format!("o{number}")))).await })
+    });
+    let mut committed = 0;
+    for answer in all.collect::<Vec<_>>() {
+        match answer.await.expect("answered") {
+            Ok(_) => committed += 1,
+            Err(ProposeError::NotAppended { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(group.node(1).state().orgs().len(), committed);
+    assert!(committed >= 1000, "{committed}");
+}
