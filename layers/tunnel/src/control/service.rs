@@ -114,14 +114,20 @@ impl ControlService {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + std::marker::Sync>>,
     {
-        match (request.method(), request.uri().path()) {
+        let version = request.version();
+        let mut response = match (request.method(), request.uri().path()) {
+            (&Method::GET, SOCKET_PATH) => return self.open_socket(request),
             (&Method::POST, TOKEN_PATH) => self.sign_in(request).await,
             (&Method::POST, VERSION_PATH) => empty(StatusCode::NO_CONTENT),
-            (&Method::GET, SOCKET_PATH) => self.open_socket(request),
             (_, TOKEN_PATH | VERSION_PATH) => not_allowed("POST"),
             (_, SOCKET_PATH) => not_allowed("GET"),
             _ => refusal(StatusCode::NOT_FOUND, "there is nothing here"),
+        };
+        // A Newt keeps the connection for its next sign-in. If the node is dead by then, that costs it 30 s.
+        if version <= Version::HTTP_11 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        response
     }
 
     /// The sites whose control socket is at this node.
@@ -157,20 +163,14 @@ impl ControlService {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + std::marker::Sync>>,
     {
-        let version = request.version();
         let body = Limited::new(request.into_body(), BODY_MAX).collect();
-        let mut response = match timeout(BODY_TIMEOUT, Box::pin(body)).await {
+        match timeout(BODY_TIMEOUT, Box::pin(body)).await {
             Ok(Ok(body)) => self.token(&body.to_bytes()),
             Ok(Err(error)) => {
                 refusal(StatusCode::BAD_REQUEST, &format!("the body was not received: {error}"))
             }
             Err(_) => refusal(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
-        };
-        // A connector keeps this connection for its next sign-in. If the node is dead by then, that costs it 30 s.
-        if version <= Version::HTTP_11 {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response
     }
 
     fn token(&self, body: &[u8]) -> Response<AnswerBody> {
