@@ -12,9 +12,13 @@ use pangolin_core::record::TunnelKey;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// Longest message in bytes, also after inflating. A connector reports all its targets in one message of about
+/// Longest message of a connector in bytes, also after inflating. It reports all its targets in one message of about
 /// 600 bytes each, so that this is room for 1700 targets at a site.
-pub const MESSAGE_MAX: usize = 1 << 20;
+pub const CONNECTOR_MESSAGE_MAX: usize = 1 << 20;
+
+/// Longest message of a node in bytes, also after inflating. A connect with as many targets as a site can have, all
+/// checked, stays below it.
+pub const NODE_MESSAGE_MAX: usize = 16 << 20;
 
 /// Longest chain id. Newt's have 16 hexadecimal digits.
 pub const CHAIN_MAX: usize = 128;
@@ -22,9 +26,9 @@ pub const CHAIN_MAX: usize = 128;
 /// A message that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    /// More than [`MESSAGE_MAX`] bytes.
-    #[error("the message is longer than {MESSAGE_MAX} bytes")]
-    TooLong,
+    /// More than [`Says::LONGEST`].
+    #[error("the message is longer than {0} bytes")]
+    TooLong(usize),
     /// A binary frame that does not inflate.
     #[error("the binary message is not gzip: {0}")]
     Gzip(#[source] std::io::Error),
@@ -360,9 +364,12 @@ pub struct Sync {
 pub trait Says: Serialize + DeserializeOwned {
     /// The `type` of every message of this side.
     const KINDS: &'static [&'static str];
+    /// Most bytes of a message of this side.
+    const LONGEST: usize;
 }
 
 impl Says for FromConnector {
+    const LONGEST: usize = CONNECTOR_MESSAGE_MAX;
     const KINDS: &'static [&'static str] = &[
         "newt/ping",
         "newt/ping/request",
@@ -373,6 +380,7 @@ impl Says for FromConnector {
 }
 
 impl Says for FromNode {
+    const LONGEST: usize = NODE_MESSAGE_MAX;
     const KINDS: &'static [&'static str] = &[
         "pong",
         "newt/ping/exitNodes",
@@ -437,8 +445,8 @@ pub fn encode<M: Says>(message: &M, config_version: u64) -> String {
 /// # Errors
 /// [`MessageError`] if it is too long, is not an envelope, or its data does not fit its type.
 pub fn decode<M: Says>(text: &[u8]) -> Result<Received<M>, MessageError> {
-    if text.len() > MESSAGE_MAX {
-        return Err(MessageError::TooLong);
+    if text.len() > M::LONGEST {
+        return Err(MessageError::TooLong(M::LONGEST));
     }
     let incoming: Incoming = serde_json::from_slice(text).map_err(MessageError::Envelope)?;
     if !M::KINDS.contains(&incoming.kind.as_str()) {
@@ -457,10 +465,10 @@ pub fn decode<M: Says>(text: &[u8]) -> Result<Received<M>, MessageError> {
 /// Reads the content of a binary frame.
 ///
 /// # Errors
-/// [`MessageError`] if it does not inflate to at most [`MESSAGE_MAX`] bytes, and as [`decode`].
+/// [`MessageError`] if it does not inflate to at most [`Says::LONGEST`] bytes, and as [`decode`].
 pub fn decode_gzip<M: Says>(bytes: &[u8]) -> Result<Received<M>, MessageError> {
     let mut text = Vec::new();
-    GzDecoder::new(bytes).take(MESSAGE_MAX as u64 + 1).read_to_end(&mut text).map_err(MessageError::Gzip)?;
+    GzDecoder::new(bytes).take(M::LONGEST as u64 + 1).read_to_end(&mut text).map_err(MessageError::Gzip)?;
     decode(&text)
 }
 
@@ -586,9 +594,9 @@ mod tests {
 
     #[test]
     fn a_small_frame_that_inflates_without_end_is_refused() {
-        let bomb = gzip(&vec![b' '; 64 * MESSAGE_MAX]);
-        assert!(bomb.len() < MESSAGE_MAX);
-        assert!(matches!(decode_gzip::<FromConnector>(&bomb), Err(MessageError::TooLong)));
+        let bomb = gzip(&vec![b' '; 64 * CONNECTOR_MESSAGE_MAX]);
+        assert!(bomb.len() < CONNECTOR_MESSAGE_MAX);
+        assert!(matches!(decode_gzip::<FromConnector>(&bomb), Err(MessageError::TooLong(_))));
         assert!(matches!(decode_gzip::<FromConnector>(b"plain"), Err(MessageError::Gzip(_))));
     }
 

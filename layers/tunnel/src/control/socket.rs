@@ -21,7 +21,8 @@ use super::{
     Clock, SiteControl,
     attached::{Order, Seat, Why},
     messages::{
-        FromConnector, FromNode, MESSAGE_MAX, MessageError, Nothing, Received, decode, decode_gzip, encode,
+        CONNECTOR_MESSAGE_MAX, FromConnector, FromNode, MessageError, NODE_MESSAGE_MAX, Nothing, Received,
+        decode, decode_gzip, encode,
     },
     session::{Action, Event, Session, View},
 };
@@ -46,9 +47,9 @@ const PEER_SETTLE: Duration = Duration::from_millis(150);
 pub(super) fn limits() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(16 << 10)
-        .max_message_size(Some(MESSAGE_MAX))
-        .max_frame_size(Some(MESSAGE_MAX))
-        .max_write_buffer_size(4 * MESSAGE_MAX)
+        .max_message_size(Some(CONNECTOR_MESSAGE_MAX))
+        .max_frame_size(Some(CONNECTOR_MESSAGE_MAX))
+        .max_write_buffer_size(2 * NODE_MESSAGE_MAX)
 }
 
 type Commit = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -197,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 tracing::trace!(site = %self.site, kind, "message ignored");
                 Ok(())
             }
-            Err(error @ MessageError::TooLong) => Err(End::new(CloseCode::Size, error.to_string())),
+            Err(error @ MessageError::TooLong(_)) => Err(End::new(CloseCode::Size, error.to_string())),
             Err(error) => Err(End::new(CloseCode::Policy, error.to_string())),
         }
     }
