@@ -1,6 +1,9 @@
 //! Which of the offered nodes to have tunnels to. Pure.
 
-use std::{collections::{BTreeMap, BTreeSet}, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use pangolin_core::{NodeId, Timestamp, observation::Seen};
 

@@ -106,7 +106,12 @@ impl fmt::Display for Door {
 /// answer to; `lost` is where the connection was that has just broken, which comes last. The learned ones are tried in
 /// the order given: a caller that shuffles them spreads the connectors over the nodes.
 #[must_use]
-pub fn round(configured: &[Endpoint], learned: &[String], last: Option<&Endpoint>, lost: Option<&Door>) -> Vec<Door> {
+pub fn round(
+    configured: &[Endpoint],
+    learned: &[String],
+    last: Option<&Endpoint>,
+    lost: Option<&Door>,
+) -> Vec<Door> {
     let name = last.or(configured.first());
     let mut doors: Vec<Door> = Vec::new();
     for address in learned {
@@ -147,8 +152,20 @@ mod tests {
     #[test]
     fn endpoints_are_read_and_written() {
         let cases = [
-            ("https://pangolin.example.net", true, "pangolin.example.net", 443, "https://pangolin.example.net"),
-            ("pangolin.example.net:8443", true, "pangolin.example.net", 8443, "https://pangolin.example.net:8443"),
+            (
+                "https://pangolin.example.net",
+                true,
+                "pangolin.example.net",
+                443,
+                "https://pangolin.example.net",
+            ),
+            (
+                "pangolin.example.net:8443",
+                true,
+                "pangolin.example.net",
+                8443,
+                "https://pangolin.example.net:8443",
+            ),
             ("http://127.0.0.1:80/api/v1", false, "127.0.0.1", 80, "http://127.0.0.1"),
             ("https://[2001:db8::1]:444/", true, "2001:db8::1", 444, "https://[2001:db8::1]:444"),
         ];

@@ -56,7 +56,8 @@ pub fn read_secret(path: &Path) -> Result<String, SecretFileError> {
     if metadata.mode() & 0o077 != 0 {
         return Err(SecretFileError::Open { path: path.to_owned(), mode: metadata.mode() & 0o777 });
     }
-    let text = if metadata.len() <= LENGTH_MAX { fs::read_to_string(path).map_err(io)? } else { String::new() };
+    let text =
+        if metadata.len() <= LENGTH_MAX { fs::read_to_string(path).map_err(io)? } else { String::new() };
     match text.trim() {
         "" => Err(SecretFileError::Length { path: path.to_owned() }),
         secret => Ok(secret.to_owned()),

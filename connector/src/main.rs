@@ -1,1 +1,46 @@
-fn main() {}
+//! `pangolin-connector`: arguments, log, signals.
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
+use pangolin_connector::options::{Arguments, LogFormat};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let matches = Arguments::command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    log(&arguments)?;
+    if matches.value_source("secret") == Some(ValueSource::CommandLine) {
+        tracing::warn!("other users of this host can read --secret; rather use --secret-file or NEWT_SECRET");
+    }
+    let options = arguments.resolve()?;
+    for endpoint in options.endpoints.iter().filter(|endpoint| !endpoint.tls) {
+        tracing::warn!(%endpoint, "the secret goes over the network in the clear; rather use https");
+    }
+    let shutdown = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let running = pangolin_connector::run(options, shutdown.clone());
+    let mut running = std::pin::pin!(running);
+    tokio::select! {
+        ended = &mut running => return Ok(ended?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("shutting down");
+    shutdown.cancel();
+    Ok(running.await?)
+}
+
+fn log(arguments: &Arguments) -> anyhow::Result<()> {
+    // Newt's names of the levels are in capitals.
+    let filter = EnvFilter::try_new(arguments.log_level.to_lowercase())
+        .with_context(|| format!("--log-level {:?}", arguments.log_level))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    Ok(())
+}

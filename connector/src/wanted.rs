@@ -68,7 +68,8 @@ impl Wanted {
                 self.set(&proxy_targets, health_check_targets, &mut complaints);
             }
             FromNode::Nodes(list) => self.nodes = nodes(list.nodes, &mut complaints),
-            FromNode::Pong(_) | FromNode::ExitNodes(_) | FromNode::HealthWanted(_) | FromNode::Refused(_) => {}
+            FromNode::Pong(_) | FromNode::ExitNodes(_) | FromNode::HealthWanted(_) | FromNode::Refused(_) => {
+            }
         }
         complaints
     }
@@ -290,7 +291,8 @@ mod tests {
 
     #[test]
     fn targets_that_make_no_sense_are_left_out_and_named() {
-        for text in ["", "40001", "40001:host", "x:host:1", "40001::80", "0:host:80", "1:host:0", "1:[::1:80"] {
+        for text in ["", "40001", "40001:host", "x:host:1", "40001::80", "0:host:80", "1:host:0", "1:[::1:80"]
+        {
             assert_eq!(parse_target(text), None, "{text}");
         }
         assert_eq!(parse_target("1:::1:80"), None, "an IPv6 address without brackets");

@@ -28,16 +28,16 @@ impl Verdict {
 
 /// The results in a row that lead to a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Streak {
+pub(super) struct Streak {
     /// The verdict so far.
-    pub verdict: Verdict,
+    pub(super) verdict: Verdict,
     passed: bool,
     length: u32,
 }
 
 impl Streak {
     /// Takes in the next result.
-    pub fn record(&mut self, passed: bool, check: &Check) {
+    pub(super) fn record(&mut self, passed: bool, check: &Check) {
         self.length = if self.passed == passed { self.length.saturating_add(1) } else { 1 };
         self.passed = passed;
         let (wanted, verdict) = if passed {

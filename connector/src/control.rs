@@ -1,0 +1,287 @@
+//! The control channel's loop: through one door after the other, and the conversation on an open socket.
+//!
+//! Tunnels and targets do not depend on it: what was wanted last stays wanted while the socket is away.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use pangolin_core::{Timestamp, record::TunnelKey};
+use pangolin_tunnel::control::messages::{
+    FromConnector, FromNode, HealthStatus, Nothing, Received, Register, TargetStatus, decode, decode_gzip,
+    encode, key_text,
+};
+use rand::seq::SliceRandom as _;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checks::{Health, Healths, Verdict},
+    dial::Tls,
+    endpoint::{Door, Endpoint, pause, round},
+    options::Secret,
+    sign_in::{Socket, sign_in},
+    wanted::Wanted,
+};
+
+/// Pings of the protocol, with the configuration version: what a Newt sends.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Pings of the WebSocket, so that a dead node is noticed soon.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// A node that has sent nothing for this long is dead: two probes went unanswered.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How often a registration is repeated until it is answered.
+const REGISTER_INTERVAL: Duration = Duration::from_secs(2);
+/// Changes of health within this time are told in one message.
+const HEALTH_DEBOUNCE: Duration = Duration::from_millis(100);
+/// A node that takes nothing for this long is dead.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the farewell may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A socket that stood for this long was a success, however it ended.
+const STOOD: Duration = Duration::from_secs(10);
+
+/// The part that keeps the control socket.
+pub(crate) struct Control {
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) id: String,
+    pub(crate) secret: Secret,
+    pub(crate) tls: Tls,
+    pub(crate) key: TunnelKey,
+    pub(crate) wanted: watch::Sender<Wanted>,
+    pub(crate) healths: watch::Receiver<Healths>,
+}
+
+/// How a conversation ended.
+enum End {
+    Shutdown,
+    Lost(String),
+}
+
+impl Control {
+    /// Runs until shut down; then says farewell.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let (mut last, mut lost): (Option<Endpoint>, Option<Door>) = (None, None);
+        let mut failed = 0;
+        let mut doors = Vec::new().into_iter();
+        loop {
+            let Some(door) = doors.next() else {
+                doors = self.doors(last.as_ref(), lost.as_ref()).into_iter();
+                continue;
+            };
+            let socket = sign_in(&door, &self.tls, &self.id, &self.secret);
+            let stood = match shutdown.run_until_cancelled(Box::pin(socket)).await {
+                None => return,
+                Some(Ok(socket)) => {
+                    tracing::info!(%door, "control socket open");
+                    let opened = Instant::now();
+                    let end = Conversation::new(&mut self, socket).hold(&shutdown).await;
+                    let End::Lost(reason) = end else { return };
+                    tracing::warn!(%door, reason, "control socket lost");
+                    last = Some(door.endpoint.clone());
+                    doors = self.doors(last.as_ref(), Some(&door)).into_iter();
+                    lost = Some(door);
+                    opened.elapsed() >= STOOD
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%door, %error, "no control socket");
+                    false
+                }
+            };
+            if stood {
+                // Another node takes over at once.
+                failed = 0;
+                continue;
+            }
+            if shutdown.run_until_cancelled(sleep(pause(failed, rand::random()))).await.is_none() {
+                return;
+            }
+            failed = failed.saturating_add(1);
+        }
+    }
+
+    fn doors(&self, last: Option<&Endpoint>, lost: Option<&Door>) -> Vec<Door> {
+        let mut learned: Vec<String> =
+            self.wanted.borrow().nodes.iter().map(|node| node.control.clone()).collect();
+        learned.shuffle(&mut rand::rng());
+        round(&self.endpoints, &learned, last, lost)
+    }
+}
+
+/// What is said on one socket.
+struct Conversation<'a> {
+    control: &'a mut Control,
+    socket: Socket,
+    /// Of the last registration; an answer to another one is not for us.
+    chain_id: String,
+    /// A registration was answered.
+    connected: bool,
+    /// The configuration version of the last message.
+    version: u64,
+    heard: Instant,
+}
+
+impl<'a> Conversation<'a> {
+    fn new(control: &'a mut Control, socket: Socket) -> Self {
+        let chain_id = format!("{:016x}", rand::random::<u64>());
+        Self { control, socket, chain_id, connected: false, version: 0, heard: Instant::now() }
+    }
+
+    async fn hold(mut self, shutdown: &CancellationToken) -> End {
+        tokio::select! {
+            reason = self.talk() => return End::Lost(reason),
+            () = shutdown.cancelled() => {}
+        }
+        let farewell = async {
+            if self.say(FromConnector::Disconnecting(Nothing {})).await.is_ok()
+                && self.socket.close(None).await.is_ok()
+            {
+                while self.socket.next().await.is_some_and(|frame| frame.is_ok()) {}
+            }
+        };
+        // If the node does not hear it, it notices by itself.
+        let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+        End::Shutdown
+    }
+
+    /// Talks until the socket is lost; returns why.
+    async fn talk(&mut self) -> String {
+        let mut ping = interval(PING_INTERVAL);
+        let mut probe = interval(PROBE_INTERVAL);
+        let mut register = interval(REGISTER_INTERVAL);
+        for timer in [&mut ping, &mut probe, &mut register] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        self.control.healths.mark_changed();
+        loop {
+            let connected = self.connected;
+            let said = tokio::select! {
+                frame = self.socket.next() => self.hear(frame).await,
+                _ = ping.tick() => {
+                    // Before the answer to the registration, which says everything, a version would only ask for it.
+                    self.say(FromConnector::Ping(Nothing {})).await
+                }
+                _ = probe.tick() => match self.heard.elapsed() > SILENCE_MAX {
+                    true => Err("the node does not answer".to_owned()),
+                    false => self.send(Message::Ping(Bytes::new())).await,
+                },
+                _ = register.tick(), if !connected => self.register().await,
+                changed = self.control.healths.changed(), if connected => match changed {
+                    Ok(()) => {
+                        sleep(HEALTH_DEBOUNCE).await;
+                        self.tell_health().await
+                    }
+                    Err(_) => Err("the checks have ended".to_owned()),
+                },
+            };
+            if let Err(reason) = said {
+                return reason;
+            }
+        }
+    }
+
+    async fn hear(&mut self, frame: Option<Result<Message, WsError>>) -> Result<(), String> {
+        let message = match frame {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return Err(error.to_string()),
+            None => return Err("the node is gone".into()),
+        };
+        self.heard = Instant::now();
+        let received = match &message {
+            Message::Text(text) => decode::<FromNode>(text.as_bytes()),
+            Message::Binary(bytes) => decode_gzip(bytes),
+            Message::Close(Some(frame)) => return Err(format!("closed by the node: {}", frame.reason)),
+            Message::Close(None) => return Err("closed by the node".into()),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
+        };
+        match received {
+            Ok(Received::Known(message, version)) => {
+                self.version = version;
+                self.take(message).await
+            }
+            Ok(Received::Unknown(kind)) => {
+                tracing::debug!(kind, "message ignored");
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn take(&mut self, message: FromNode) -> Result<(), String> {
+        match &message {
+            FromNode::Connect(connect) => {
+                if !connect.chain_id.is_empty() && connect.chain_id != self.chain_id {
+                    return Ok(());
+                }
+                self.connected = true;
+            }
+            FromNode::Refused(refused) => {
+                tracing::warn!(reason = refused.reason, "the registration was refused; it is repeated");
+            }
+            FromNode::Terminate(_) => tracing::warn!("the cluster has taken the tunnels of this site down"),
+            FromNode::HealthWanted(_) => return self.tell_health().await,
+            _ => {}
+        }
+        self.control.wanted.send_if_modified(|wanted| {
+            let before = wanted.clone();
+            for complaint in wanted.take(message) {
+                tracing::warn!(complaint, "a message makes no sense in part");
+            }
+            *wanted != before
+        });
+        Ok(())
+    }
+
+    async fn register(&mut self) -> Result<(), String> {
+        let register = Register {
+            public_key: key_text(self.control.key),
+            newt_version: env!("CARGO_PKG_VERSION").into(),
+            backwards_compatible: false,
+            multi_homed: true,
+            chain_id: self.chain_id.clone(),
+        };
+        self.say(FromConnector::Register(register)).await
+    }
+
+    async fn tell_health(&mut self) -> Result<(), String> {
+        let targets = statuses(&self.control.healths.borrow_and_update());
+        if targets.is_empty() {
+            return Ok(());
+        }
+        self.say(FromConnector::HealthStatus(HealthStatus { targets })).await
+    }
+
+    async fn say(&mut self, message: FromConnector) -> Result<(), String> {
+        let version = if self.connected { self.version } else { 0 };
+        self.send(Message::text(encode(&message, version))).await
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), String> {
+        match timeout(WRITE_TIMEOUT, self.socket.send(message)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err("the node takes nothing any more".into()),
+        }
+    }
+}
+
+fn statuses(healths: &Healths) -> BTreeMap<String, TargetStatus> {
+    let status = |health: &Health| TargetStatus {
+        status: health.verdict.name().into(),
+        last_check: rfc3339(health.checked),
+        check_count: health.count,
+        last_error: if health.verdict == Verdict::Healthy { String::new() } else { health.error.clone() },
+    };
+    healths.iter().map(|(id, health)| (id.to_string(), status(health))).collect()
+}
+
+fn rfc3339(at: Timestamp) -> String {
+    let seconds = i64::try_from(at.0 / 1000).unwrap_or_default();
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,321 @@
+//! What the connector is told at its start: arguments, environment and file made into one total type.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Parser, ValueEnum};
+use serde::Deserialize;
+
+use crate::{
+    dial::{Tls, TrustError},
+    endpoint::{Endpoint, EndpointError},
+    key::{SecretFileError, read_secret, stable_key},
+};
+use pangolin_tunnel::{DEFAULT_MTU, SecretKey};
+
+/// Most nodes to have tunnels to, unless said otherwise: the home and two that stand by.
+const TUNNELS_DEFAULT: usize = 3;
+/// More tunnels than that would only cost the nodes probes.
+const TUNNELS_MAX: usize = 16;
+
+/// Connects a private network to a Pangolin cluster. Needs no root.
+#[derive(Debug, Parser)]
+#[command(name = "pangolin-connector", version)]
+pub struct Arguments {
+    /// Configuration file (TOML, the names below with underscores)
+    #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    #[command(flatten)]
+    site: SiteArguments,
+    #[command(flatten)]
+    tunnels: TunnelArguments,
+    /// Least severe messages to log: error, warn, info, debug, trace, or a filter
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// How messages are written
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+struct SiteArguments {
+    /// Id of the site's connector
+    #[arg(long, env = "NEWT_ID")]
+    id: Option<String>,
+    /// Its secret; other users can read arguments, so rather use --secret-file or the environment
+    #[arg(long, env = "NEWT_SECRET", hide_env_values = true, conflicts_with = "secret_file")]
+    secret: Option<Secret>,
+    /// File with the secret, readable by its owner only
+    #[arg(long, env = "NEWT_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Where the cluster is reached: https://host[:port]; repeatable, or separated by commas
+    #[arg(long, env = "PANGOLIN_ENDPOINT", value_delimiter = ',', value_name = "URL")]
+    endpoint: Vec<String>,
+    /// Certificates to trust in addition to the system's (PEM)
+    #[arg(long, env = "PANGOLIN_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct TunnelArguments {
+    /// Most nodes to keep tunnels to [default: 3]
+    #[arg(long, env = "PANGOLIN_TUNNELS", value_name = "N")]
+    tunnels: Option<usize>,
+    /// File with the WireGuard key, made when it is missing; without it, every start has a new key
+    #[arg(long, env = "PANGOLIN_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Largest packet inside the tunnels [default: 1280]
+    #[arg(long, env = "MTU", value_name = "BYTES")]
+    mtu: Option<u16>,
+    /// File that exists while a tunnel is alive
+    #[arg(long, env = "HEALTH_FILE", value_name = "FILE")]
+    health_file: Option<PathBuf>,
+}
+
+/// How messages are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
+/// The same from a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    id: Option<String>,
+    secret: Option<Secret>,
+    secret_file: Option<PathBuf>,
+    #[serde(default)]
+    endpoint: OneOrMore,
+    ca_file: Option<PathBuf>,
+    tunnels: Option<usize>,
+    key_file: Option<PathBuf>,
+    mtu: Option<u16>,
+    health_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl Default for OneOrMore {
+    fn default() -> Self {
+        Self::More(Vec::new())
+    }
+}
+
+impl OneOrMore {
+    fn all(self) -> Vec<String> {
+        match self {
+            Self::One(text) => text.split(',').map(|text| text.trim().to_owned()).collect(),
+            Self::More(texts) => texts,
+        }
+    }
+}
+
+/// A text that is not printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What was said at the start does not do.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// Something necessary is missing.
+    #[error("{what} is missing; give {how}")]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// How to give it.
+        how: &'static str,
+    },
+    /// An endpoint is not one.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not as it should be.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<toml::de::Error>,
+    },
+    /// The secret or the key cannot be had.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
+    /// The certificates to trust cannot be had.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A number is out of range.
+    #[error("--tunnels {0}: a number from 1 to {TUNNELS_MAX}")]
+    Tunnels(usize),
+}
+
+/// All that the connector needs to know.
+pub struct Options {
+    /// Id of the site's connector.
+    pub id: String,
+    /// Its secret.
+    pub secret: Secret,
+    /// Where the cluster is reached; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How TLS is spoken.
+    pub tls: Tls,
+    /// Most nodes to have tunnels to.
+    pub tunnels: usize,
+    /// The WireGuard key.
+    pub key: SecretKey,
+    /// Largest packet inside the tunnels.
+    pub mtu: u16,
+    /// File that exists while a tunnel is alive.
+    pub health_file: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Fills in what the file says and reads what the files hold. Arguments and environment go before the file.
+    ///
+    /// # Errors
+    /// [`OptionsError`] if something is missing, wrong, or cannot be read.
+    pub fn resolve(self) -> Result<Options, OptionsError> {
+        let file = self.config_file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let (site, tunnels) = (self.site, self.tunnels);
+        let secret = match (site.secret, site.secret_file) {
+            (Some(secret), _) => Some(secret),
+            (None, Some(path)) => Some(Secret(read_secret(&path)?)),
+            (None, None) => match (file.secret, file.secret_file) {
+                (Some(secret), _) => Some(secret),
+                (None, path) => path.as_deref().map(read_secret).transpose()?.map(Secret),
+            },
+        };
+        let given = if site.endpoint.is_empty() { file.endpoint.all() } else { site.endpoint };
+        let endpoints = given.iter().map(|text| text.trim().parse()).collect::<Result<Vec<Endpoint>, _>>()?;
+        let missing = |what, how| OptionsError::Missing { what, how };
+        if endpoints.is_empty() {
+            return Err(missing("the endpoint", "--endpoint or PANGOLIN_ENDPOINT"));
+        }
+        let most = tunnels.tunnels.or(file.tunnels).unwrap_or(TUNNELS_DEFAULT);
+        if !(1..=TUNNELS_MAX).contains(&most) {
+            return Err(OptionsError::Tunnels(most));
+        }
+        let key = match tunnels.key_file.or(file.key_file) {
+            Some(path) => stable_key(&path)?,
+            None => SecretKey::generate(),
+        };
+        Ok(Options {
+            id: site.id.or(file.id).ok_or(missing("the id", "--id or NEWT_ID"))?,
+            secret: secret.ok_or(missing("the secret", "--secret-file or NEWT_SECRET"))?,
+            endpoints,
+            tls: Tls::new(site.ca_file.or(file.ca_file).as_deref())?,
+            tunnels: most,
+            key,
+            mtu: tunnels.mtu.or(file.mtu).unwrap_or(DEFAULT_MTU),
+            health_file: tunnels.health_file.or(file.health_file),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File, OptionsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| OptionsError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|source| OptionsError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    fn resolve(arguments: &[&str]) -> Result<Options, OptionsError> {
+        let arguments = ["pangolin-connector"].iter().chain(arguments);
+        Arguments::try_parse_from(arguments).unwrap().resolve()
+    }
+
+    #[test]
+    fn the_names_of_newt_are_understood() {
+        let arguments =
+            ["--id", "k3v", "--secret", "s3cret", "--endpoint", "https://a.example,https://b.example:8443"];
+        let options = resolve(&arguments).unwrap();
+        assert_eq!((options.id.as_str(), options.secret.expose()), ("k3v", "s3cret"));
+        assert_eq!(options.endpoints[1].to_string(), "https://b.example:8443");
+        assert_eq!((options.tunnels, options.mtu), (3, 1280));
+        assert_eq!(format!("{:?}", options.secret), "Secret(…)");
+    }
+
+    #[test]
+    fn the_file_fills_in_what_arguments_leave_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(path("secret"), "from the file\n").unwrap();
+        fs::set_permissions(path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+        let text = format!(
+            "id = 'file'\nsecret_file = '{}'\nendpoint = ['a.example', 'b.example']\ntunnels = 2\nkey_file = '{}'\n",
+            path("secret"),
+            path("key")
+        );
+        fs::write(path("config"), text).unwrap();
+        let arguments = ["--config-file", &path("config"), "--id", "argument"];
+        let options = resolve(&arguments).unwrap();
+        assert_eq!((options.id.as_str(), options.secret.expose()), ("argument", "from the file"));
+        assert_eq!((options.endpoints.len(), options.tunnels), (2, 2));
+        assert_eq!(resolve(&arguments).unwrap().key.public(), options.key.public());
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config").display().to_string();
+        fs::write(&config, "secrets = 'x'").unwrap();
+        let all = ["--id", "k3v", "--secret", "s", "--endpoint", "a.example"];
+        let cases: [(&[&str], &str); 6] = [
+            (&all[..4], "endpoint is missing"),
+            (&all[2..], "id is missing"),
+            (&["--id", "k3v", "--endpoint", "a.example"], "--secret-file"),
+            (&["--id", "k3v", "--secret", "s", "--endpoint", "ftp://a"], "not of the form"),
+            (&["--config-file", &config], "unknown field"),
+            (&["--id", "k", "--secret", "s", "--endpoint", "a", "--tunnels", "0"], "1 to 16"),
+        ];
+        for (arguments, expected) in cases {
+            let error = resolve(arguments).err().expect(expected).to_string();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Through a door: a session token, and a WebSocket opened with it.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use pangolin_tunnel::control::{SOCKET_PATH, TOKEN_PATH, messages::NODE_MESSAGE_MAX};
+use serde::Deserialize;
+use tokio::time::timeout;
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        Error as WsError, client::IntoClientRequest as _, handshake::client::Request as WsRequest,
+        protocol::WebSocketConfig,
+    },
+};
+
+use crate::{
+    dial::{BoxConnection, Tls, tcp},
+    endpoint::Door,
+    options::Secret,
+};
+
+/// What a node gets for each of connection, token and socket. One that is well answers within a few round trips.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer with a token.
+const ANSWER_MAX: usize = 64 << 10;
+
+/// The control socket.
+pub(crate) type Socket = WebSocketStream<BoxConnection>;
+
+/// No control socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignInError {
+    #[error("{step}: {source}")]
+    Connection { step: &'static str, source: io::Error },
+    #[error("{0}: no answer in time")]
+    Late(&'static str),
+    #[error("sign-in: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("the sign-in was refused with {status}: {message}")]
+    Refused { status: StatusCode, message: String },
+    #[error("the answer to the sign-in is not one: {0}")]
+    Answer(String),
+    #[error("the control socket was not opened: {0}")]
+    Socket(#[source] Box<WsError>),
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    data: Option<Token>,
+    #[serde(default)]
+    success: bool,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+}
+
+/// Signs in through `door` and opens the control socket.
+///
+/// # Errors
+/// [`SignInError`] at the first step that fails.
+pub(crate) async fn sign_in(
+    door: &Door,
+    tls: &Tls,
+    id: &str,
+    secret: &Secret,
+) -> Result<Socket, SignInError> {
+    let token = within("sign-in", token(connect(door, tls).await?, door, id, secret)).await??;
+    let request = socket_request(door, &token)?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(NODE_MESSAGE_MAX))
+        .max_frame_size(Some(NODE_MESSAGE_MAX));
+    let opened = client_async_with_config(request, connect(door, tls).await?, Some(config));
+    let (socket, _) =
+        within("control socket", opened).await?.map_err(|error| SignInError::Socket(Box::new(error)))?;
+    Ok(socket)
+}
+
+async fn within<T>(step: &'static str, future: impl Future<Output = T>) -> Result<T, SignInError> {
+    timeout(STEP_TIMEOUT, Box::pin(future)).await.map_err(|_| SignInError::Late(step))
+}
+
+async fn connect(door: &Door, tls: &Tls) -> Result<BoxConnection, SignInError> {
+    let (host, port) = door.place();
+    let stream =
+        tcp(host, port).await.map_err(|source| SignInError::Connection { step: "connection", source })?;
+    if !door.endpoint.tls {
+        return Ok(Box::new(stream));
+    }
+    // The certificate has to be that of the configured name, wherever the connection goes.
+    let secured = within("TLS", tls.verified(stream, &door.endpoint.host)).await?;
+    secured.map_err(|source| SignInError::Connection { step: "TLS", source })
+}
+
+async fn token(
+    connection: BoxConnection,
+    door: &Door,
+    id: &str,
+    secret: &Secret,
+) -> Result<String, SignInError> {
+    let body = serde_json::json!({ "newtId": id, "secret": secret.expose() }).to_string();
+    let request = Request::post(TOKEN_PATH)
+        .header(header::HOST, door.endpoint.authority())
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::USER_AGENT, concat!("pangolin-connector/", env!("CARGO_PKG_VERSION")))
+        .header("x-csrf-token", "x-csrf-protection")
+        .body(Full::<Bytes>::from(body))
+        .map_err(|error| SignInError::Answer(error.to_string()))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
+    let exchange = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+        let body = body.map_err(|error| SignInError::Answer(error.to_string()))?.to_bytes();
+        read_answer(status, &body)
+    };
+    // The connection ends when the exchange has: nothing else holds it.
+    let (answer, _) = tokio::join!(exchange, connection);
+    answer
+}
+
+fn read_answer(status: StatusCode, body: &[u8]) -> Result<String, SignInError> {
+    let answer: Result<Answer, _> = serde_json::from_slice(body);
+    match answer {
+        Ok(Answer { data: Some(Token { token }), success: true, .. })
+            if status == StatusCode::OK && !token.is_empty() =>
+        {
+            Ok(token)
+        }
+        Ok(Answer { message, .. }) => Err(SignInError::Refused { status, message }),
+        Err(_) if status != StatusCode::OK => {
+            Err(SignInError::Refused { status, message: "without a reason".into() })
+        }
+        Err(error) => Err(SignInError::Answer(error.to_string())),
+    }
+}
+
+fn socket_request(door: &Door, token: &str) -> Result<WsRequest, SignInError> {
+    let scheme = if door.endpoint.tls { "wss" } else { "ws" };
+    let authority = door.endpoint.authority();
+    format!("{scheme}://{authority}{SOCKET_PATH}?clientType=newt&token={token}")
+        .into_client_request()
+        .map_err(|error| SignInError::Socket(Box::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_as_the_protocol_has_them() {
+        let good = br#"{"data":{"token":"t0k3n","serverVersion":"1"},"success":true,"status":200}"#;
+        assert_eq!(read_answer(StatusCode::OK, good).unwrap(), "t0k3n");
+        assert!(read_answer(StatusCode::CREATED, good).is_err(), "only 200 is a success");
+        let refused = br#"{"data":null,"success":false,"error":true,"message":"Secret is incorrect"}"#;
+        let error = read_answer(StatusCode::BAD_REQUEST, refused).unwrap_err().to_string();
+        assert!(error.contains("400") && error.contains("Secret is incorrect"), "{error}");
+        let page = read_answer(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err().to_string();
+        assert!(page.contains("502"), "{page}");
+        assert!(matches!(read_answer(StatusCode::OK, b"<html>"), Err(SignInError::Answer(_))));
+    }
+}
