@@ -3,7 +3,8 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::time::{Sleep, sleep};
 
 use crate::{connection::Activity, pool::Lease};
 
@@ -158,10 +160,52 @@ impl Drop for RunningRequest {
     }
 }
 
+/// A client's request body, which may not stop for long.
+pub(crate) struct ClientBody {
+    body: Incoming,
+    /// None: it may.
+    patience: Option<Duration>,
+    /// Runs while the next piece is waited for.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientBody {
+    pub(crate) fn new(body: Incoming, patience: Option<Duration>) -> Self {
+        Self { body, patience, waiting: None }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.waiting = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let Some(patience) = this.patience else { return Poll::Pending };
+        ready!(this.waiting.get_or_insert_with(|| Box::pin(sleep(patience))).as_mut().poll(cx));
+        Poll::Ready(Some(Err("the client has stopped sending".into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// The body of a request to a target.
 pub(crate) enum UpstreamBody {
     Empty,
-    Once(Incoming),
+    Once(ClientBody),
     Replay(ReplayReader),
 }
 
@@ -175,7 +219,7 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
-            Self::Once(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Once(body) => Pin::new(body).poll_frame(cx),
             Self::Replay(reader) => reader.poll_frame(cx),
         }
     }
@@ -199,7 +243,7 @@ impl Body for UpstreamBody {
 
 /// A request body that can be sent again: it flows through without waiting, and what has flowed is kept up to
 /// [`REPLAY_MAX`].
-pub(crate) struct Replay(Arc<Mutex<Recording<Incoming>>>);
+pub(crate) struct Replay(Arc<Mutex<Recording<ClientBody>>>);
 
 struct Recording<B> {
     source: B,
@@ -216,7 +260,7 @@ struct Recording<B> {
 }
 
 impl Replay {
-    pub(crate) fn new(source: Incoming) -> Self {
+    pub(crate) fn new(source: ClientBody) -> Self {
         Self(Arc::new(Mutex::new(Recording::new(source))))
     }
 
@@ -289,7 +333,7 @@ impl<B: Body<Data = Bytes> + Unpin> Recording<B> {
 }
 
 pub(crate) struct ReplayReader {
-    recording: Arc<Mutex<Recording<Incoming>>>,
+    recording: Arc<Mutex<Recording<ClientBody>>>,
     number: u64,
     /// Frames read, as long as all are kept.
     next: usize,
@@ -309,7 +353,7 @@ impl ReplayReader {
                 *length = length.saturating_sub(data.len() as u64);
             }
         }
-        polled.map_err(Into::into)
+        polled
     }
 }
 

@@ -35,6 +35,9 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Without any request on a connection. Default 75 s: longer than browsers keep connections for reuse.
     pub idle_timeout: Duration,
+    /// Between two pieces of an HTTP/1 request body: a client that stops sending must not hold a target's connection.
+    /// Default 60 s. HTTP/2 streams may be silent, as those of gRPC are; dead connections show by their pings.
+    pub body_timeout: Duration,
     /// HTTP/2 requests at once on one connection. Default 128.
     pub streams_per_connection: u32,
     /// Until the first byte of a target's response. Default 60 s; connections that break are noticed at once.
@@ -53,6 +56,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
             streams_per_connection: 128,
             response_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),

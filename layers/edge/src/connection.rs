@@ -7,11 +7,14 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 /// No byte of a next request has come.
 const NOTHING: u64 = u64::MAX;
@@ -91,15 +94,27 @@ impl Activity {
     }
 }
 
-/// A client stream that tells its [`Activity`] when bytes come.
+/// After the last answer, unread bytes of the client are read for so long and so many before the socket is closed.
+/// Closing over unread bytes makes the kernel send a reset, which can overtake the answer (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A client stream that tells its [`Activity`] when bytes come, and lingers on close.
 pub(crate) struct Watched<T> {
     io: T,
     activity: Arc<Activity>,
+    linger: Option<Linger>,
+}
+
+/// Our side has said that it is done.
+struct Linger {
+    until: Pin<Box<Sleep>>,
+    bytes: usize,
 }
 
 impl<T> Watched<T> {
     pub(crate) fn new(io: T, activity: Arc<Activity>) -> Self {
-        Self { io, activity }
+        Self { io, activity, linger: None }
     }
 }
 
@@ -118,7 +133,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -128,7 +143,21 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        }
+        let linger = this.linger.get_or_insert_with(|| Linger { until: Box::pin(sleep(LINGER)), bytes: 0 });
+        let mut buffer = [0; 4096];
+        while linger.bytes < LINGER_BYTES {
+            let mut buffer = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut this.io).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => linger.bytes += buffer.filled().len(),
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return linger.until.as_mut().poll(cx).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(

@@ -48,6 +48,11 @@ pub(crate) const LATE: Page = Page {
     title: "The service did not answer in time",
     text: "The service behind this address took the request but sent no response.",
 };
+pub(crate) const NO_BODY: Page = Page {
+    status: StatusCode::REQUEST_TIMEOUT,
+    title: "The request did not arrive",
+    text: "The rest of the request was not sent in time.",
+};
 pub(crate) const NO_UPGRADE: Page = Page {
     status: StatusCode::BAD_GATEWAY,
     title: "The service speaks HTTP/2 only",

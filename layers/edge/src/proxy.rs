@@ -1,6 +1,9 @@
 //! One request, from the edge to a target and back.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
@@ -11,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::{
     balance::choose,
-    body::{EdgeBody, Replay, UpstreamBody},
+    body::{ClientBody, EdgeBody, Replay, UpstreamBody},
     counters::bump,
     edge::World,
     headers::{self, ClientFields},
@@ -46,7 +49,7 @@ pub(crate) async fn forward(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| {
         request.version() == Version::HTTP_11 && headers::wanted_upgrade(request.headers()).is_some()
     });
-    let mut outgoing = Outgoing::new(request, &asker, upgrade.is_some());
+    let mut outgoing = Outgoing::new(request, &asker, upgrade.is_some(), world.limits.body_timeout);
     let turn = route.turn();
     let mut tries = Tries::default();
     loop {
@@ -66,6 +69,7 @@ pub(crate) async fn forward(
                     return finish(world, response, lease, upgrade, asker.permit);
                 }
                 Exchange::Late => return Err(page::LATE),
+                Exchange::NoBody => return Err(page::NO_BODY),
                 Exchange::Broken { via, reused } => {
                     let failure = Failure { target: index, via, reused };
                     let next = tries.way_failed(Instant::now(), failure, world.connector.own_node());
@@ -110,8 +114,13 @@ async fn acquire(
 
 enum Exchange {
     Answered(Response<Incoming>, Lease),
-    Broken { via: crate::dial::Via, reused: bool },
+    Broken {
+        via: crate::dial::Via,
+        reused: bool,
+    },
     Late,
+    /// The client did not send all of its request.
+    NoBody,
 }
 
 /// Sends the request and waits for the head of the response, or until the way is known to be lost.
@@ -136,6 +145,8 @@ async fn exchange(world: &World, mut lease: Lease, outgoing: &mut Outgoing, prot
     let (via, reused) = (lease.link.via, lease.reused);
     match sent {
         Some(Ok(response)) => return Exchange::Answered(response, lease),
+        // The only thing of ours that can fail in there is the body.
+        Some(Err(error)) if error.error().is_user() => return Exchange::NoBody,
         Some(Err(mut error)) => {
             tracing::debug!(%via, reused, error = %error.error(), "connection broke before a response");
             if let Some(request) = error.take_message() {
@@ -194,12 +205,14 @@ enum OutgoingBody {
     /// Idempotent: may be sent again (RFC 9110 §9.2.2).
     Replay(Replay),
     /// May be sent again only if it has come back unsent.
-    Once(Option<Incoming>),
+    Once(Option<ClientBody>),
 }
 
 impl Outgoing {
-    fn new(request: Request<Incoming>, asker: &Asker<'_>, upgrade: bool) -> Self {
+    fn new(request: Request<Incoming>, asker: &Asker<'_>, upgrade: bool, body_timeout: Duration) -> Self {
         let (head, body) = request.into_parts();
+        let patience = (head.version != Version::HTTP_2).then_some(body_timeout);
+        let body = ClientBody::new(body, patience);
         let mut headers = head.headers;
         let protocol = upgrade.then(|| headers::wanted_upgrade(&headers)).flatten();
         headers::clean_request(&mut headers, protocol);

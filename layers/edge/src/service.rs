@@ -126,8 +126,8 @@ fn http1_builder(world: &World) -> http1::Builder {
         // The connection's own clock tells a slow head from an idle connection; hyper's does not.
         .header_read_timeout(None)
         .max_header_size(world.limits.header_bytes)
-        .max_buf_size(world.limits.header_bytes.max(BUFFER))
-        .pipeline_flush(true);
+        // No `pipeline_flush`: with unread bytes in its buffer hyper would close before it has sent the answer.
+        .max_buf_size(world.limits.header_bytes.max(BUFFER));
     if world.limits.header_count != 100 {
         // hyper's own limit is 100 and costs nothing; any other costs an allocation per request.
         builder.max_headers(world.limits.header_count);

@@ -81,18 +81,18 @@ impl Tries {
         targets: usize,
         unreachable: Duration,
     ) -> Next {
-        let over = self.is_over(now);
+        if self.is_over(now) {
+            return Next::GiveUp;
+        }
+        if !self.exclude.is_empty() {
+            // Better through a node that has just failed than not at all.
+            self.exclude.clear();
+            return Next::Again;
+        }
         if !self.failed.contains(&target) {
             self.failed.push(target);
         }
-        if over {
-            Next::GiveUp
-        } else if self.failed.len() < targets {
-            Next::Again
-        } else if !self.exclude.is_empty() {
-            // Better a node that has just failed than none.
-            self.exclude.clear();
-            self.failed.clear();
+        if self.failed.len() < targets {
             Next::Again
         } else if unreachable >= PATH_WAIT {
             Next::GiveUp
@@ -147,15 +147,15 @@ mod tests {
     }
 
     #[test]
-    fn without_a_way_other_targets_come_first_then_failed_nodes_then_waiting() {
+    fn without_a_way_failed_nodes_come_first_then_other_targets_then_waiting() {
         let now = Instant::now();
         let mut tries = Tries { exclude: vec![NodeId(2)], ..Tries::default() };
         assert_eq!(tries.no_path(now, 0, 2, Duration::ZERO), Next::Again);
-        assert_eq!(tries.exclude, [NodeId(2)]);
-        assert_eq!(tries.no_path(now, 1, 2, Duration::ZERO), Next::Again);
-        assert!(tries.exclude.is_empty());
+        assert!(tries.exclude.is_empty() && tries.failed.is_empty());
         assert_eq!(tries.no_path(now, 0, 2, Duration::ZERO), Next::Again);
+        assert_eq!(tries.failed, [0]);
         assert_eq!(tries.no_path(now, 1, 2, Duration::ZERO), Next::After(PATH_POLL));
+        assert!(tries.failed.is_empty());
         tries.no_path(now, 0, 2, PATH_WAIT);
         assert_eq!(tries.no_path(now, 1, 2, PATH_WAIT), Next::GiveUp);
     }
