@@ -17,7 +17,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use pangolin_core::{NodeId, observation::TargetHealth, plan::RouteTarget};
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -103,6 +103,8 @@ pub(crate) struct TargetPool {
     /// Held while an HTTP/2 connection is opened, so that a burst of requests opens one.
     opening: tokio::sync::Mutex<()>,
     outage: Mutex<Option<Outage>>,
+    /// The way lost last: dials that are under way start anew, since they may be waiting on it.
+    lost: watch::Sender<Via>,
 }
 
 /// No way to the target was found.
@@ -128,6 +130,7 @@ impl TargetPool {
             links: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             outage: Mutex::default(),
+            lost: watch::Sender::new(Via::Local),
         }
     }
 
@@ -177,8 +180,13 @@ impl TargetPool {
         if self.open.load(Relaxed) >= OPEN_MAX {
             return Err(AcquireError::Busy);
         }
-        let Dialed { io, via } =
-            connector.open(&self.target, protocol, exclude).await.map_err(AcquireError::Dial)?;
+        let mut lost = self.lost.subscribe();
+        let dialed = tokio::select! {
+            biased;
+            dialed = connector.open(&self.target, protocol, exclude) => dialed,
+            Ok(()) = lost.changed() => Err(DialError::at(*lost.borrow(), "the way was lost meanwhile")),
+        };
+        let Dialed { io, via } = dialed.map_err(AcquireError::Dial)?;
         *self.outage.lock() = None;
         self.open.fetch_add(1, Relaxed);
         let link = Arc::new(Link {
@@ -315,6 +323,7 @@ impl TargetPool {
         for link in self.links.lock().iter().filter_map(Weak::upgrade).filter(|link| link.via == via) {
             link.lost.cancel();
         }
+        self.lost.send_replace(via);
     }
 
     /// The target is gone: nothing waits here any more. Requests that run end by themselves.

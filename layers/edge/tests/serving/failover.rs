@@ -16,7 +16,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::lab::{Lab, Speaks, Target, empty, full, until};
+use crate::lab::{Lab, SILENT, Speaks, Target, empty, full, until};
 
 const HOST: &str = "app.test.example";
 const A: Via = Via::Relay(NodeId(2));
@@ -76,6 +76,21 @@ async fn a_request_waiting_on_a_suspect_node_moves_at_once() {
         two.go.notify_one();
         assert_eq!(asking.await.expect("an answer").text(), "b", "{via}, {h2c}");
     }
+}
+
+#[tokio::test]
+async fn a_request_still_dialing_a_suspect_node_moves_at_once() {
+    let target = Target::start("b", Speaks::Http1).await;
+    let mut lab = Lab::start();
+    lab.publish(HOST, Method::Http, 1, &[&[(A, SILENT), (B, target.address)]]);
+    let mut client = lab.http1(HOST).await;
+    let request = client.request("POST", "/", full("abc"));
+    let asking = tokio::spawn(async move { client.ask(request).await });
+    until("it is dialing", || lab.dialer.dials.load(Relaxed) == 1).await;
+    let start = Instant::now();
+    lab.edge.forget_via(NodeId(2));
+    assert_eq!(asking.await.expect("an answer").header("x-target"), "b");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

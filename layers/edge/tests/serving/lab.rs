@@ -204,6 +204,9 @@ async fn respond(
 
 // --- ways ------------------------------------------------------------------------------------------------------
 
+/// A target whose way answers nothing at all.
+pub(crate) const SILENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// One way to a target; it can be cut, which resets what runs on it.
 #[derive(Clone)]
 pub(crate) struct Way {
@@ -249,6 +252,9 @@ impl Dialer for TestDialer {
             };
             if cut.is_cancelled() {
                 return Err(DialError::at(via, "cut"));
+            }
+            if to == SILENT {
+                std::future::pending::<()>().await;
             }
             let mut stream = TcpStream::connect(to).await.map_err(|e| DialError::at(via, e.to_string()))?;
             let (near, mut far) = tokio::io::duplex(64 * 1024);
