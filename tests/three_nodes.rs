@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Within this time a write that cannot be done has to be refused.
 const REFUSAL_MAX: Duration = Duration::from_secs(2);
 
+/// Three nodes keep a small machine busy, and one that is too busy holds elections: one story at a time.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn three_nodes() -> Cluster {
     let options = Options::of_a_test().expect("addresses and ports");
     Cluster::start(options).await.expect("a cluster of three nodes")
@@ -80,6 +83,7 @@ fn no_panic_in(cluster: &Cluster) {
 
 #[tokio::test]
 async fn a_site_is_served_through_every_node_and_goes_on_while_one_dies() {
+    let _turn = TURN.lock().await;
     let (mut cluster, site, https) = with_site(None).await;
 
     for node in &cluster.nodes {
@@ -172,6 +176,7 @@ async fn plain_http_redirects(at: &SocketAddr, host: &str) {
 
 #[tokio::test]
 async fn every_acknowledged_write_outlives_the_kill_of_all_nodes_at_once() {
+    let _turn = TURN.lock().await;
     let (mut cluster, site, https) = with_site(None).await;
 
     // Writers through every node, each waiting for its answer before the next write.
@@ -242,6 +247,7 @@ async fn all_orgs(client: &Client) -> std::collections::BTreeSet<String> {
 
 #[tokio::test]
 async fn a_node_cut_off_from_the_others_goes_on_serving_and_says_that_it_cannot_write() {
+    let _turn = TURN.lock().await;
     let (mut cluster, site, https) = with_site(None).await;
 
     // Once as the leader that lost its followers, once as a follower that lost its leader.
@@ -288,6 +294,7 @@ async fn a_node_cut_off_from_the_others_goes_on_serving_and_says_that_it_cannot_
 
 #[tokio::test]
 async fn nodes_come_and_go_and_every_node_tells_the_same() {
+    let _turn = TURN.lock().await;
     let mut cluster = three_nodes().await;
 
     let views = |cluster: &Cluster| {
@@ -341,6 +348,7 @@ async fn nodes_come_and_go_and_every_node_tells_the_same() {
 
 #[tokio::test]
 async fn a_planned_stop_hands_leadership_over_and_disturbs_nobody() {
+    let _turn = TURN.lock().await;
     let (mut cluster, site, https) = with_site(None).await;
     make_leader(&cluster, 1).await;
     let prober = Prober::start(https.clone(), cluster.nodes[0].https(), &site.host);
