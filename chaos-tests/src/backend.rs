@@ -35,6 +35,10 @@ const WAIT_MAX: u64 = 60_000;
 pub async fn serve(listen: SocketAddr, name: String) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     announce(listener.local_addr()?);
+    accept(listener, name).await
+}
+
+async fn accept(listener: TcpListener, name: String) -> Result<()> {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
@@ -122,4 +126,47 @@ fn echo(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
         }
     });
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A backend on a port of its own, for as long as the test runs.
+    async fn backend() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let at = listener.local_addr().expect("an address");
+        tokio::spawn(accept(listener, "sample".to_owned()));
+        at
+    }
+
+    async fn get(at: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(at).await.expect("connected");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Word: yes\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    }
+
+    #[tokio::test]
+    async fn it_says_who_it_is_and_what_arrived() {
+        let at = backend().await;
+        let hello = get(at, "/").await;
+        assert!(hello.contains("x-backend: sample") && hello.ends_with("hello from sample\n"), "{hello}");
+        assert!(get(at, "/headers").await.contains(r#""x-word":"yes""#));
+        assert!(get(at, "/bytes?1000").await.ends_with(&"x".repeat(1000)));
+        assert!(get(at, "/wait?1").await.ends_with("late\n"));
+    }
+
+    #[tokio::test]
+    async fn a_websocket_is_an_echo() {
+        let stream = tokio::net::TcpStream::connect(backend().await).await.expect("connected");
+        let (mut socket, _) = tokio_tungstenite::client_async("ws://a/", stream).await.expect("opened");
+        socket.send("a word".into()).await.expect("sent");
+        let answer = socket.next().await.expect("an answer").expect("a message");
+        assert_eq!(answer.into_text().expect("text").as_str(), "a word");
+    }
 }

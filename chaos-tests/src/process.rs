@@ -29,7 +29,6 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    stopped: bool,
 }
 
 impl Process {
@@ -46,7 +45,7 @@ impl Process {
             .with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         let child = tie(&mut command).spawn().with_context(|| format!("cannot start {program}"))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), stopped: false })
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// Its name in messages.
@@ -86,13 +85,11 @@ impl Process {
     /// Stops it in its tracks, as if its host hung (`SIGSTOP`).
     pub fn freeze(&mut self) {
         self.signal(Signal::SIGSTOP);
-        self.stopped = true;
     }
 
     /// Lets it go on after [`Self::freeze`].
     pub fn thaw(&mut self) {
         self.signal(Signal::SIGCONT);
-        self.stopped = false;
     }
 
     /// Asks it to end (`SIGTERM`) and waits.
@@ -183,7 +180,7 @@ pub fn run(mut command: Command, input: &str, patience: Duration) -> Result<Outp
     let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdin(stdin).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let child = tie(&mut command).spawn().with_context(|| format!("cannot start {program}"))?;
-    let mut process = Process { name: program, child, log: PathBuf::new(), stopped: false };
+    let mut process = Process { name: program, child, log: PathBuf::new() };
     let status = process.wait(patience);
     let (stdout, stderr) = (read_back(stdout)?, read_back(stderr)?);
     let Some(status) = status else {
@@ -212,5 +209,69 @@ fn tie(command: &mut Command) -> &mut Command {
             // The parent may have gone before the line above.
             if getppid() == parent { Ok(()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_gets_its_input_and_its_output_is_kept_apart() {
+        let output = run(shell("cat; echo no >&2; exit 3"), "word", Duration::from_secs(10)).expect("it ran");
+        assert_eq!((output.stdout.as_str(), output.stderr.as_str(), output.code), ("word", "no\n", Some(3)));
+        assert!(output.ok("the shell").expect_err("it failed").to_string().contains("the shell failed"));
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_given_up_and_killed() {
+        let error =
+            run(shell("echo so far; exec sleep 60"), "", Duration::from_millis(200)).expect_err("late");
+        assert!(error.to_string().contains("so far"), "{error}");
+    }
+
+    #[test]
+    fn a_process_is_frozen_thawed_and_dies_when_it_is_dropped() {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let mut process =
+            Process::spawn("sleeper", shell("echo up; exec sleep 60"), log.path()).expect("started");
+        let state = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(") ").next()?.chars().next()
+        };
+        let until = |pid, wanted: &dyn Fn(Option<char>) -> bool| {
+            let end = Instant::now() + Duration::from_secs(10);
+            while !wanted(state(pid)) {
+                assert!(Instant::now() < end, "state is {:?}", state(pid));
+                std::thread::sleep(LOOK_EVERY);
+            }
+        };
+        let pid = process.pid();
+        process.freeze();
+        until(pid, &|state| state == Some('T'));
+        process.thaw();
+        until(pid, &|state| state == Some('S'));
+        assert!(process.exit_status().is_none());
+        drop(process);
+        assert_eq!(state(pid), None, "it lives on");
+    }
+
+    #[test]
+    fn a_process_that_ignores_sigterm_is_killed_in_the_end() {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let script = "trap '' TERM; echo deaf; while true; do sleep 0.05; done";
+        let mut process = Process::spawn("deaf", shell(script), log.path()).expect("started");
+        while !process.tail().contains("\ndeaf") {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let error = process.terminate(Duration::from_millis(200)).expect_err("it does not listen");
+        assert!(error.to_string().contains("deaf"), "{error}");
+        assert!(process.exit_status().is_some());
     }
 }
