@@ -186,3 +186,6 @@ pub(crate) fn reset_for(segment: &Segment) -> Option<BytesMut> {
     );
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,7 +99,8 @@ mod tests {
     #[test]
     fn only_what_differs_is_changed() {
         type Sites = &'static [(u64, u8, Option<u8>)];
-        let cases: &[(&str, Sites, Sites, &[u8], &[u8])] = &[
+        type Keys = &'static [u8];
+        let cases: [(&str, Sites, Sites, Keys, Keys); 9] = [
             ("first plan", &[], &[(1, 11, Some(1)), (2, 12, None)], &[], &[1]),
             ("the same", &[(1, 11, Some(1))], &[(1, 11, Some(1))], &[], &[]),
             ("a site goes", &[(1, 11, Some(1)), (2, 12, Some(2))], &[(2, 12, Some(2))], &[1], &[]),

@@ -210,3 +210,6 @@ impl Stack {
         self.0.drivers.wait().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,6 +129,11 @@ impl TcpFlow {
         self.poll(&mut inner, None);
     }
 
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.inner.lock().socket().recv_queue()
+    }
+
     fn poll(&self, inner: &mut Inner, arrived: Option<&[u8]>) {
         let now = self.stack.now();
         if inner.give_up.is_some_and(|at| now >= at) {

@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -143,6 +143,8 @@ impl Node {
 pub(crate) struct Site {
     pub(crate) key: TunnelKey,
     pub(crate) tunnels: SiteTunnels,
+    /// Where its flows came from.
+    pub(crate) origins: Arc<Mutex<BTreeSet<IpAddr>>>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
     echo: JoinHandle<()>,
@@ -161,14 +163,16 @@ impl Site {
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { task.run(stop).await.unwrap() });
         let accepting = tunnels.clone();
+        let origins = Arc::new(Mutex::new(BTreeSet::new()));
+        let noted = origins.clone();
         let echo = tokio::spawn(async move {
             while let Some(flow) = accepting.accept().await {
                 assert_eq!(flow.port, ECHO);
-                assert!(matches!(flow.from.ip(), std::net::IpAddr::V4(ip) if network().contains(&ip)));
+                noted.lock().unwrap().insert(flow.from.ip());
                 tokio::spawn(echo(flow.kind));
             }
         });
-        Self { key, tunnels, shutdown, task, echo }
+        Self { key, tunnels, origins, shutdown, task, echo }
     }
 
     pub(crate) fn connect_to(&self, nodes: &[&Node]) {

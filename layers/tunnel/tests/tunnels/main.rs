@@ -1,6 +1,11 @@
 //! Tunnels from end to end.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where something fails, and says what it skips"
+)]
 
 mod ends;
 mod in_process;
+mod interface;

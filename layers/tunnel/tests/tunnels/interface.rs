@@ -1,0 +1,165 @@
+//! Nodes with a network interface, in a network namespace of their own. Needs root.
+
+use std::{net::IpAddr, process::Command, time::Duration};
+
+use pangolin_tunnel::{Backend, BackendChoice, SecretKey, TunnelConfig, TunnelError, TunnelLayer};
+
+use crate::ends::{ECHO, Node, SITE, Site, network};
+
+const INSIDE: &str = "PANGOLIN_TEST_INSIDE_NAMESPACE";
+const SOON: Duration = Duration::from_secs(5);
+
+/// Runs the test of this name again in a new network namespace; true = we are inside it.
+fn inside_namespace(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        return true;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: needs root for a network namespace");
+        return false;
+    }
+    let program = std::env::current_exe().unwrap();
+    let run = Command::new("unshare")
+        .arg("--net")
+        .arg(program)
+        .args(["--exact", &format!("interface::{test}"), "--nocapture"])
+        .env(INSIDE, "1")
+        .output();
+    let Ok(output) = run else {
+        println!("skipped: unshare is not installed");
+        return false;
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    for line in said.lines().filter(|line| line.starts_with("skipped")) {
+        println!("{line}");
+    }
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    false
+}
+
+fn run(test: &str, work: impl Future<Output = ()>) {
+    if inside_namespace(test) {
+        tokio::runtime::Runtime::new().unwrap().block_on(work);
+    }
+}
+
+fn exists(interface: &str) -> bool {
+    Command::new("ip").args(["link", "show", "dev", interface]).output().unwrap().status.success()
+}
+
+async fn datagram_comes_back(node: &Node) {
+    let datagrams = node.layer.dial_udp(SITE, ECHO).await.unwrap();
+    datagrams.send(b"datagram").await.unwrap();
+    let mut buffer = [0; 64];
+    let len = tokio::time::timeout(SOON, datagrams.recv(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(&buffer[..len], b"datagram");
+}
+
+#[test]
+fn three_nodes_on_one_host_each_reach_the_site_through_their_own_interface() {
+    run("three_nodes_on_one_host_each_reach_the_site_through_their_own_interface", async {
+        let site = Site::start().await;
+        let mut nodes = Vec::new();
+        for id in 1..=3 {
+            let node = Node::start(id, BackendChoice::Auto).await;
+            assert_eq!(node.layer.backend(), Backend::Tun);
+            node.admit(1, &site).await;
+            nodes.push(node);
+        }
+        site.connect_to(&nodes.iter().collect::<Vec<_>>());
+        for node in &nodes {
+            node.wait_for(true, SOON).await;
+            site.origins.lock().unwrap().clear();
+            tokio::time::timeout(Duration::from_secs(20), node.echo(2 << 20)).await.unwrap();
+            datagram_comes_back(node).await;
+            assert_eq!(site.origins.lock().unwrap().iter().collect::<Vec<_>>(), [&IpAddr::V4(node.address)]);
+            let mut ping = Command::new("ping");
+            ping.args(["-c1", "-W2", "-I", &format!("pgt{}", node.id), "100.90.1.9"]);
+            // Where there is no such program, the stack's own test has to do.
+            if let Ok(output) = ping.output() {
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            }
+        }
+        let two = nodes.remove(1);
+        let (key, listen) = (two.key.clone(), two.layer.listen_address());
+        two.stop().await;
+        for node in &nodes {
+            node.echo(1000).await;
+        }
+        site.wait_for(pangolin_core::id::NodeId(2), false, SOON).await;
+        let two = Node::start_with(2, BackendChoice::Tun, key, listen).await;
+        two.admit(1, &site).await;
+        let took = two.wait_for(true, SOON).await;
+        assert!(took <= Duration::from_secs(2), "{took:?}");
+        two.echo(1000).await;
+
+        site.stop().await;
+        let took = two.wait_for(false, SOON).await;
+        assert!(took <= Duration::from_millis(1200), "{took:?}");
+        assert!(exists("pgt2"));
+        for node in nodes.into_iter().chain([two]) {
+            node.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!exists("pgt1") && !exists("pgt2") && !exists("pgt3"));
+    });
+}
+
+#[test]
+fn an_interface_that_is_taken_or_goes_away_is_said_so() {
+    run("an_interface_that_is_taken_or_goes_away_is_said_so", async {
+        let config = |backend| TunnelConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            key: SecretKey::generate(),
+            backend,
+            interface: "pgt1".into(),
+            mtu: 1280,
+        };
+        let address = "100.90.0.1".parse().unwrap();
+        let (layer, task) = TunnelLayer::open(config(BackendChoice::Tun), address, network()).await.unwrap();
+        for backend in [BackendChoice::Tun, BackendChoice::Auto] {
+            let error = TunnelLayer::open(config(backend), address, network()).await.err().unwrap();
+            assert!(error.to_string().contains("another interface name"), "{error}");
+        }
+        let running = tokio::spawn(task.run(tokio_util::sync::CancellationToken::new()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(Command::new("ip").args(["link", "delete", "dev", "pgt1"]).status().unwrap().success());
+        let error = tokio::time::timeout(SOON, running).await.unwrap().unwrap().unwrap_err();
+        assert!(matches!(error, TunnelError::InterfaceGone { .. }), "{error}");
+        assert!(layer.stats().await.is_err());
+    });
+}
+
+#[test]
+fn the_kernels_wireguard_carries_a_tunnel_where_there_is_one() {
+    run("the_kernels_wireguard_carries_a_tunnel_where_there_is_one", async {
+        let config = TunnelConfig {
+            listen: "0.0.0.0:0".parse().unwrap(),
+            key: SecretKey::generate(),
+            backend: BackendChoice::Kernel,
+            interface: "pgk1".into(),
+            mtu: 1280,
+        };
+        let address = "100.90.0.1".parse().unwrap();
+        match TunnelLayer::open(config, address, network()).await {
+            Err(TunnelError::Kernel { .. }) => println!("skipped: kernel has no WireGuard"),
+            Err(error) => panic!("{error}"),
+            Ok((layer, task)) => {
+                drop((layer, task));
+                let listen = "0.0.0.0:51820".parse().unwrap();
+                let node = Node::start_with(1, BackendChoice::Kernel, SecretKey::generate(), listen).await;
+                let site = Site::start().await;
+                node.admit(1, &site).await;
+                let mut reached = node.as_site_node();
+                reached.endpoint = "127.0.0.1:51820".parse().unwrap();
+                site.tunnels.set_nodes(vec![reached]);
+                node.wait_for(true, SOON).await;
+                node.echo(1 << 20).await;
+                site.stop().await;
+                node.stop().await;
+                assert!(!exists("pgt1"));
+            }
+        }
+    });
+}
