@@ -1,6 +1,6 @@
 //! Opening flows to the other end.
 
-use std::{io, net::SocketAddrV4};
+use std::{io, net::SocketAddrV4, sync::atomic::Ordering};
 
 use super::{FlowStream, Stack, UdpFlow, tcp::TcpFlow};
 use crate::packet::FlowKey;
@@ -8,8 +8,9 @@ use crate::packet::FlowKey;
 /// The dynamic ports of RFC 6335.
 const FIRST_PORT: u16 = 49152;
 const PORTS: u16 = u16::MAX - FIRST_PORT + 1;
-/// Ports tried for a flow. With at most a quarter of them in use, a chance of four in a million of finding none.
-const TRIES: usize = 16;
+/// Ports tried for a flow. They are taken in turn, so that one is used again as late as possible, and those in use
+/// are few and scattered: at most a quarter of them.
+const TRIES: usize = 64;
 
 impl Stack {
     /// Opens a TCP connection. `WouldBlock` = there is no room for another flow.
@@ -30,7 +31,7 @@ impl Stack {
         }
         (0..TRIES)
             .find_map(|_| {
-                let port = FIRST_PORT + rand::random::<u16>() % PORTS;
+                let port = FIRST_PORT + self.0.dialed.fetch_add(1, Ordering::Relaxed) % PORTS;
                 open(FlowKey { local: SocketAddrV4::new(self.0.address, port), remote })
             })
             .ok_or_else(|| io::ErrorKind::WouldBlock.into())

@@ -18,7 +18,7 @@ mod udp;
 use std::{
     collections::{BTreeSet, HashMap},
     net::{Ipv4Addr, SocketAddrV4},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU16},
     time::{Duration, Instant},
 };
 
@@ -80,6 +80,8 @@ struct Shared {
     accept: mpsc::Sender<Accepted>,
     probes: mpsc::Sender<(SocketAddrV4, Bytes)>,
     ports: RwLock<Ports>,
+    /// Counts the flows opened from here; its start is random.
+    dialed: AtomicU16,
     tcp: Mutex<HashMap<FlowKey, Arc<tcp::TcpFlow>>>,
     udp: Mutex<HashMap<FlowKey, udp::Session>>,
     drivers: TaskTracker,
@@ -103,6 +105,7 @@ impl Stack {
             accept,
             probes,
             ports: RwLock::default(),
+            dialed: AtomicU16::new(rand::random()),
             tcp: Mutex::default(),
             udp: Mutex::default(),
             drivers: TaskTracker::new(),
@@ -141,7 +144,7 @@ impl Stack {
 
     fn tcp_input(&self, segment: &Segment, bytes: &[u8]) {
         let flow = self.0.tcp.lock().get(&segment.key).cloned();
-        let flow = flow.or_else(|| self.open(segment));
+        let flow = flow.filter(|flow| !(segment.opens && flow.yields())).or_else(|| self.open(segment));
         match flow {
             Some(flow) => flow.input(bytes),
             None => {

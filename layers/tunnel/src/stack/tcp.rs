@@ -24,12 +24,15 @@ use tokio::{
 use super::{MAX_TCP_FLOWS, Stack, port::Port};
 use crate::packet::FlowKey;
 
-/// Bytes a flow buffers in each direction, and so its window: 100 Mbit/s at 20 ms. Memory is taken as it is used.
-pub(super) const BUFFER: usize = 256 * 1024;
+/// Bytes a flow buffers in each direction, and so its window: 50 Mbit/s at a round trip of 20 ms. All flows that may
+/// exist at once take 1 GB of it.
+pub(super) const BUFFER: usize = 128 * 1024;
 /// A flow whose other end acknowledges nothing for so long is dead.
 const TIMEOUT: StackDuration = StackDuration::from_secs(60);
 /// Idle flows are asked that often whether the other end is still there.
 const KEEP_ALIVE: StackDuration = StackDuration::from_secs(25);
+/// An acknowledgement is never held back longer; in time-wait, a later deadline is that of the wait.
+const ACKNOWLEDGED_BY: StackDuration = StackDuration::from_secs(1);
 /// A flow the program has let go may take this long to deliver what it still holds.
 const LINGER: StackDuration = StackDuration::from_secs(30);
 
@@ -129,6 +132,22 @@ impl TcpFlow {
         self.poll(&mut inner, None);
     }
 
+    /// Makes room for a new connection between the same ends. True if the program has let this one go, so that only
+    /// its last words were under way.
+    pub(super) fn yields(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let yields = inner.give_up.is_some();
+        if yields {
+            self.end(&mut inner);
+        }
+        yields
+    }
+
+    #[cfg(test)]
+    pub(super) fn key(&self) -> FlowKey {
+        self.key
+    }
+
     #[cfg(test)]
     pub(super) fn queued(&self) -> usize {
         self.inner.lock().socket().recv_queue()
@@ -143,16 +162,18 @@ impl TcpFlow {
         inner.interface.poll(now, &mut port, &mut inner.sockets);
         inner.full = port.full;
         let was_due = inner.due;
-        // A socket that was opened and reset before it stood listens again; here it has nothing more to listen for.
+        let due = inner.interface.poll_at(now, &inner.sockets);
         let over = match inner.socket().state() {
-            State::Closed | State::TimeWait => true,
+            State::Closed => true,
+            // Nothing is left to say, such as the acknowledgement of the other end's last segment.
+            State::TimeWait => due.is_none_or(|due| due > now + ACKNOWLEDGED_BY),
+            // A socket that was opened and reset before it stood listens again; here it has nothing more to listen for.
             State::Listen => arrived.is_some(),
             _ => false,
         };
         if over {
             self.end(inner);
         } else {
-            let due = inner.interface.poll_at(now, &inner.sockets);
             inner.due = due.into_iter().chain(inner.give_up).min();
         }
         let sooner = inner.due.is_some_and(|due| was_due.is_none_or(|was| due < was));

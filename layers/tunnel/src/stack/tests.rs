@@ -83,6 +83,40 @@ async fn half_closed_flows_still_carry_the_other_direction() {
 }
 
 #[tokio::test]
+async fn a_finished_flow_is_gone_at_once_on_both_ends() {
+    let mut pair = pair();
+    for _ in 0..20 {
+        let (mut near, mut far) = connected(&mut pair).await;
+        near.write_all(b"question").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut text = Vec::new();
+        far.read_to_end(&mut text).await.unwrap();
+        far.write_all(&text).await.unwrap();
+        drop(far);
+        near.read_to_end(&mut text).await.unwrap();
+        drop(near);
+        let start = Instant::now();
+        settle(|| flows(&pair.one) == 0 && flows(&pair.two) == 0).await;
+        assert!(start.elapsed() < Duration::from_millis(500), "the last segment was not acknowledged");
+    }
+}
+
+#[tokio::test]
+async fn a_flow_let_go_yields_to_a_new_one_between_the_same_ends() {
+    let mut pair = pair();
+    let (near, far) = connected(&mut pair).await;
+    let key = near.flow().key();
+    pair.cut.store(true, Ordering::Relaxed);
+    near.reset();
+    drop(far);
+    settle(|| flows(&pair.one) == 0).await;
+    pair.cut.store(false, Ordering::Relaxed);
+    assert_eq!(flows(&pair.two), 1);
+    let again = tcp::TcpFlow::connect(&pair.one, key).unwrap();
+    tokio::time::timeout(Duration::from_millis(500), again.established()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_stream_dropped_with_data_unread_resets_the_other_end() {
     let mut pair = pair();
     let (mut near, far) = connected(&mut pair).await;
