@@ -67,6 +67,35 @@ async fn connections_to_targets_are_used_again() {
     assert_eq!(lab.dialer.dials.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_at_once_share_the_connections_to_a_target() {
+    let target = Target::start("t1", Speaks::Http1).await;
+    let h2c = Target::start("t2", Speaks::H2c).await;
+    let mut lab = Lab::start();
+    lab.publish_local(HOST, Method::Http, 1, &target);
+    lab.publish_local("h2c.test.example", Method::H2c, 2, &h2c);
+    for (host, most) in [(HOST, 24), ("h2c.test.example", 1)] {
+        lab.dialer.dials.store(0, std::sync::atomic::Ordering::Relaxed);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let mut client = lab.http1(host).await;
+            clients.spawn(async move {
+                for n in 0..40 {
+                    let method = if n % 4 == 0 { "POST" } else { "GET" };
+                    let request = client.request(method, "/", full("abc"));
+                    assert_eq!(client.ask(request).await.status, 200);
+                }
+            });
+        }
+        while let Some(done) = clients.join_next().await {
+            done.expect("no failed request");
+        }
+        let dials = lab.dialer.dials.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(dials <= most, "{dials} connections to {host}");
+    }
+    assert_eq!(lab.edge.counters().by_class, [0, 2 * 16 * 40, 0, 0, 0]);
+}
+
 #[tokio::test]
 async fn large_bodies_stream_in_both_directions() {
     let target = Target::start("t1", Speaks::Http1).await;
