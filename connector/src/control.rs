@@ -47,7 +47,7 @@ const STOOD: Duration = Duration::from_secs(10);
 
 /// The part that keeps the control socket.
 pub(crate) struct Control {
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) doors: Vec<Door>,
     pub(crate) id: String,
     pub(crate) secret: Secret,
     pub(crate) tls: Tls,
@@ -108,7 +108,7 @@ impl Control {
         let mut learned: Vec<String> =
             self.wanted.borrow().nodes.iter().map(|node| node.control.clone()).collect();
         learned.shuffle(&mut rand::rng());
-        round(&self.endpoints, &learned, last, lost)
+        round(&self.doors, &learned, last, lost)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The doors to the cluster's control channel, and in which order to try them. Pure.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 /// Where the control channel is reached, as configured: `https://host[:port]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,19 @@ pub struct Door {
 }
 
 impl Door {
+    /// The door that a configured endpoint is. One given by address is asked for as `server_name`, where there is
+    /// one: certificates name hosts.
+    #[must_use]
+    pub fn configured(endpoint: Endpoint, server_name: Option<&str>) -> Self {
+        match server_name.filter(|_| endpoint.host.parse::<IpAddr>().is_ok()) {
+            Some(name) => {
+                let address = Some((endpoint.host.clone(), endpoint.port));
+                Self { endpoint: Endpoint { host: name.to_owned(), ..endpoint }, address }
+            }
+            None => Self { endpoint, address: None },
+        }
+    }
+
     /// Host and port to connect to.
     #[must_use]
     pub fn place(&self) -> (&str, u16) {
@@ -107,18 +120,18 @@ impl fmt::Display for Door {
 /// the order given: a caller that shuffles them spreads the connectors over the nodes.
 #[must_use]
 pub fn round(
-    configured: &[Endpoint],
+    configured: &[Door],
     learned: &[String],
     last: Option<&Endpoint>,
     lost: Option<&Door>,
 ) -> Vec<Door> {
-    let name = last.or(configured.first());
+    let name = last.or(configured.first().map(|door| &door.endpoint));
     let mut doors: Vec<Door> = Vec::new();
     for address in learned {
         let (Some(endpoint), Some((host, Some(port)))) = (name, split(address)) else { continue };
         doors.push(Door { endpoint: endpoint.clone(), address: Some((host.to_owned(), port)) });
     }
-    doors.extend(configured.iter().map(|endpoint| Door { endpoint: endpoint.clone(), address: None }));
+    doors.extend(configured.iter().cloned());
     if let Some(lost) = lost
         && let Some(at) = doors.iter().position(|door| door.place() == lost.place())
     {
@@ -181,16 +194,18 @@ mod tests {
 
     #[test]
     fn learned_nodes_are_tried_before_configured_endpoints_and_the_lost_one_last() {
-        let configured = [endpoint("https://a.example.net"), endpoint("https://b.example.net")];
+        let configured = ["https://a.example.net", "https://b.example.net"]
+            .map(|text| Door::configured(endpoint(text), None));
         let learned = ["192.0.2.1:443".to_owned(), "nonsense".to_owned(), "[2001:db8::2]:443".to_owned()];
         let texts = |doors: Vec<Door>| doors.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
             texts(round(&configured, &[], None, None)),
             ["https://a.example.net", "https://b.example.net"]
         );
-        let lost = Door { endpoint: configured[1].clone(), address: Some(("192.0.2.1".into(), 443)) };
+        let lost =
+            Door { endpoint: configured[1].endpoint.clone(), address: Some(("192.0.2.1".into(), 443)) };
         assert_eq!(
-            texts(round(&configured, &learned, Some(&configured[1]), Some(&lost))),
+            texts(round(&configured, &learned, Some(&configured[1].endpoint), Some(&lost))),
             [
                 "https://b.example.net at 2001:db8::2 port 443",
                 "https://a.example.net",
@@ -198,6 +213,16 @@ mod tests {
                 "https://b.example.net at 192.0.2.1 port 443",
             ]
         );
+    }
+
+    #[test]
+    fn an_endpoint_given_by_address_is_asked_for_by_name() {
+        let texts = |text: &str| Door::configured(endpoint(text), Some("control.example.net")).to_string();
+        assert_eq!(
+            texts("https://192.0.2.1:8443"),
+            "https://control.example.net:8443 at 192.0.2.1 port 8443"
+        );
+        assert_eq!(texts("https://a.example.net"), "https://a.example.net");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let (healths, are_healths) = watch::channel(Healths::new());
     let key = options.key.public();
     let control = Control {
-        endpoints: options.endpoints,
+        doors: options.doors,
         id: options.id,
         secret: options.secret,
         tls: options.tls.clone(),

@@ -16,8 +16,8 @@ async fn main() -> anyhow::Result<()> {
         tracing::warn!("other users of this host can read --secret; rather use --secret-file or NEWT_SECRET");
     }
     let options = arguments.resolve()?;
-    for endpoint in options.endpoints.iter().filter(|endpoint| !endpoint.tls) {
-        tracing::warn!(%endpoint, "the secret goes over the network in the clear; rather use https");
+    for door in options.doors.iter().filter(|door| !door.endpoint.tls) {
+        tracing::warn!(%door, "the secret goes over the network in the clear; rather use https");
     }
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

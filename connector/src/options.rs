@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     dial::{Tls, TrustError},
-    endpoint::{Endpoint, EndpointError},
+    endpoint::{Door, Endpoint, EndpointError},
     key::{SecretFileError, read_secret, stable_key},
 };
 use pangolin_tunnel::{DEFAULT_MTU, SecretKey};
@@ -53,6 +53,9 @@ struct SiteArguments {
     /// Where the cluster is reached: https://host[:port]; repeatable, or separated by commas
     #[arg(long, env = "PANGOLIN_ENDPOINT", value_delimiter = ',', value_name = "URL")]
     endpoint: Vec<String>,
+    /// Name to ask for at endpoints that are given by address: the cluster's control host
+    #[arg(long, env = "PANGOLIN_SERVER_NAME", value_name = "HOST")]
+    server_name: Option<String>,
     /// Certificates to trust in addition to the system's (PEM)
     #[arg(long, env = "PANGOLIN_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -93,6 +96,7 @@ struct File {
     secret_file: Option<PathBuf>,
     #[serde(default)]
     endpoint: OneOrMore,
+    server_name: Option<String>,
     ca_file: Option<PathBuf>,
     tunnels: Option<usize>,
     key_file: Option<PathBuf>,
@@ -195,7 +199,7 @@ pub struct Options {
     /// Its secret.
     pub secret: Secret,
     /// Where the cluster is reached; at least one.
-    pub endpoints: Vec<Endpoint>,
+    pub doors: Vec<Door>,
     /// How TLS is spoken.
     pub tls: Tls,
     /// Most nodes to have tunnels to.
@@ -227,7 +231,12 @@ impl Arguments {
         let given = if site.endpoint.is_empty() { file.endpoint.all() } else { site.endpoint };
         let endpoints = given.iter().map(|text| text.trim().parse()).collect::<Result<Vec<Endpoint>, _>>()?;
         let missing = |what, how| OptionsError::Missing { what, how };
-        if endpoints.is_empty() {
+        let server_name = site.server_name.or(file.server_name);
+        let doors: Vec<Door> = endpoints
+            .into_iter()
+            .map(|endpoint| Door::configured(endpoint, server_name.as_deref()))
+            .collect();
+        if doors.is_empty() {
             return Err(missing("the endpoint", "--endpoint or PANGOLIN_ENDPOINT"));
         }
         let most = tunnels.tunnels.or(file.tunnels).unwrap_or(TUNNELS_DEFAULT);
@@ -241,7 +250,7 @@ impl Arguments {
         Ok(Options {
             id: site.id.or(file.id).ok_or(missing("the id", "--id or NEWT_ID"))?,
             secret: secret.ok_or(missing("the secret", "--secret-file or NEWT_SECRET"))?,
-            endpoints,
+            doors,
             tls: Tls::new(site.ca_file.or(file.ca_file).as_deref())?,
             tunnels: most,
             key,
@@ -275,7 +284,7 @@ mod tests {
             ["--id", "k3v", "--secret", "s3cret", "--endpoint", "https://a.example,https://b.example:8443"];
         let options = resolve(&arguments).unwrap();
         assert_eq!((options.id.as_str(), options.secret.expose()), ("k3v", "s3cret"));
-        assert_eq!(options.endpoints[1].to_string(), "https://b.example:8443");
+        assert_eq!(options.doors[1].to_string(), "https://b.example:8443");
         assert_eq!((options.tunnels, options.mtu), (3, 1280));
         assert_eq!(format!("{:?}", options.secret), "Secret(…)");
     }
@@ -295,7 +304,7 @@ mod tests {
         let arguments = ["--config-file", &path("config"), "--id", "argument"];
         let options = resolve(&arguments).unwrap();
         assert_eq!((options.id.as_str(), options.secret.expose()), ("argument", "from the file"));
-        assert_eq!((options.endpoints.len(), options.tunnels), (2, 2));
+        assert_eq!((options.doors.len(), options.tunnels), (2, 2));
         assert_eq!(resolve(&arguments).unwrap().key.public(), options.key.public());
     }
 
