@@ -1,7 +1,10 @@
 //! A site: a backend and the connector in front of it, published under a name.
 
 use std::{
+    fs::OpenOptions,
+    io::Write,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -203,7 +206,9 @@ fn connector_arguments(
     tunnels: Option<usize>,
 ) -> Result<Vec<String>> {
     let secret = cluster.dir().join(format!("secret-{}", created.site.nice_id));
-    std::fs::write(&secret, created.secret.as_deref().context("the site's secret is not shown")?)?;
+    // The connector refuses a secret that others can read.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret)?;
+    file.write_all(created.secret.as_deref().context("the site's secret is not shown")?.as_bytes())?;
     let endpoints: Vec<String> =
         cluster.nodes.iter().map(|node| format!("https://{}", node.https())).collect();
     let mut arguments = vec![
