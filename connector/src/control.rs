@@ -14,7 +14,7 @@ use pangolin_tunnel::control::messages::{
 use rand::seq::SliceRandom as _;
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
@@ -28,14 +28,26 @@ use crate::{
     wanted::Wanted,
 };
 
-/// Pings of the protocol, with the configuration version: what a Newt sends.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Pings of the WebSocket, so that a dead node is noticed soon.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// A node that has sent nothing for this long is dead: two probes went unanswered.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// How often a registration is repeated until it is answered.
-const REGISTER_INTERVAL: Duration = Duration::from_secs(2);
+/// When things are said on a socket, and when it counts as dead.
+struct Pace {
+    /// Between pings of the protocol, with the configuration version.
+    ping: Duration,
+    /// Between pings of the WebSocket, so that a dead node is noticed soon.
+    probe: Duration,
+    /// A node that has sent nothing for this long is dead.
+    silence: Duration,
+    /// Between registrations until one is answered.
+    register: Duration,
+}
+
+/// Newt's pace for what Newt does too. A node is dead after two unanswered probes.
+const PACE: Pace = Pace {
+    ping: Duration::from_secs(30),
+    probe: Duration::from_secs(5),
+    silence: Duration::from_secs(10),
+    register: Duration::from_secs(2),
+};
+
 /// Changes of health within this time are told in one message.
 const HEALTH_DEBOUNCE: Duration = Duration::from_millis(100);
 /// A node that takes nothing for this long is dead.
@@ -79,7 +91,7 @@ impl Control {
                 Some(Ok(socket)) => {
                     tracing::info!(%door, "control socket open");
                     let opened = Instant::now();
-                    let end = Conversation::new(&mut self, socket).hold(&shutdown).await;
+                    let end = Conversation::new(&mut self, socket, &PACE).hold(&shutdown).await;
                     let End::Lost(reason) = end else { return };
                     tracing::warn!(%door, reason, "control socket lost");
                     last = Some(door.endpoint.clone());
@@ -116,6 +128,7 @@ impl Control {
 struct Conversation<'a> {
     control: &'a mut Control,
     socket: Socket,
+    pace: &'a Pace,
     /// Of the last registration; an answer to another one is not for us.
     chain_id: String,
     /// A registration was answered.
@@ -126,9 +139,9 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(control: &'a mut Control, socket: Socket) -> Self {
+    fn new(control: &'a mut Control, socket: Socket, pace: &'a Pace) -> Self {
         let chain_id = format!("{:016x}", rand::random::<u64>());
-        Self { control, socket, chain_id, connected: false, version: 0, heard: Instant::now() }
+        Self { control, socket, pace, chain_id, connected: false, version: 0, heard: Instant::now() }
     }
 
     async fn hold(mut self, shutdown: &CancellationToken) -> End {
@@ -150,9 +163,9 @@ impl<'a> Conversation<'a> {
 
     /// Talks until the socket is lost; returns why.
     async fn talk(&mut self) -> String {
-        let mut ping = interval(PING_INTERVAL);
-        let mut probe = interval(PROBE_INTERVAL);
-        let mut register = interval(REGISTER_INTERVAL);
+        let mut ping = interval(self.pace.ping);
+        let mut probe = interval(self.pace.probe);
+        let mut register = interval(self.pace.register);
         for timer in [&mut ping, &mut probe, &mut register] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
@@ -165,10 +178,8 @@ impl<'a> Conversation<'a> {
                     // Before the answer to the registration, which says everything, a version would only ask for it.
                     self.say(FromConnector::Ping(Nothing {})).await
                 }
-                _ = probe.tick() => match self.heard.elapsed() > SILENCE_MAX {
-                    true => Err("the node does not answer".to_owned()),
-                    false => self.send(Message::Ping(Bytes::new())).await,
-                },
+                _ = probe.tick() => self.send(Message::Ping(Bytes::new())).await,
+                () = sleep_until(self.heard + self.pace.silence) => Err("the node does not answer".to_owned()),
                 _ = register.tick(), if !connected => self.register().await,
                 changed = self.control.healths.changed(), if connected => match changed {
                     Ok(()) => {
@@ -285,3 +296,6 @@ fn rfc3339(at: Timestamp) -> String {
         .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
