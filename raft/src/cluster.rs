@@ -82,12 +82,18 @@ impl Cluster {
     /// [`RaftError::Storage`] where the state on disk cannot be used, [`RaftError::Timing`] for a timing that
     /// makes no sense.
     pub async fn start(config: RaftConfig, peers: Peers) -> Result<Self, RaftError> {
-        let openraft = Arc::new(config.openraft()?);
         let dir = config.dir.clone();
-        let RaftStore { log, snapshots, snapshot, lock } =
-            tokio::task::spawn_blocking(move || RaftStore::open(dir))
-                .await
-                .map_err(|error| RaftError::Ended(error.to_string()))??;
+        let store = tokio::task::spawn_blocking(move || RaftStore::open(dir)).await;
+        Self::start_on(config, peers, store.map_err(|error| RaftError::Ended(error.to_string()))??).await
+    }
+
+    /// Takes part with a store that is open already ([`RaftStore::open_on`]); `config.dir` is not used.
+    ///
+    /// # Errors
+    /// As for [`Cluster::start`].
+    pub async fn start_on(config: RaftConfig, peers: Peers, store: RaftStore) -> Result<Self, RaftError> {
+        let openraft = Arc::new(config.openraft()?);
+        let RaftStore { log, snapshots, snapshot, lock } = store;
         let machine = Machine::new(snapshots, snapshot.as_ref()).map_err(|error| StorageError::Rejoin {
             place: lock.raft(),
             found: format!("the snapshot cannot be read: {error}"),

@@ -3,7 +3,7 @@
 use std::{io, sync::Weak, time::Duration};
 
 use bytes::Bytes;
-use openraft::{ReadPolicy, alias::SnapshotOf};
+use openraft::{ReadPolicy, alias::SnapshotOf, async_runtime::watch::WatchReceiver as _};
 use pangolin_core::id::NodeId;
 use pangolin_peer::{BoxFuture, Handler, PeerStream, Service};
 use tokio::time::timeout;
@@ -104,6 +104,12 @@ impl Inner {
         // openraft takes for granted that a leader has no entry of a later leadership.
         if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {
             return Err("the snapshot is newer than its sender's leadership".into());
+        }
+        // Nor does it survive a snapshot that contradicts what is committed here.
+        let committed = self.raft.data_metrics().borrow_watched().local_committed;
+        if meta.last_log_id > committed && meta.last_log_id.map(|id| id.index) <= committed.map(|id| id.index)
+        {
+            return Err("the snapshot contradicts what is committed here".into());
         }
         pangolin_core::state::ClusterState::decode(&data).map_err(|error| error.to_string())?;
         let snapshot = SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };

@@ -155,3 +155,81 @@ pub(crate) fn load_vote(vote: storage::Vote) -> Vote {
     let leader_id = LeaderId { term: vote.term, node_id: vote.node };
     Vote { leader_id, committed: vote.elected }
 }
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use pangolin_core::{
+        command::{Actor, Body, Cause, Fence},
+        id::NodeId,
+        time::Timestamp,
+    };
+
+    use super::*;
+
+    /// An entry of term 3, proposed by node 2.
+    pub(crate) fn entry(index: u64) -> Entry {
+        let command = Command {
+            request: None,
+            at: Timestamp(1),
+            cause: Cause::new(Actor::Leader(NodeId(2)), "x"),
+            fence: Fence::None,
+            body: Body::LeaderStarted { term: 3, node: NodeId(2) },
+        };
+        let payload = EntryPayload::Normal(Request(Arc::new(command)));
+        Entry { log_id: LogId { leader_id: LeaderId { term: 3, node_id: 2 }, index }, payload }
+    }
+
+    pub(crate) fn membership() -> Membership<u64, EmptyNode> {
+        Membership::new_with_defaults(vec![[1, 2].into()], [3])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{samples::*, *};
+
+    fn stored(payload: EntryPayload<Request, u64, EmptyNode>) -> storage::Entry {
+        encode_entry(&Entry { payload, ..entry(5) }).expect("encoded")
+    }
+
+    #[test]
+    fn the_bytes_on_disk_stay_what_they_are() {
+        let cases = [
+            (stored(EntryPayload::Blank), vec![1, 0]),
+            (stored(entry(5).payload), vec![1, 1, 0, 1, 3, 2, 1, 120, 0, 1, 3, 2]),
+            (stored(EntryPayload::Membership(membership())), vec![1, 2, 1, 2, 1, 2, 3, 1, 2, 3]),
+        ];
+        for (entry, bytes) in cases {
+            assert_eq!(entry.body, bytes);
+            assert_eq!(encode_entry(&decode_entry(&entry).expect("decoded")).expect("encoded"), entry);
+        }
+        let at = Some(entry(9).log_id);
+        let meta = SnapshotMeta { last_log_id: at, last_membership: StoredMembership::new(at, membership()) };
+        let bytes = encode_meta(&meta).expect("encoded");
+        assert_eq!(bytes, [1, 1, 3, 2, 9, 1, 3, 2, 9, 1, 2, 1, 2, 3, 1, 2, 3]);
+        assert_eq!(decode_meta(&bytes).expect("decoded"), meta);
+        let empty = encode_meta(&SnapshotMeta::default()).expect("encoded");
+        assert_eq!(decode_meta(&empty).expect("decoded"), SnapshotMeta::default());
+    }
+
+    #[test]
+    fn votes_and_ids_survive_the_disk() {
+        for vote in [Vote::new(3, 2), Vote::new_committed(4, 1)] {
+            assert_eq!(load_vote(store_vote(&vote)), vote);
+        }
+        assert_eq!(load_log_id(store_log_id(&entry(5).log_id)), entry(5).log_id);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_on_disk_make_a_node_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..4) {
+            for begin in [&[][..], &[codec::FORMAT], &[codec::FORMAT, kind]] {
+                let bytes = [begin, &bytes].concat();
+                let _ = decode_meta(&bytes);
+                let _ = decode_entry(&storage::Entry { id: storage::LogId::default(), body: bytes.into() });
+            }
+        }
+    }
+}

@@ -12,6 +12,7 @@ use pangolin_core::{
     outcome::{Outcome, Refusal},
 };
 use pangolin_raft::{MembershipError, NotYet, ProposeError, RaftError, ServerState};
+use pangolin_storage::simulated::{Disk, Fault};
 use support::{Group, WAIT, insist, named, org, proposal, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,8 +113,9 @@ async fn leadership_is_handed_over_at_once_and_on_shutdown() {
 
     let fence = Fence::Term(term);
     let stale = proposal(org("stale"));
-    let started = Body::LeaderStarted { term: term + 1, node: NodeId(new) };
-    insist(group.node(new), named(started)).await;
+    let leader = group.node(new).lead().expect("leads");
+    let started = Body::LeaderStarted { term: leader.term(), node: NodeId(new) };
+    leader.propose(proposal(started)).await.expect("committed");
     let outcome =
         group.node(new).propose(pangolin_raft::Proposal { fence, ..stale }).await.expect("committed");
     assert!(matches!(outcome.outcome, Outcome::Refused(Refusal::StaleTerm { .. })), "{outcome:?}");
@@ -213,8 +215,6 @@ async fn a_node_can_be_asked_for_a_snapshot_and_holds_its_directory_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_is_too_large_or_one_too_many_is_not_proposed() {
     let group = Group::of_one().await;
-    let large = org(&"x".repeat(10));
-    let Body::Catalog(_) = &large else { panic!("a catalog change") };
     let huge = proposal(Body::Catalog(Box::new(pangolin_core::CatalogChange::OrgChanged {
         id: "x".parse().expect("slug"),
         name: "x".repeat(COMMAND_MAX),
@@ -239,4 +239,25 @@ async fn a_change_that_is_too_large_or_one_too_many_is_not_proposed() {
     }
     assert_eq!(group.node(1).state().orgs().len(), committed);
     assert!(committed >= 1000, "{committed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_disk_ends_the_node_and_takes_nothing_acknowledged() {
+    for fault in [Fault::Write, Fault::Sync] {
+        let disk = Disk::default();
+        let mut group = Group::on(disk.clone()).await;
+        let kept = insist(group.node(1), named(org("kept"))).await;
+        disk.fail_next(fault);
+        let error = group.node(1).propose(proposal(org("lost"))).await.expect_err("the disk fails");
+        assert!(matches!(error, ProposeError::OutcomeUnknown { .. }), "{error}");
+        let failed = tokio::time::timeout(WAIT, group.node(1).failed()).await.expect("ended");
+        assert!(failed.to_string().contains("simulated"), "{failed}");
+        let node = group.stop(1).await;
+        disk.crash(0);
+        group.revive(node).await;
+        group.leader().await;
+        let state = group.node(1).state();
+        assert!(state.orgs().contains_key(&"kept".parse::<Slug>().expect("slug")), "{state:?}");
+        assert!(state.revision() >= kept.revision);
+    }
 }

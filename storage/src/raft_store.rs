@@ -4,10 +4,8 @@ use std::path::PathBuf;
 
 use crate::{
     LogStore, Snapshot, SnapshotStore, StateDir, StorageError,
-    log::{LogState, disk::DiskLog},
+    log::{LogBackend, LogState, disk::DiskLog},
 };
-
-use crate::log::LogBackend;
 
 /// Log, vote and snapshot of one node. Holds the lock on the state directory.
 #[derive(Debug)]
@@ -30,17 +28,41 @@ impl RaftStore {
     /// there no longer holds everything that was acknowledged; otherwise what the system refuses.
     pub fn open(state_dir: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let lock = StateDir::lock(state_dir)?;
-        let dir = lock.raft();
-        let snapshots = SnapshotStore::open(&dir, lock.path())?;
-        let snapshot = snapshots.load()?;
-        let log = DiskLog::open(&dir, lock.path())?;
+        // The snapshot is looked at first: it is the cheaper one to refuse.
+        let (snapshots, snapshot) = snapshots(&lock)?;
+        let log = DiskLog::open(&lock.raft(), lock.path())?;
+        Self::begin(lock, snapshots, snapshot, log)
+    }
+
+    /// Opens the store with its log on another medium, as tests and the simulator do.
+    ///
+    /// # Errors
+    /// As for [`RaftStore::open`].
+    pub fn open_on(state_dir: impl Into<PathBuf>, log: impl LogBackend) -> Result<Self, StorageError> {
+        let lock = StateDir::lock(state_dir)?;
+        let (snapshots, snapshot) = snapshots(&lock)?;
+        Self::begin(lock, snapshots, snapshot, log)
+    }
+
+    fn begin(
+        lock: StateDir,
+        snapshots: SnapshotStore,
+        snapshot: Option<Snapshot>,
+        log: impl LogBackend,
+    ) -> Result<Self, StorageError> {
         check(&log.state(), snapshot.as_ref()).map_err(|found| StorageError::Rejoin {
-            place: dir.clone(),
+            place: lock.raft(),
             found,
             state_dir: lock.path().to_owned(),
         })?;
         Ok(Self { log: LogStore::start(log)?, snapshots, snapshot, lock })
     }
+}
+
+fn snapshots(lock: &StateDir) -> Result<(SnapshotStore, Option<Snapshot>), StorageError> {
+    let snapshots = SnapshotStore::open(lock.raft(), lock.path())?;
+    let snapshot = snapshots.load()?;
+    Ok((snapshots, snapshot))
 }
 
 /// Whether log and snapshot fit together. The error says what does not.

@@ -19,6 +19,7 @@ use pangolin_peer::{
     identity::{AuthorityKey, NodeIdentity, NodeKey},
 };
 use pangolin_raft::{Cluster, Committed, Proposal, RaftConfig, Timing};
+use pangolin_storage::{RaftStore, simulated::Disk};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -47,6 +48,8 @@ pub(crate) struct Group {
     authority: AuthorityKey,
     pub(crate) nodes: BTreeMap<u64, Node>,
     tweak: fn(&mut RaftConfig),
+    /// Where the log of a lone node lives, if not in a file.
+    disk: Option<Disk>,
 }
 
 impl Group {
@@ -55,9 +58,18 @@ impl Group {
         Self::tweaked(|_| {}).await
     }
 
+    /// Node 1 alone, with its log on `disk`.
+    pub(crate) async fn on(disk: Disk) -> Self {
+        Self::begin(|_| {}, Some(disk)).await
+    }
+
     pub(crate) async fn tweaked(tweak: fn(&mut RaftConfig)) -> Self {
+        Self::begin(tweak, None).await
+    }
+
+    async fn begin(tweak: fn(&mut RaftConfig), disk: Option<Disk>) -> Self {
         let authority = AuthorityKey::create("test").expect("authority");
-        let mut group = Self { authority, nodes: BTreeMap::new(), tweak };
+        let mut group = Self { authority, nodes: BTreeMap::new(), tweak, disk };
         group.add(1).await;
         group.node(1).bootstrap().await.expect("bootstrapped");
         group.leader().await;
@@ -107,7 +119,13 @@ impl Group {
         tokio::spawn(task.run(network.clone()));
         let mut config = RaftConfig { timing: TIMING, ..RaftConfig::new(NodeId(id), dir.path()) };
         (self.tweak)(&mut config);
-        let cluster = Cluster::start(config, peers.clone()).await.expect("started");
+        let cluster = match &self.disk {
+            None => Cluster::start(config, peers.clone()).await.expect("started"),
+            Some(disk) => {
+                let store = RaftStore::open_on(dir.path(), disk.open()).expect("opened");
+                Cluster::start_on(config, peers.clone(), store).await.expect("started")
+            }
+        };
         let node = Node { id: NodeId(id), cluster, peers, address, key, dir, _network: network.drop_guard() };
         self.nodes.insert(id, node);
         self.plan();
