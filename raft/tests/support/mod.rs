@@ -244,6 +244,7 @@ pub(crate) async fn insist(cluster: &Cluster, proposal: Proposal) -> Committed {
             Ok(committed) => return committed,
             Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
         }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
