@@ -46,7 +46,7 @@ impl PlayedNode {
 fn control() -> (Control, watch::Sender<Healths>) {
     let (healths, are_healths) = watch::channel(Healths::new());
     let control = Control {
-        endpoints: vec!["localhost".parse().unwrap()],
+        doors: vec![Door::configured("localhost".parse().unwrap(), None)],
         id: "k3v".into(),
         secret: Secret::from("s3cret".to_owned()),
         tls: Tls::new(None).unwrap(),

@@ -14,6 +14,7 @@ use std::{
 use pangolin_connector::{
     ConnectorError,
     dial::Tls,
+    endpoint::Door,
     options::{Options, Secret},
 };
 use pangolin_core::{NodeId, TargetId, observation::TargetHealth, record::Method};
@@ -37,6 +38,10 @@ struct Connector {
     _folder: tempfile::TempDir,
 }
 
+fn door(node: &Node) -> Door {
+    Door::configured(format!("https://{}", node.address).parse().unwrap(), Some("localhost"))
+}
+
 fn connect(agreed: &Agreed, at: &[&Node]) -> Connector {
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
@@ -45,10 +50,7 @@ fn connect(agreed: &Agreed, at: &[&Node]) -> Connector {
     let options = Options {
         id: ID.into(),
         secret: Secret::from(SECRET.to_owned()),
-        endpoints: at
-            .iter()
-            .map(|node| format!("https://localhost:{}", node.address.port()).parse().unwrap())
-            .collect(),
+        doors: at.iter().map(|node| door(node)).collect(),
         tls: Tls::new(Some(&ca_file)).unwrap(),
         tunnels: 3,
         key: SecretKey::generate(),
