@@ -1,1 +1,22 @@
-//! The one door to warp: REST over the cluster.
+//! The REST API: the one door to warp.
+//!
+//! Who calls it: the edge, for requests to the control host, whose callers prove themselves with an API key; and the
+//! node's local socket, where whoever may open it is an operator. Reads are answered from this node's state; writes
+//! go to the leader as proposals, and are answered when this node shows them.
+//!
+//! The way of a request: [`Api::call`] reads the body (with a limit and in time) and passes it to warp, which finds
+//! the route; [`call::Call`] authenticates, waits for the revision that the client demands, and hands itself to the
+//! noun's handler, an `async fn(Call) -> Result<Answer, ApiFailure>`.
+//!
+//! Not here: listening and TLS (the edge, `src/`), what a change does (`pangolin-core`), agreement
+//! (`pangolin-raft`).
+
+mod answer;
+mod call;
+mod failure;
+mod routes;
+mod service;
+mod view;
+
+pub use failure::ApiFailure;
+pub use service::{Api, Caller, Credentials, NodePort, ResponseBody};

@@ -1,0 +1,269 @@
+//! One request on its way to a handler: who asks, for what, on which state.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use pangolin_core::{
+    Actor, Body, CatalogChange, Cause, ClusterState, Fence, Object, RequestId, Revision,
+    access::{self, Principal},
+};
+use pangolin_raft::{Cluster, Proposal};
+use pangolin_wire::{Code, PAGE_MAX, Pagination};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::{
+    failure::ApiFailure,
+    service::{Caller, Credentials, NodePort},
+    view::View,
+};
+
+/// How long a node waits until it has applied what a client has seen already, or has just written.
+const APPLIED_MAX: Duration = Duration::from_secs(2);
+
+/// A request as it came in, before anything is known of the caller.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) caller: Caller,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) min_revision: Option<Revision>,
+    pub(crate) request: RequestId,
+    /// Verb and path.
+    pub(crate) cause: String,
+    pub(crate) query: String,
+    pub(crate) body: Bytes,
+}
+
+impl Arrived {
+    /// The name that the client gave it, or was given.
+    pub(crate) fn name(&self) -> Uuid {
+        Uuid::from_bytes(self.request.client.0)
+    }
+}
+
+/// What all handlers share.
+pub(crate) struct App {
+    pub(crate) cluster: Cluster,
+    pub(crate) node: Arc<dyn NodePort>,
+}
+
+/// A request of a caller who has proved who they are, on a state that is new enough.
+pub(crate) struct Call {
+    pub(crate) app: Arc<App>,
+    pub(crate) principal: Principal,
+    pub(crate) state: Arc<ClusterState>,
+    arrived: Arc<Arrived>,
+    parameters: Vec<(&'static str, String)>,
+}
+
+/// A change that is committed and applied here.
+pub(crate) struct Changed {
+    made: Option<Object>,
+    pub(crate) revision: Revision,
+    pub(crate) state: Arc<ClusterState>,
+}
+
+impl Call {
+    /// Authenticates the caller and waits for the state that they have seen already.
+    pub(crate) async fn open(
+        app: Arc<App>,
+        arrived: Arc<Arrived>,
+        parameters: Vec<(&'static str, String)>,
+    ) -> Result<Self, ApiFailure> {
+        let authenticate = || authenticate(&app.cluster.state(), &arrived);
+        if let Some(revision) = arrived.min_revision {
+            // A key that was made a moment ago on another node is known here once this node has caught up; who
+            // shows none at all does not wait.
+            if matches!(arrived.caller.credentials, Credentials::Bearer) && arrived.authorization.is_none() {
+                authenticate()?;
+            }
+            if app.cluster.wait_applied(revision, APPLIED_MAX).await.is_err() {
+                authenticate()?;
+                return Err(behind(revision, app.cluster.state().revision()));
+            }
+        }
+        let principal = authenticate()?;
+        let state = app.cluster.state();
+        Ok(Self { app, principal, state, arrived, parameters })
+    }
+
+    /// What the caller may see.
+    pub(crate) fn view(&self) -> View<'_> {
+        View { state: &self.state, principal: &self.principal }
+    }
+
+    /// What the caller may see after a change.
+    pub(crate) fn view_of<'a>(&'a self, changed: &'a Changed) -> View<'a> {
+        View { state: &changed.state, principal: &self.principal }
+    }
+
+    /// Refuses those who may not see and change the cluster as a whole.
+    pub(crate) fn administrator(&self) -> Result<(), ApiFailure> {
+        if self.principal.is_administrator() {
+            return Ok(());
+        }
+        Err(ApiFailure::new(Code::Forbidden, "this needs the right to administer the whole cluster")
+            .hint("Use an API key whose reach is the cluster, or the local socket of a node."))
+    }
+
+    /// A parameter of the path.
+    pub(crate) fn parameter<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        name: &'static str,
+    ) -> Result<T, ApiFailure> {
+        let text = self.parameters.iter().find(|(known, _)| *known == name);
+        let text = text.map(|(_, text)| text.as_str()).unwrap_or_default();
+        text.parse().map_err(|error| ApiFailure::invalid(format!("{text:?} is not a {name}: {error}")))
+    }
+
+    /// The body as a request of the given type. No body at all is the same as an empty object.
+    pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, ApiFailure> {
+        let body: &[u8] = if self.arrived.body.is_empty() { b"{}" } else { &self.arrived.body };
+        let json = &mut serde_json::Deserializer::from_slice(body);
+        let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
+            let (path, error) = (error.path().to_string(), error.inner());
+            ApiFailure::invalid(match (error.classify(), path.as_str()) {
+                (serde_json::error::Category::Data, ".") => format!("the request is not acceptable: {error}"),
+                (serde_json::error::Category::Data, path) => {
+                    format!("the request is not acceptable at {path}: {error}")
+                }
+                _ => format!("the body of the request is not JSON: {error}"),
+            })
+        })?;
+        json.end().map_err(|error| {
+            ApiFailure::invalid(format!("the body of the request goes on behind its JSON: {error}"))
+        })?;
+        Ok(value)
+    }
+
+    /// The part of a list that the query asks for.
+    pub(crate) fn page<T>(
+        &self,
+        entries: impl Iterator<Item = T>,
+    ) -> Result<(Vec<T>, Pagination), ApiFailure> {
+        let (mut limit, mut offset) = (PAGE_MAX, 0);
+        for pair in self.arrived.query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let number = || {
+                value.parse::<usize>().map_err(|_| {
+                    ApiFailure::invalid(format!("{name} is {value:?} in the query: it must be a number"))
+                })
+            };
+            match name {
+                "limit" => limit = number()?,
+                "offset" => offset = number()?,
+                _ => {
+                    return Err(ApiFailure::invalid(format!(
+                        "{name:?} is not known in the query: a list takes limit and offset"
+                    )));
+                }
+            }
+        }
+        if !(1..=PAGE_MAX).contains(&limit) {
+            return Err(ApiFailure::invalid(format!("limit lies between 1 and {PAGE_MAX}")));
+        }
+        let mut total = 0;
+        let mut page = Vec::new();
+        for entry in entries {
+            if total >= offset && page.len() < limit {
+                page.push(entry);
+            }
+            total += 1;
+        }
+        Ok((page, Pagination { total, limit, offset }))
+    }
+
+    /// The request's name.
+    pub(crate) fn request(&self) -> RequestId {
+        self.arrived.request
+    }
+
+    /// Who is behind the request, and what it is.
+    pub(crate) fn cause(&self) -> Cause {
+        let actor = match &self.principal {
+            Principal::Operator(name) => Actor::Operator(name.clone()),
+            Principal::ApiKey { id, .. } => Actor::ApiKey(id.clone()),
+        };
+        let reason = match self.arrived.caller.remote {
+            Some(remote) => format!("{} from {}", self.arrived.cause, remote.ip()),
+            None => self.arrived.cause.clone(),
+        };
+        Cause::new(actor, reason)
+    }
+
+    /// Refuses to remove what the caller does not see. A repeat finds it gone already and gets the first answer.
+    pub(crate) fn may_remove(
+        &self,
+        seen: impl FnOnce(View<'_>) -> Result<(), ApiFailure>,
+    ) -> Result<(), ApiFailure> {
+        if self.state.outcome_of(self.request()).is_some() { Ok(()) } else { seen(self.view()) }
+    }
+
+    /// Changes the catalog; see [`Self::propose`].
+    pub(crate) async fn change(&self, change: CatalogChange) -> Result<Changed, ApiFailure> {
+        self.propose(Body::Catalog(Box::new(change))).await
+    }
+
+    /// Proposes a change under the request's name, and waits until it shows here. A handler does this once: a repeat
+    /// of the request is answered with what became of it the first time.
+    pub(crate) async fn propose(&self, body: Body) -> Result<Changed, ApiFailure> {
+        let request = self.request();
+        let (revision, outcome) = match self.state.outcome_of(request) {
+            Some(known) => known,
+            None => {
+                let cause = self.cause();
+                let proposal = Proposal { request: Some(request), cause, fence: Fence::None, body };
+                let committed = self.app.cluster.propose(proposal).await?;
+                (committed.revision, committed.outcome)
+            }
+        };
+        let made = outcome.into_result()?;
+        if self.app.cluster.wait_applied(revision, APPLIED_MAX).await.is_err() {
+            return Err(ApiFailure::new(
+                Code::NotVisibleYet,
+                format!("the change is done at revision {revision}, but this node cannot show it yet"),
+            )
+            .hint("Repeat the request with the same Pangolin-Request-Id, here or at another node."));
+        }
+        Ok(Changed { made, revision, state: self.app.cluster.state() })
+    }
+}
+
+impl Changed {
+    /// What the change made, if it is of the kind that the handler expects.
+    pub(crate) fn made<T>(&self, of_kind: impl FnOnce(&Object) -> Option<T>) -> Result<T, ApiFailure> {
+        let made = self.made.as_ref().and_then(of_kind);
+        made.ok_or_else(|| {
+            ApiFailure::internal(format!("the change made {:?}, which is not expected", self.made))
+        })
+    }
+}
+
+fn behind(wanted: Revision, applied: Revision) -> ApiFailure {
+    ApiFailure::new(
+        Code::Behind,
+        format!("this node has applied revision {applied}, and the request asks for {wanted}"),
+    )
+    .hint("Repeat the request, or ask another node.")
+}
+
+fn authenticate(state: &ClusterState, arrived: &Arrived) -> Result<Principal, ApiFailure> {
+    let refuse = |message: &str| {
+        ApiFailure::new(Code::Unauthorized, message)
+            .hint("Send an API key: `Authorization: Bearer ID.SECRET`. `pangolinctl key create` makes one.")
+    };
+    match &arrived.caller.credentials {
+        Credentials::LocalOperator(name) => Ok(Principal::Operator(name.clone())),
+        Credentials::Bearer => {
+            let header = arrived.authorization.as_ref().ok_or_else(|| refuse("no API key was sent"))?;
+            let (scheme, key) =
+                header.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return Err(refuse("the Authorization header does not hold a bearer key"));
+            }
+            access::principal_of_key(state, key.trim())
+                .ok_or_else(|| refuse("the API key is not, or no longer, valid"))
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The cluster as a whole: health, status, settings, leaving, leadership.
+
+use std::sync::Arc;
+
+use pangolin_core::Object;
+use pangolin_wire::{Health, Leave, Settings, TransferLeader, TransferredLeader};
+use warp::Filter;
+
+use super::{Route, Routes, arrived, at};
+use crate::{
+    answer::{Answer, respond},
+    call::{App, Arrived, Call},
+    failure::ApiFailure,
+};
+
+/// The one route that needs no credentials.
+pub(super) const HEALTH: &str = "/health";
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.get("/cluster/status", status);
+    routes.get("/cluster/settings", settings);
+    routes.post("/cluster/leave", leave);
+    routes.post("/cluster/leader/transfer", transfer);
+}
+
+/// Says that this node answers, to anyone: load balancers and probes have no credentials.
+pub(super) fn health(app: &Arc<App>) -> Route {
+    let app = app.clone();
+    let answer = move |_: Vec<String>, arrived: Arc<Arrived>| {
+        let revision = app.cluster.state().revision();
+        let health = Health { revision, leader: app.cluster.leader() };
+        respond(Answer::ok(revision, "this node answers", &health), arrived.name())
+    };
+    at(HEALTH).and(warp::get()).and(arrived()).map(answer).boxed()
+}
+
+async fn status(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let status = call.app.node.status().await;
+    Answer::ok(call.state.revision(), status.quorum.summary.clone(), &status)
+}
+
+async fn settings(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let settings = call.state.settings().ok_or_else(|| ApiFailure::not_found(&Object::Cluster))?;
+    let settings = Settings {
+        zone: settings.zone.clone(),
+        control_host: settings.control_host.clone(),
+        tunnel_network: settings.tunnel_network,
+        ttl: settings.ttl,
+    };
+    Answer::ok(call.state.revision(), "settings of the cluster", &settings)
+}
+
+async fn leave(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let Leave { node_id } = call.body()?;
+    if let Some(id) = node_id
+        && !call.state.nodes().contains_key(&id)
+    {
+        return Err(ApiFailure::not_found(&Object::Node(id)));
+    }
+    call.app.node.leave(node_id, call.cause()).await?;
+    let who = node_id.map_or_else(|| "this node".to_owned(), |id| format!("node {id}"));
+    Ok(Answer::done(call.app.cluster.state().revision(), format!("{who} has left the cluster")))
+}
+
+async fn transfer(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let TransferLeader { to } = call.body()?;
+    if let Some(id) = to
+        && !call.state.nodes().contains_key(&id)
+    {
+        return Err(ApiFailure::not_found(&Object::Node(id)));
+    }
+    let node_id = call.app.node.transfer_leader(to).await?;
+    let message = format!("node {node_id} leads");
+    Answer::ok(call.app.cluster.state().revision(), message, &TransferredLeader { node_id })
+}

@@ -1,0 +1,61 @@
+//! Nodes.
+
+use pangolin_core::{Body, ClusterState, NodeId, Object, record, record::AdminState};
+use pangolin_wire::{Node, NodeList, UpdateNode};
+
+use super::Routes;
+use crate::{answer::Answer, call::Call, failure::ApiFailure};
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.get("/nodes", list);
+    routes.get("/node/{nodeId}", show);
+    routes.post("/node/{nodeId}", update);
+}
+
+async fn list(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let (nodes, pagination) = call.page(call.state.nodes().values().map(render))?;
+    Answer::ok(call.state.revision(), "nodes", &NodeList { nodes, pagination })
+}
+
+async fn show(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let id = call.parameter("nodeId")?;
+    Answer::ok(call.state.revision(), format!("node {id}"), &render(find(&call.state, id)?))
+}
+
+async fn update(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let (node, UpdateNode { admin }) = (call.parameter("nodeId")?, call.body()?);
+    let changed = call.propose(Body::NodeAdmin { node, admin }).await?;
+    let message = match admin {
+        AdminState::Active => format!("node {node} is in service"),
+        AdminState::Drained => format!("node {node} gives its work away"),
+    };
+    Answer::ok(changed.revision, message, &render(find(&changed.state, node)?))
+}
+
+fn find(state: &ClusterState, id: NodeId) -> Result<&record::Node, ApiFailure> {
+    state.nodes().get(&id).ok_or_else(|| ApiFailure::not_found(&Object::Node(id)))
+}
+
+fn render(node: &record::Node) -> Node {
+    let spec = &node.spec;
+    Node {
+        node_id: node.id,
+        name: spec.name.clone(),
+        role: spec.role,
+        admin: node.admin,
+        verdict: node.verdict,
+        verdict_at: node.verdict_at.into(),
+        verdict_cause: node.verdict_cause.to_string(),
+        peer_address: spec.peer_address,
+        public_addresses: spec.public_addresses.clone(),
+        https_port: spec.https_port,
+        tunnel_endpoint: spec.tunnel_endpoint.clone(),
+        tunnel_address: node.tunnel_address,
+        region: spec.region.clone(),
+        version: spec.version.clone(),
+        admitted_at: node.admitted_at.into(),
+    }
+}

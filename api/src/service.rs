@@ -1,0 +1,207 @@
+//! The API as a service: one request in, one response out.
+
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited, combinators::UnsyncBoxBody};
+use pangolin_core::{Cause, NodeId, RequestId, Revision, id::ClientId, record::NodeRole};
+use pangolin_raft::Cluster;
+use pangolin_wire::{
+    ClusterStatus, Code, CreatedToken, MIN_REVISION_HEADER, REQUEST_BODY_MAX, REQUEST_ID_HEADER,
+};
+use sha2::{Digest as _, Sha256};
+use tower::Service as _;
+use uuid::Uuid;
+
+use crate::{
+    answer,
+    call::Arrived,
+    failure::ApiFailure,
+    routes::{self, Door},
+};
+
+/// Longest that a client may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Body of the API's responses.
+pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// What the API needs of the node beyond the cluster's state and log.
+pub trait NodePort: Send + Sync + 'static {
+    /// How the cluster is: the same answer on every node, because the leader is asked.
+    fn status(&self) -> BoxFuture<'_, ClusterStatus>;
+
+    /// Makes a join token. The secret is sealed by the node, so it is not a proposal of the API's own.
+    fn create_token(
+        &self,
+        role: NodeRole,
+        lifetime: Duration,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<CreatedToken, ApiFailure>>;
+
+    /// Takes a node, or this one, out of the cluster for good.
+    fn leave(&self, node: Option<NodeId>, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>>;
+
+    /// Hands leadership to `to`, or to the best voter, and answers who leads then.
+    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>>;
+}
+
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// How the caller proves who they are.
+    pub credentials: Credentials,
+    /// Address of the client, as far as it is known.
+    pub remote: Option<SocketAddr>,
+}
+
+/// How a caller proves who they are.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// By the API key in the `Authorization` header.
+    Bearer,
+    /// By being let through to the node's local socket; the name says who it is, for causes and logs.
+    LocalOperator(String),
+}
+
+/// The API. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    door: Arc<Door>,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Api")
+    }
+}
+
+impl Api {
+    /// The API of a node.
+    pub fn new(cluster: Cluster, node: Arc<dyn NodePort>) -> Self {
+        Self { door: Arc::new(routes::open(cluster, node)) }
+    }
+
+    /// Verb and path of every route, for documents and tests; parameters are in braces.
+    #[must_use]
+    pub fn routes(&self) -> &[(http::Method, &'static str)] {
+        &self.door.table
+    }
+
+    /// Answers a request.
+    pub async fn call<B>(&self, request: Request<B>, caller: Caller) -> Response<ResponseBody>
+    where
+        B: http_body::Body + Send,
+        B::Data: Buf + Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let (request_id, given) = match request_id(&head.headers) {
+            Ok(Some(id)) => (id, Ok(())),
+            Ok(None) => (Uuid::new_v4(), Ok(())),
+            Err(failure) => (Uuid::new_v4(), Err(failure)),
+        };
+        let arrived = async {
+            given?;
+            let min_revision = min_revision(&head.headers)?;
+            let body = read(body).await?;
+            Ok(Arrived {
+                caller,
+                authorization: head.headers.get(header::AUTHORIZATION).cloned(),
+                min_revision,
+                request: request_of(request_id, &head, &body),
+                cause: format!("{} {}", head.method, head.uri.path()),
+                query: head.uri.query().unwrap_or_default().to_owned(),
+                body,
+            })
+        };
+        let response = match arrived.await {
+            Err(failure) => answer::respond(Err(failure), request_id),
+            Ok(arrived) => {
+                let mut request = Request::new(Empty::<Bytes>::new());
+                *request.method_mut() = head.method.clone();
+                *request.uri_mut() = head.uri.clone();
+                request.extensions_mut().insert(Arc::new(arrived));
+                match warp::service(self.door.filters.clone()).call(request).await {
+                    Ok(mut response) => match response.extensions_mut().remove::<ApiFailure>() {
+                        Some(failure) => answer::respond(Err(failure), request_id),
+                        None => response,
+                    },
+                    Err(never) => match never {},
+                }
+            }
+        };
+        let mut response = response.map(|body| {
+            body.map_err(|error| -> Box<dyn Error + Send + Sync> { Box::new(error) }).boxed_unsync()
+        });
+        if let Ok(value) = HeaderValue::from_str(&request_id.to_string()) {
+            response.headers_mut().insert(REQUEST_ID_HEADER, value);
+        }
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED
+            && let Some(allowed) = self.door.allowed(head.uri.path())
+        {
+            response.headers_mut().insert(header::ALLOW, allowed);
+        }
+        tracing::debug!(
+            method = %head.method, path = head.uri.path(), status = response.status().as_u16(), %request_id,
+            "API request"
+        );
+        response
+    }
+}
+
+/// The request as the log knows it. The serial stands for what is asked, so that a name which is used again for
+/// something else is not answered as if that had been done.
+fn request_of(id: Uuid, head: &http::request::Parts, body: &[u8]) -> RequestId {
+    let mut content = Sha256::new();
+    for part in [head.method.as_str().as_bytes(), head.uri.path().as_bytes(), body] {
+        content.update((part.len() as u64).to_le_bytes());
+        content.update(part);
+    }
+    let digest: [u8; 32] = content.finalize().into();
+    let serial = digest.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
+    RequestId { client: ClientId(id.into_bytes()), serial }
+}
+
+/// The name that the client gave its request.
+fn request_id(headers: &HeaderMap) -> Result<Option<Uuid>, ApiFailure> {
+    let Some(value) = headers.get(REQUEST_ID_HEADER) else { return Ok(None) };
+    let id = value.to_str().ok().and_then(|text| Uuid::try_parse(text).ok()).filter(|id| !id.is_nil());
+    match id {
+        Some(id) => Ok(Some(id)),
+        None => Err(ApiFailure::invalid("the header Pangolin-Request-Id is not a UUID")
+            .hint("Make a fresh random one for each request, and send the same one with its repeats.")),
+    }
+}
+
+fn min_revision(headers: &HeaderMap) -> Result<Option<Revision>, ApiFailure> {
+    let Some(value) = headers.get(MIN_REVISION_HEADER) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    text.parse().map(Some).map_err(|error| {
+        ApiFailure::invalid(format!("the header Pangolin-Min-Revision is {text:?}: {error}"))
+    })
+}
+
+async fn read<B>(body: B) -> Result<Bytes, ApiFailure>
+where
+    B: http_body::Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, REQUEST_BODY_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiFailure::new(
+            Code::TooLarge,
+            format!("the body of the request is larger than {} KiB", REQUEST_BODY_MAX / 1024),
+        )),
+        Ok(Err(error)) => {
+            Err(ApiFailure::invalid(format!("the body of the request did not arrive: {error}")))
+        }
+        Err(_) => Err(ApiFailure::new(
+            Code::RequestTimeout,
+            format!("the body of the request did not arrive within {} s", BODY_TIMEOUT.as_secs()),
+        )),
+    }
+}

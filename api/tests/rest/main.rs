@@ -1,0 +1,10 @@
+//! The REST API over real sockets, on a real one-node cluster.
+
+mod access;
+mod catalog;
+mod cluster;
+mod one_node;
+mod protocol;
+mod server;
+
+use server::Server;
