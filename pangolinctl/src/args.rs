@@ -7,12 +7,11 @@ use pangolin_core::Slug;
 
 use crate::{domain, key, leader, node, org, resource, role, site, status, target, token, user};
 
-/// Operates a Pangolin cluster.
 #[derive(Debug, Parser)]
 #[command(
     name = "pangolinctl",
     version,
-    about,
+    about = "Operates a Pangolin cluster",
     propagate_version = true,
     arg_required_else_help = true,
     max_term_width = 110

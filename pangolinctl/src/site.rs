@@ -132,9 +132,10 @@ fn credentials(session: &Session, answer: &Answer) -> Result<(), Failure> {
             ("secret", format!("{secret}   (shown this once)")),
             ("endpoint", endpoint.clone()),
         ]);
+        let file = format!("{}.secret", site.nice_id);
         format!(
-            "{facts}\n\nRun this in the private network:\n\n  PANGOLIN_ENDPOINT={endpoint} NEWT_ID={} \
-             NEWT_SECRET={secret} pangolin-connector\n",
+            "{facts}\n\nRun this in the private network:\n\n  (umask 077; printf %s '{secret}' > {file})\n  \
+             pangolin-connector --id {} --secret-file {file} --endpoint {endpoint}\n",
             site.newt_id
         )
     })
