@@ -354,8 +354,14 @@ impl Inner {
     /// The term in which this node leads with a majority behind it, and how long that is certain.
     fn led_term(&self) -> Option<(u64, Duration)> {
         let leader = self.raft.as_leader().ok()?;
+        let term = leader.leader_id().term;
+        let voters: BTreeSet<u64> = self.raft.voter_ids().collect();
+        // A single voter is its own majority, and nobody acknowledges anything to it.
+        if voters.iter().eq([&self.node.0]) {
+            return Some((term, self.timing.election_max));
+        }
         let left = self.timing.election_max.checked_sub(leader.last_quorum_acked()?.elapsed())?;
-        Some((leader.leader_id().term, left))
+        Some((term, left))
     }
 }
 
