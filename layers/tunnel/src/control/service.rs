@@ -204,11 +204,7 @@ impl ControlService {
     fn open_socket<B: Send + 'static>(&self, request: Request<B>) -> Response<AnswerBody> {
         let key = match websocket_key(&request) {
             Ok(key) => derive_accept_key(key.as_bytes()),
-            Err(message) => {
-                let mut response = refusal(StatusCode::BAD_REQUEST, message);
-                response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                return response;
-            }
+            Err(message) => return refusal(StatusCode::BAD_REQUEST, message),
         };
         let query = request.uri().query().unwrap_or_default();
         if parameter(query, "clientType").is_some_and(|kind| kind != "newt") {
