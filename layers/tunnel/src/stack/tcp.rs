@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -69,13 +68,13 @@ pub(super) struct TcpFlow {
 impl TcpFlow {
     /// A flow that waits for the segment which opens it; none if there is no room.
     pub(super) fn accept(stack: &Stack, key: FlowKey) -> Option<FlowStream> {
-        Self::start(stack, key, |_, socket| socket.listen(SocketAddr::V4(key.local)).is_ok())
+        Self::start(stack, key, |_, socket| socket.listen(key.local).is_ok())
     }
 
     /// A flow that connects; none if there is no room or the flow exists.
     pub(super) fn connect(stack: &Stack, key: FlowKey) -> Option<FlowStream> {
         let stream = Self::start(stack, key, |interface, socket| {
-            socket.connect(interface.context(), SocketAddr::V4(key.remote), SocketAddr::V4(key.local)).is_ok()
+            socket.connect(interface.context(), key.remote, key.local).is_ok()
         })?;
         stream.0.poll(&mut stream.0.inner.lock(), None);
         Some(stream)

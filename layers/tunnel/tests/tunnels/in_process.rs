@@ -158,6 +158,17 @@ async fn garbage_on_the_wireguard_port_disturbs_nothing() {
 }
 
 #[tokio::test]
+async fn an_ordinary_user_gets_the_in_process_stack() {
+    if nix::unistd::geteuid().is_root() {
+        println!("skipped: root gets an interface");
+        return;
+    }
+    let node = Node::start(1, BackendChoice::Auto).await;
+    assert_eq!(node.layer.backend(), pangolin_tunnel::Backend::InProcess);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_said_so() {
     let node = Node::start(1, BackendChoice::InProcess).await;
     let config = pangolin_tunnel::TunnelConfig {
