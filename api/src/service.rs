@@ -30,8 +30,9 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// What the API needs of the node beyond the cluster's state and log.
 pub trait NodePort: Send + Sync + 'static {
-    /// How the cluster is: the same answer on every node, because the leader is asked.
-    fn status(&self) -> BoxFuture<'_, ClusterStatus>;
+    /// How the cluster is: the same answer on every node, because the leader is asked. An error only where this
+    /// node has nothing to tell of its own either.
+    fn status(&self) -> BoxFuture<'_, Result<ClusterStatus, ApiFailure>>;
 
     /// Makes a join token. The secret is sealed by the node, so it is not a proposal of the API's own.
     fn create_token(

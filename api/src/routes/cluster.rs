@@ -36,7 +36,7 @@ pub(super) fn health(app: &Arc<App>) -> Route {
 
 async fn status(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
-    let status = call.app.node.status().await;
+    let status = call.app.node.status().await?;
     Answer::ok(call.state.revision(), status.quorum.summary.clone(), &status)
 }
 

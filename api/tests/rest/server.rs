@@ -216,7 +216,7 @@ struct OneNode {
 }
 
 impl NodePort for OneNode {
-    fn status(&self) -> BoxFuture<'_, ClusterStatus> {
+    fn status(&self) -> BoxFuture<'_, Result<ClusterStatus, ApiFailure>> {
         Box::pin(async {
             let state = self.cluster.state();
             let cluster = state.cluster().expect("a cluster");
@@ -234,7 +234,7 @@ impl NodePort for OneNode {
                 lag: Some(0),
                 seen_by: vec![],
             });
-            ClusterStatus {
+            Ok(ClusterStatus {
                 cluster_id: cluster.id,
                 name: cluster.name.clone(),
                 zone: settings.zone.clone(),
@@ -245,7 +245,7 @@ impl NodePort for OneNode {
                 nodes: nodes.collect(),
                 sites: vec![],
                 partial: None,
-            }
+            })
         })
     }
 
