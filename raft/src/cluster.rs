@@ -354,6 +354,8 @@ impl Inner {
     /// The term in which this node leads with a majority behind it, and how long that is certain.
     fn led_term(&self) -> Option<(u64, Duration)> {
         let leader = self.raft.as_leader().ok()?;
+        // openraft's last word about the leadership outlives it.
+        self.raft.metrics().borrow_watched().running_state.as_ref().ok()?;
         let term = leader.leader_id().term;
         let voters: BTreeSet<u64> = self.raft.voter_ids().collect();
         // A single voter is its own majority, and nobody acknowledges anything to it.
@@ -389,7 +391,13 @@ async fn follow(inner: std::sync::Weak<Inner>) {
             }
         };
         tokio::select! {
-            changed = metrics.changed() => if changed.is_err() { return },
+            changed = metrics.changed() => if changed.is_err() {
+                if let Some(inner) = inner.upgrade() {
+                    inner.known_leader.send_replace(None);
+                    inner.leadership.send_replace(None);
+                }
+                return;
+            },
             () = lapse => {}
         }
     }

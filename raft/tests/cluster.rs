@@ -102,10 +102,14 @@ async fn without_a_majority_a_write_is_refused_or_its_outcome_unknown() {
 async fn leadership_is_handed_over_at_once_and_on_shutdown() {
     let mut group = Group::of(3).await;
     let old = group.leader().await;
-    let term = group.node(old).lead().expect("leads").term();
+    let lost = group.node(old).lead().expect("leads");
+    let term = lost.term();
     let new = group.node(old).transfer_leadership(None).await.expect("transferred");
     assert_ne!(new.0, old);
     until("the end of the old leadership", || group.node(old).lead().is_none().then_some(())).await;
+    let error = lost.propose(proposal(org("too-late"))).await.expect_err("the leadership is lost");
+    assert!(matches!(error, ProposeError::NotAppended { .. }), "{error}");
+    assert!(matches!(lost.remove(NodeId(new.0)).await, Err(MembershipError::Conflict(_))));
     let new = group.leader().await;
     assert!(group.node(new).lead().expect("leads").term() > term);
     let refused = group.node(old).transfer_leadership(None).await.expect_err("does not lead");
@@ -252,6 +256,8 @@ async fn a_failed_disk_ends_the_node_and_takes_nothing_acknowledged() {
         assert!(matches!(error, ProposeError::OutcomeUnknown { .. }), "{error}");
         let failed = tokio::time::timeout(WAIT, group.node(1).failed()).await.expect("ended");
         assert!(failed.to_string().contains("simulated"), "{failed}");
+        until("the end of the leadership", || group.node(1).leadership().borrow().is_none().then_some(()))
+            .await;
         let node = group.stop(1).await;
         disk.crash(0);
         group.revive(node).await;
