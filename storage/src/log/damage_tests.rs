@@ -291,11 +291,8 @@ fn ops(step: &Step, log: &LogState, term: &mut u64, ids: &[Entry]) -> Vec<LogOp>
             (next..next + u64::from(*count)).map(|index| LogOp::Append(entry(*term, index))).collect()
         }
         Step::Truncate(number) => match pick(*number) {
-            // Only a new leader makes a node give up entries.
-            Some(id) if Some(id) >= log.committed => {
-                *term += 1;
-                vec![LogOp::Vote(vote(*term)), LogOp::TruncateFrom(id.index + 1)]
-            }
+            // What is given up may come back under the same ids: a later leader may have it.
+            Some(id) if Some(id) >= log.committed => vec![LogOp::TruncateFrom(id.index + 1)],
             _ => vec![],
         },
         Step::Purge(number) => {
@@ -328,6 +325,22 @@ proptest! {
             prop_assert_eq!(all(&mut log), all(&mut model));
         }
     }
+}
+
+#[test]
+fn entries_that_come_back_under_a_third_leader_are_readable() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut log = open(dir.path()).expect("opened");
+    let old: Vec<Entry> = (0..20).map(|index| entry(1, index)).collect();
+    log.write(vec![LogOp::Vote(vote(1))], true).expect("written");
+    log.write(old.iter().cloned().map(LogOp::Append).collect(), true).expect("written");
+    log.write(vec![LogOp::Vote(vote(2)), LogOp::TruncateFrom(5)], true).expect("written");
+    log.write(vec![LogOp::Append(entry(2, 5))], true).expect("written");
+    log.write(vec![LogOp::Vote(vote(3)), LogOp::TruncateFrom(5)], true).expect("written");
+    log.write(old[5..8].iter().cloned().map(LogOp::Append).collect(), false).expect("written");
+    assert_eq!(all(&mut log), old[..8]);
+    drop(log);
+    assert_eq!(all(&mut open(dir.path()).expect("reopened")), old[..8]);
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use raft_log::{
-    Config, RaftLog, Segment, Types,
+    Config, DumpApi, RaftLog, RaftLogAction, Segment, Types, WALRecord,
     api::raft_log_writer::RaftLogWriter,
     codeq::{Decode, Encode, Span},
 };
@@ -115,6 +115,26 @@ impl DiskLog {
         }))
     }
 
+    /// Finds an entry by reading all files.
+    ///
+    /// raft-log keeps the entries of the newest file in memory and tells them from older ones by their ids. An
+    /// entry that was given up for another leader's and came back under a third leader has an id that looks old:
+    /// raft-log forgets it, and cannot read it back before the file is full.
+    fn search(&self, index: u64) -> io::Result<(LogId, Body)> {
+        self.wal.wait_worker_idle()?;
+        let mut found = None;
+        self.wal.dump().write_with(|_, _, record| {
+            // The last one that was appended under an index is the one that counts.
+            if let (_, WALRecord::Action(RaftLogAction::Append(id, body))) = record?
+                && id.index == index
+            {
+                found = Some((id, body));
+            }
+            Ok(())
+        })?;
+        found.ok_or_else(|| io::Error::other(format!("entry {index} is not in the log's files")))
+    }
+
     fn sync_mark(&mut self) -> io::Result<()> {
         self.unsynced_since = None;
         self.mark.sync()
@@ -144,8 +164,15 @@ impl LogBackend for DiskLog {
     fn read(&mut self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for entry in self.wal.read(from, to) {
-            let (id, Body(body)) = entry?;
+        let state = self.state();
+        for index in from.max(state.first_index())..to.min(state.next_index()) {
+            let found = match self.wal.read(index, index + 1).next() {
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => self.search(index)?,
+                Some(found) => found?,
+                // The log begins later.
+                None => continue,
+            };
+            let (id, Body(body)) = found;
             bytes += body.len();
             if bytes > max_bytes && !entries.is_empty() {
                 break;
