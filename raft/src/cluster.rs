@@ -165,7 +165,9 @@ impl Cluster {
         self.inner.leader()
     }
 
-    /// Follows this node's leadership: its term while it leads with a majority behind it.
+    /// Follows this node's leadership: its term while it leads with a majority behind it. When a term begins,
+    /// this node's state may still lack entries that an earlier leader committed: it has all of them when the
+    /// first proposal of the term is applied.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Option<u64>> {
         self.inner.leadership.subscribe()
