@@ -1,1 +1,16 @@
 //! The node: puts the parts together, nothing else.
+//!
+//! `main.rs` is the program; the library exists so that a simulator can build nodes as well.
+
+pub mod clock;
+pub mod config;
+pub mod leader;
+pub mod local;
+pub mod membership;
+pub mod node;
+pub mod seal;
+pub mod state_dir;
+pub mod tasks;
+
+/// Version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -69,6 +69,8 @@ pub(crate) enum Command {
     /// Let this host join a cluster (runs `pangolind join`)
     #[command(disable_help_flag = true)]
     Join(Rest),
+    /// Print the certificate to trust for what the cluster's internal issuer signs (PEM)
+    Ca,
     /// Take a node out of the cluster for good
     Leave {
         /// Id or name of the node; this host's if not given

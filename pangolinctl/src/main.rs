@@ -59,6 +59,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Status(args) => status::run(session, &args).await,
         Command::Token(verb) => token::run(session, verb).await,
         Command::Leave { node } => leader::leave(session, node.as_deref()).await,
+        Command::Ca => status::issuer(session).await,
         Command::Leader(verb) => leader::run(session, verb).await,
         Command::Node(verb) => node::run(session, verb).await,
         Command::Org(verb) => org::run(session, verb).await,

@@ -7,7 +7,7 @@ use pangolin_core::{
     NodeId, Slug,
     record::{AdminState, NodeRole, Verdict},
 };
-use pangolin_wire::{ClusterStatus, NodeStatus, RaftPart, SiteStatus};
+use pangolin_wire::{ClusterStatus, Issuer, NodeStatus, RaftPart, SiteStatus};
 
 use crate::{
     failure::Failure,
@@ -51,6 +51,12 @@ pub(crate) async fn run(session: &Session, args: &Status) -> Result<(), Failure>
         last = text;
         tokio::time::sleep(WATCH_PAUSE).await;
     }
+}
+
+/// The certificate of the internal issuer, for browsers, curl and connectors.
+pub(crate) async fn issuer(session: &Session) -> Result<(), Failure> {
+    let answer = session.get("/cluster/issuer").await?;
+    session.show(&answer, |issuer: Issuer| issuer.pem.trim_end().to_owned())
 }
 
 async fn look(session: &Session, args: &Status) -> Result<String, Failure> {

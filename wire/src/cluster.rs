@@ -325,6 +325,30 @@ pub struct Settings {
     pub ttl: u32,
 }
 
+/// Answer of `GET /cluster/issuer`: the authority behind the certificates that the cluster makes itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuer {
+    /// Its certificate, PEM (RFC 7468).
+    pub pem: String,
+}
+
+impl Issuer {
+    /// From the certificate in DER.
+    #[must_use]
+    pub fn new(certificate: &[u8]) -> Self {
+        use base64::{Engine as _, prelude::BASE64_STANDARD};
+        use std::fmt::Write as _;
+        let text = BASE64_STANDARD.encode(certificate);
+        let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+        for line in text.as_bytes().chunks(64) {
+            // Writing to a string does not fail, and base64 is ASCII.
+            let _ = writeln!(pem, "{}", String::from_utf8_lossy(line));
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+        Self { pem }
+    }
+}
+
 mod optional_revision {
     use pangolin_core::Revision;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pangolin_core::Object;
-use pangolin_wire::{Health, Leave, Settings, TransferLeader, TransferredLeader};
+use pangolin_wire::{Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader};
 use warp::Filter;
 
 use super::{Route, Routes, arrived, at};
@@ -19,6 +19,7 @@ pub(super) const HEALTH: &str = "/health";
 pub(super) fn routes(routes: &mut Routes) {
     routes.get("/cluster/status", status);
     routes.get("/cluster/settings", settings);
+    routes.get("/cluster/issuer", issuer);
     routes.post("/cluster/leave", leave);
     routes.post("/cluster/leader/transfer", transfer);
 }
@@ -50,6 +51,13 @@ async fn settings(call: Call) -> Result<Answer, ApiFailure> {
         ttl: settings.ttl,
     };
     Answer::ok(call.state.revision(), "settings of the cluster", &settings)
+}
+
+/// The certificate is no secret: whoever opens a published page sees it in the handshake.
+async fn issuer(call: Call) -> Result<Answer, ApiFailure> {
+    let cluster = call.state.cluster().ok_or_else(|| ApiFailure::not_found(&Object::Cluster))?;
+    let issuer = Issuer::new(&cluster.issuer.certificate);
+    Answer::ok(call.state.revision(), "certificate of the internal issuer", &issuer)
 }
 
 async fn leave(call: Call) -> Result<Answer, ApiFailure> {

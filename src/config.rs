@@ -1,0 +1,372 @@
+//! The configuration file: versioned TOML, unknown keys refused, parsed once into a total type.
+//!
+//! Only what a node needs to start stands here; everything else is in the replicated state.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use pangolin_core::Slug;
+use pangolin_tunnel::BackendChoice;
+use serde::Deserialize;
+
+/// What is logged unless the file says otherwise: libraries only when someone should look.
+const LOG_FILTER: &str = "info,openraft=error,chunked_wal=warn,gotatun=warn";
+/// Most listening addresses of one kind.
+const LISTEN_MAX: usize = 16;
+/// Longest name of a network interface (Linux `IFNAMSIZ` less the terminating zero).
+const INTERFACE_MAX: usize = 15;
+
+/// Why the configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has unknown keys or wrong types.
+    #[error("the configuration {path} is not valid: {message}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What and where.
+        message: String,
+    },
+    /// A value makes no sense.
+    #[error("the configuration {path} is not valid: {key}: {reason}")]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The file as written, first version.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct V1 {
+    version: u32,
+    node: NodeSection,
+    #[serde(default)]
+    peer: PeerSection,
+    #[serde(default)]
+    edge: EdgeSection,
+    #[serde(default)]
+    dns: DnsSection,
+    #[serde(default)]
+    tunnel: TunnelSection,
+    #[serde(default)]
+    log: LogSection,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeSection {
+    name: String,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default = "default_runtime_dir")]
+    runtime_dir: PathBuf,
+    public_addresses: Vec<IpAddr>,
+    region: Option<Slug>,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/pangolin".into()
+}
+
+fn default_runtime_dir() -> PathBuf {
+    "/run/pangolin".into()
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerSection {
+    listen: Option<SocketAddr>,
+    advertise: Option<SocketAddr>,
+    #[serde(default)]
+    timing: TimingChoice,
+}
+
+/// How far apart the nodes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimingChoice {
+    /// One site: heartbeat 50 ms, election 250 to 500 ms.
+    #[default]
+    Lan,
+    /// Several sites: heartbeat 200 ms, election 1000 to 2000 ms.
+    Wan,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EdgeSection {
+    https: Option<Vec<SocketAddr>>,
+    http: Option<Vec<SocketAddr>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DnsSection {
+    listen: Option<Vec<SocketAddr>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunnelSection {
+    listen: Option<SocketAddr>,
+    endpoint: Option<String>,
+    #[serde(default)]
+    backend: BackendName,
+    interface: Option<String>,
+    mtu: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum BackendName {
+    #[default]
+    Auto,
+    Kernel,
+    Tun,
+    InProcess,
+}
+
+impl From<BackendName> for BackendChoice {
+    fn from(name: BackendName) -> Self {
+        match name {
+            BackendName::Auto => Self::Auto,
+            BackendName::Kernel => Self::Kernel,
+            BackendName::Tun => Self::Tun,
+            BackendName::InProcess => Self::InProcess,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogSection {
+    format: Option<LogFormat>,
+    filter: Option<String>,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything a node needs to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it was read from, for messages.
+    pub path: PathBuf,
+    /// The node's short name.
+    pub name: Slug,
+    /// What outlives a restart.
+    pub state_dir: PathBuf,
+    /// The local socket's place.
+    pub runtime_dir: PathBuf,
+    /// What DNS answers for this node.
+    pub public_addresses: Vec<IpAddr>,
+    /// Placement hint.
+    pub region: Option<Slug>,
+    /// Where peers connect.
+    pub peer_listen: SocketAddr,
+    /// Where peers are told to connect.
+    pub peer_advertise: SocketAddr,
+    /// How far apart the nodes are.
+    pub timing: TimingChoice,
+    /// Where the edge serves HTTPS.
+    pub https: Vec<SocketAddr>,
+    /// Where the edge redirects from.
+    pub http: Vec<SocketAddr>,
+    /// Where DNS answers.
+    pub dns: Vec<SocketAddr>,
+    /// Where WireGuard datagrams arrive.
+    pub tunnel_listen: SocketAddr,
+    /// Where connectors send them.
+    pub tunnel_endpoint: String,
+    /// How tunnels are made.
+    pub tunnel_backend: BackendChoice,
+    /// The tunnel interface's name.
+    pub tunnel_interface: String,
+    /// Largest packet inside the tunnels, bytes.
+    pub tunnel_mtu: u16,
+    /// How log lines are written; none = by whether standard error is a terminal.
+    pub log_format: Option<LogFormat>,
+    /// Which log lines are written (`tracing` filter syntax).
+    pub log_filter: String,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let parse = |message: String| ConfigError::Parse { path: path.to_owned(), message };
+        let file: V1 = toml::from_str(text).map_err(|error| parse(error.to_string()))?;
+        if file.version != 1 {
+            return Err(parse(format!("version = {} is not known here; write version = 1", file.version)));
+        }
+        file.check(path)
+    }
+
+    /// The local socket for `pangolinctl`.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.runtime_dir.join("pangolin.sock")
+    }
+}
+
+impl V1 {
+    fn check(self, path: &Path) -> Result<Config, ConfigError> {
+        let bad = |key, reason: String| ConfigError::Value { path: path.to_owned(), key, reason };
+        let name: Slug = self.node.name.parse().map_err(|error| bad("node.name", format!("{error}")))?;
+        let Some(first) = self.node.public_addresses.first().copied() else {
+            return Err(bad(
+                "node.public_addresses",
+                "at least one address is needed: DNS answers it".into(),
+            ));
+        };
+        if self.node.public_addresses.iter().any(IpAddr::is_unspecified) {
+            return Err(bad(
+                "node.public_addresses",
+                "an unspecified address cannot be reached by anyone".into(),
+            ));
+        }
+        let on_each = |port| self.node.public_addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let peer_listen = self.peer.listen.unwrap_or_else(|| SocketAddr::new(first, 7420));
+        let peer_advertise = self.peer.advertise.unwrap_or_else(|| {
+            if peer_listen.ip().is_unspecified() {
+                SocketAddr::new(first, peer_listen.port())
+            } else {
+                peer_listen
+            }
+        });
+        let tunnel_listen = self.tunnel.listen.unwrap_or_else(|| SocketAddr::new(first, 51820));
+        let tunnel_endpoint = self.tunnel.endpoint.unwrap_or_else(|| {
+            let ip = if tunnel_listen.ip().is_unspecified() { first } else { tunnel_listen.ip() };
+            SocketAddr::new(ip, tunnel_listen.port()).to_string()
+        });
+        if tunnel_endpoint.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return Err(bad("tunnel.endpoint", format!("{tunnel_endpoint:?} is not HOST:PORT")));
+        }
+        let tunnel_interface = self.tunnel.interface.unwrap_or_else(|| "pangolin0".into());
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if tunnel_interface.is_empty()
+            || tunnel_interface.len() > INTERFACE_MAX
+            || !tunnel_interface.chars().all(plain)
+        {
+            let reason = format!("{tunnel_interface:?} is not 1 to {INTERFACE_MAX} letters, digits, - or _");
+            return Err(bad("tunnel.interface", reason));
+        }
+        let tunnel_mtu = self.tunnel.mtu.unwrap_or(1280);
+        if !(576..=9000).contains(&tunnel_mtu) {
+            return Err(bad("tunnel.mtu", format!("{tunnel_mtu} does not lie between 576 and 9000")));
+        }
+        let https: Vec<SocketAddr> = self.edge.https.unwrap_or_else(|| on_each(443));
+        let http: Vec<SocketAddr> = self.edge.http.unwrap_or_else(|| on_each(80));
+        let dns: Vec<SocketAddr> = self.dns.listen.unwrap_or_else(|| on_each(53));
+        for (key, list) in [("edge.https", &https), ("edge.http", &http), ("dns.listen", &dns)] {
+            if list.len() > LISTEN_MAX {
+                return Err(bad(key, format!("{} addresses; {LISTEN_MAX} are allowed", list.len())));
+            }
+        }
+        if https.is_empty() {
+            return Err(bad(
+                "edge.https",
+                "at least one address is needed: connectors and users come in there".into(),
+            ));
+        }
+        Ok(Config {
+            path: path.to_owned(),
+            name,
+            state_dir: self.node.state_dir,
+            runtime_dir: self.node.runtime_dir,
+            public_addresses: self.node.public_addresses,
+            region: self.node.region,
+            peer_listen,
+            peer_advertise,
+            timing: self.peer.timing,
+            https,
+            http,
+            dns,
+            tunnel_listen,
+            tunnel_endpoint,
+            tunnel_backend: self.tunnel.backend.into(),
+            tunnel_interface,
+            tunnel_mtu,
+            log_format: self.log.format,
+            log_filter: self.log.filter.unwrap_or_else(|| LOG_FILTER.into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pangolin_core::name::SLUG_MAX;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("pangolin.toml"))
+    }
+
+    const LEAST: &str = "version = 1\n[node]\nname = \"n1\"\npublic_addresses = [\"192.0.2.1\"]\n";
+
+    #[test]
+    fn a_name_and_an_address_are_enough() {
+        let config = parse(LEAST).expect("a configuration");
+        assert_eq!(config.peer_advertise, "192.0.2.1:7420".parse().expect("an address"));
+        assert_eq!(config.tunnel_endpoint, "192.0.2.1:51820");
+        assert_eq!(config.https, ["192.0.2.1:443".parse().expect("an address")]);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_place() {
+        let error = parse(&format!("{LEAST}colour = \"red\"\n")).expect_err("refused").to_string();
+        assert!(error.contains("colour") && error.contains("line 5"), "{error}");
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_with_their_key() {
+        for (text, key) in [
+            (LEAST.replace("n1", "N 1"), "node.name"),
+            (LEAST.replace("n1", &"n".repeat(SLUG_MAX + 1)), "node.name"),
+            (LEAST.replace("\"192.0.2.1\"", ""), "node.public_addresses"),
+            (LEAST.replace("192.0.2.1", "0.0.0.0"), "node.public_addresses"),
+            (format!("{LEAST}[tunnel]\ninterface = \"a/b\"\n"), "tunnel.interface"),
+            (format!("{LEAST}[tunnel]\nendpoint = \"host\"\n"), "tunnel.endpoint"),
+            (format!("{LEAST}[edge]\nhttps = []\n"), "edge.https"),
+            (LEAST.replace("= 1", "= 2"), "version"),
+        ] {
+            let error = parse(&text).expect_err("refused").to_string();
+            assert!(error.contains(key), "{error} does not name {key}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One reconciler for all layers: it takes the whole plan of every revision and brings each layer to it.
+//!
+//! It is woken by a new state and by a slow timer; both go the same path.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use pangolin_core::{
+    NodeId, Revision,
+    plan::{EdgePlan, Plan, PlannedCertificate, TunnelPlan, plan},
+};
+use pangolin_dns::DnsServer;
+use pangolin_edge::Edge;
+use pangolin_peer::{Peers, identity::Keyring};
+use pangolin_raft::Cluster;
+use pangolin_tunnel::TunnelLayer;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use super::reports::Reports;
+use crate::{clock, seal};
+
+/// How often everything is brought in line though nothing changed.
+const SLOW: Duration = Duration::from_secs(30);
+/// How long one key encrypts session tickets: 6 hours.
+const TICKET_PERIOD_MS: u64 = 6 * 3600 * 1000;
+
+/// The layers of this node.
+pub struct Layers {
+    /// This node.
+    pub node: NodeId,
+    /// Where states come from.
+    pub cluster: Cluster,
+    /// Who may talk to this node.
+    pub peers: Peers,
+    /// Opens private keys.
+    pub keyring: Arc<Keyring>,
+    /// What others have seen; forgets removed nodes.
+    pub reports: Reports,
+    /// DNS.
+    pub dns: DnsServer,
+    /// Tunnels.
+    pub tunnel: TunnelLayer,
+    /// The edge.
+    pub edge: Edge,
+    /// The tunnel plan, for the control channel.
+    pub tunnel_plan: watch::Sender<Arc<TunnelPlan>>,
+    /// The edge plan, for the dialer.
+    pub edge_plan: Arc<ArcSwap<EdgePlan>>,
+    /// How far all layers have come.
+    pub reached: watch::Sender<Revision>,
+}
+
+impl Layers {
+    /// Reconciles until told to end.
+    ///
+    /// # Errors
+    /// None that ends the node: a layer that cannot be brought in line is tried again, with a warning.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
+        let mut states = self.cluster.watch();
+        loop {
+            let state = states.borrow_and_update().clone();
+            self.bring_in_line(plan(&state, self.node)).await;
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                changed = states.changed() => if changed.is_err() { return Ok(()) },
+                () = tokio::time::sleep(SLOW) => {}
+            }
+        }
+    }
+
+    async fn bring_in_line(&self, plan: Plan) {
+        let revision = plan.revision;
+        debug!(%revision, "reconciling");
+        self.reports.retain(&plan.peers.nodes.keys().copied().collect::<Vec<_>>());
+        self.peers.set_plan(plan.peers);
+        if let Err(error) = self.dns.apply(revision, &plan.dns) {
+            warn!(%revision, %error, "DNS could not be brought in line");
+        }
+        // WireGuard peers stand before a connector is told to use them.
+        if let Err(error) = self.tunnel.apply(revision, &plan.tunnel).await {
+            warn!(%revision, %error, "the tunnels could not be brought in line");
+        }
+        self.tunnel_plan.send_replace(Arc::new(plan.tunnel));
+        let open = |certificate: &PlannedCertificate| self.open(certificate);
+        for problem in self.edge.apply(revision, &plan.edge, &open) {
+            warn!(%revision, %problem, "the edge could not be brought in line");
+        }
+        self.edge_plan.store(Arc::new(plan.edge));
+        self.reached.send_replace(revision);
+    }
+
+    fn open(&self, certificate: &PlannedCertificate) -> Result<Zeroizing<Vec<u8>>, String> {
+        self.keyring
+            .open(&certificate.key, &seal::certificate(&certificate.names))
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Tells the edge and DNS what is true now and never in the log: target health, ways that are not to be waited for,
+/// contact with the leader, and the keys of TLS session tickets.
+pub struct Health {
+    /// What is seen.
+    pub reports: Reports,
+    /// The way to other nodes.
+    pub peers: Peers,
+    /// This node's tunnels.
+    pub tunnel: TunnelLayer,
+    /// The edge.
+    pub edge: Edge,
+    /// DNS.
+    pub dns: DnsServer,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Where ticket keys are derived from, the same on every node.
+    pub keyring: Arc<Keyring>,
+}
+
+impl Health {
+    /// Runs until told to end.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
+        let mut changes = self.reports.changes();
+        let mut peers = self.peers.seen();
+        let mut tunnels = self.tunnel.seen();
+        let mut told = BTreeMap::new();
+        let mut period = None;
+        loop {
+            let health = self.reports.target_health();
+            if health != told {
+                told.clone_from(&health);
+                self.edge.set_target_health(health);
+            }
+            for (node, _) in peers.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
+                self.edge.forget_via(*node);
+            }
+            for (site, _) in tunnels.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
+                self.edge.forget_local(*site);
+            }
+            self.dns.set_leader_contact(self.cluster.leader().is_some());
+            let current = clock::now().0 / TICKET_PERIOD_MS;
+            if period.replace(current) != Some(current) {
+                self.edge.set_ticket_keys(&self.ticket_keys(current));
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                Ok(()) = changes.changed() => {}
+                Ok(()) = peers.changed() => {}
+                Ok(()) = tunnels.changed() => {}
+                else => return Ok(()),
+            }
+        }
+    }
+
+    /// The keys of a period, newest first. The next one's is there already, for nodes whose clocks are ahead.
+    fn ticket_keys(&self, period: u64) -> Vec<Zeroizing<[u8; 32]>> {
+        [period, period.wrapping_sub(1), period + 1]
+            .iter()
+            .map(|period| Zeroizing::new(self.keyring.derive(&format!("session tickets|{period}"))))
+            .collect()
+    }
+}

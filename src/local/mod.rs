@@ -1,0 +1,11 @@
+//! What every node does on its own: it brings its layers in line with the plan, tells what it sees, and answers for
+//! itself.
+//!
+//! Architecture invariant: nothing in here waits for a leader, an election or a commit to carry traffic.
+
+pub mod control;
+pub mod dialer;
+pub mod layers;
+pub mod reports;
+pub mod socket;
+pub mod status;

@@ -1,0 +1,168 @@
+//! Observations: this node's report, told to every other node, and the reports of the others.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+use pangolin_core::{
+    NodeId, Observations, Report, SiteId, TargetId, codec,
+    observation::{Seen, TargetHealth},
+};
+use pangolin_peer::{Handler, Peers, Service};
+use pangolin_raft::Cluster;
+use pangolin_tunnel::{TunnelLayer, control::ControlService};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+
+/// How often a node reports when nothing changes.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Changes that come closer together than this go out as one report.
+const SETTLE: Duration = Duration::from_millis(10);
+/// How long a report may take to be delivered; the next one carries everything again.
+const DELIVERY: Duration = Duration::from_millis(500);
+/// Largest report: 10,000 sites take about 200 KiB.
+const REPORT_MAX: usize = 2 * 1024 * 1024;
+
+/// All that is known by observation, this node's own report included.
+#[derive(Clone)]
+pub struct Reports {
+    seen: Arc<RwLock<Observations>>,
+    changed: watch::Sender<()>,
+}
+
+impl std::fmt::Debug for Reports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reports")
+    }
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { seen: Arc::default(), changed: watch::channel(()).0 }
+    }
+}
+
+impl Reports {
+    /// Everything known now.
+    #[must_use]
+    pub fn snapshot(&self) -> Observations {
+        self.seen.read().clone()
+    }
+
+    /// Told when something has become known.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// The nodes with a live tunnel to a site.
+    #[must_use]
+    pub fn tunnels_to(&self, site: SiteId) -> Vec<NodeId> {
+        self.seen.read().tunnels_to(site, clock::now()).collect()
+    }
+
+    /// What is known of the targets.
+    #[must_use]
+    pub fn target_health(&self) -> BTreeMap<TargetId, TargetHealth> {
+        let (seen, now) = (self.seen.read(), clock::now());
+        let ids: std::collections::BTreeSet<TargetId> =
+            seen.fresh(now).flat_map(|(_, report)| report.targets.keys().copied()).collect();
+        ids.into_iter().map(|id| (id, seen.target(id, now))).collect()
+    }
+
+    fn insert(&self, node: NodeId, report: Report) {
+        self.seen.write().insert(node, clock::now(), report);
+        self.changed.send_replace(());
+    }
+
+    /// Forgets nodes that are no members any more.
+    pub fn retain(&self, members: &[NodeId]) {
+        let mut seen = self.seen.write();
+        let gone: Vec<NodeId> = seen.nodes().filter(|node| !members.contains(node)).collect();
+        for node in gone {
+            seen.remove(node);
+        }
+    }
+}
+
+impl Handler for Reports {
+    fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move {
+            let report = codec::decode(&body, REPORT_MAX).map_err(|error| error.to_string())?;
+            self.insert(from, report);
+            Ok(Bytes::new())
+        })
+    }
+}
+
+/// Writes this node's report and tells it to the others, at once when something changes.
+pub struct Reporter {
+    /// Where reports are kept.
+    pub reports: Reports,
+    /// Whom to tell.
+    pub peers: Peers,
+    /// How far the log has been applied.
+    pub cluster: Cluster,
+    /// Which tunnels are alive.
+    pub tunnel: TunnelLayer,
+    /// Which control sockets are here, and what they say of targets.
+    pub control: Arc<ControlService>,
+}
+
+impl Reporter {
+    /// Reports until told to end.
+    ///
+    /// # Errors
+    /// None: what cannot be delivered now is in the next report.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
+        let mut peers_seen = self.peers.seen();
+        let mut tunnels_seen = self.tunnel.seen();
+        let mut sockets = self.control.attached();
+        let mut targets = self.control.target_health();
+        let mut timer = tokio::time::interval(INTERVAL);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let report = Report {
+                at: clock::now(),
+                applied: self.cluster.state().revision(),
+                version: crate::VERSION.to_owned(),
+                peers: peers_seen.borrow_and_update().clone(),
+                tunnels: tunnels_seen.borrow_and_update().clone(),
+                sockets: sockets.borrow_and_update().clone(),
+                targets: targets.borrow_and_update().clone(),
+            };
+            self.tell(report).await;
+            let changed = async {
+                tokio::select! {
+                    Ok(()) = peers_seen.changed() => {}
+                    Ok(()) = tunnels_seen.changed() => {}
+                    Ok(()) = sockets.changed() => {}
+                    Ok(()) = targets.changed() => {}
+                    else => std::future::pending().await,
+                }
+                tokio::time::sleep(SETTLE).await;
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = timer.tick() => {}
+                () = changed => {}
+            }
+        }
+    }
+
+    async fn tell(&self, report: Report) {
+        let others: Vec<NodeId> =
+            report.peers.iter().filter(|(_, Seen { alive, .. })| *alive).map(|(node, _)| *node).collect();
+        let bytes = codec::encode(&report);
+        self.reports.insert(self.peers.node(), report);
+        let Ok(bytes) = bytes.map(Bytes::from) else { return };
+        // A peer that does not take it is slow or gone; the probes find that out.
+        join_all(
+            others.into_iter().map(|node| self.peers.request(node, Service::Report, bytes.clone(), DELIVERY)),
+        )
+        .await;
+    }
+}

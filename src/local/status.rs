@@ -1,0 +1,359 @@
+//! What the node answers about the cluster, and the cluster verbs: the leader is asked, whichever node one comes to.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use pangolin_api::{ApiFailure, NodePort};
+use pangolin_core::{
+    Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Timestamp, TokenId,
+    plan::plan,
+    record::{JoinToken, NodeRole},
+};
+use pangolin_peer::{Handler, Peers, Service, identity::Keyring, join::JoinTokenText};
+use pangolin_raft::{Cluster, Proposal, RaftStatus};
+use pangolin_wire::{
+    ClusterStatus, Code, CreatedToken, LeaderStatus, Moment, NodeStatus, QuorumStatus, RaftPart, SiteStatus,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::reports::Reports;
+use crate::{clock, leader::Leading, membership::Invitation, seal};
+
+/// How long the leader may take to say how things stand.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
+/// How long a change of the membership may take.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before the (new) leader is asked again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The node as the API sees it.
+#[derive(Clone)]
+pub struct NodeAnswers {
+    /// This node.
+    pub node: NodeId,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The way to the leader.
+    pub peers: Peers,
+    /// What is seen.
+    pub reports: Reports,
+    /// Seals token secrets.
+    pub keyring: Arc<Keyring>,
+    /// What only the leader does.
+    pub leading: Arc<Leading>,
+    /// Told when this node has left the cluster.
+    pub left: watch::Sender<bool>,
+}
+
+/// What a node asks the leader to do.
+#[derive(Debug, Serialize, Deserialize)]
+enum Verb {
+    Remove { node: NodeId, cause: Cause },
+    Transfer { to: Option<NodeId> },
+}
+
+/// How it went.
+#[derive(Debug, Serialize, Deserialize)]
+enum Done {
+    Removed,
+    Transferred(NodeId),
+    /// The one that was asked leads no more: ask again.
+    NotLeader,
+    NotFound,
+    Refused(String),
+}
+
+impl NodeAnswers {
+    fn view(&self) -> Option<ClusterStatus> {
+        compose(&self.cluster.state(), &self.cluster.status(), &self.reports.snapshot(), clock::now())
+    }
+
+    async fn leaders_view(&self) -> Result<ClusterStatus, String> {
+        let leader = self.cluster.leader().ok_or("no leader is known")?;
+        if leader == self.node {
+            return self.view().ok_or_else(|| "the cluster has not been initialised".to_owned());
+        }
+        let answer = self
+            .peers
+            .request(leader, Service::Status, Bytes::new(), STATUS_TIMEOUT)
+            .await
+            .map_err(|error| format!("the leader, node {leader}, could not be asked: {error}"))?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| format!("the leader's answer cannot be read: {error}"))
+    }
+
+    /// Has the leader do something; asks again while leadership moves.
+    async fn have_done(&self, verb: &Verb) -> Result<Done, ApiFailure> {
+        let deadline = tokio::time::Instant::now() + MEMBERSHIP_TIMEOUT;
+        let mut reason = "no leader is known".to_owned();
+        while tokio::time::Instant::now() < deadline {
+            match self.ask_leader(verb).await {
+                Ok(Done::NotLeader) => "leadership is moving".clone_into(&mut reason),
+                Ok(done) => return Ok(done),
+                Err(failure) => reason = failure,
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        Err(ApiFailure::not_appended(reason))
+    }
+
+    async fn ask_leader(&self, verb: &Verb) -> Result<Done, String> {
+        let leader = self.cluster.leader().ok_or("no leader is known")?;
+        if leader == self.node {
+            return Ok(self.perform(verb).await);
+        }
+        let body = serde_json::to_vec(verb).map_err(|error| error.to_string())?;
+        let answer = self
+            .peers
+            .request(leader, Service::Admin, body.into(), MEMBERSHIP_TIMEOUT)
+            .await
+            .map_err(|error| error.to_string())?;
+        serde_json::from_slice(&answer).map_err(|error| error.to_string())
+    }
+
+    async fn perform(&self, verb: &Verb) -> Done {
+        match verb {
+            Verb::Remove { node, cause } => self.remove(*node, cause.clone()).await,
+            Verb::Transfer { to } => self.transfer(*to).await,
+        }
+    }
+
+    async fn remove(&self, node: NodeId, cause: Cause) -> Done {
+        let state = self.cluster.state();
+        if !state.nodes().contains_key(&node) {
+            return Done::NotFound;
+        }
+        if state.nodes().len() == 1 {
+            return Done::Refused("the last node cannot leave its cluster: stop it instead".into());
+        }
+        if node == self.node {
+            // A leader hands over first; the next one takes it out.
+            return match self.cluster.transfer_leadership(None).await {
+                Ok(_) => Done::NotLeader,
+                Err(error) => Done::Refused(format!("leadership cannot be handed over: {error}")),
+            };
+        }
+        match self.leading.remove(node, cause).await {
+            Ok(()) => Done::Removed,
+            Err(reason) => Done::Refused(reason),
+        }
+    }
+
+    async fn transfer(&self, to: Option<NodeId>) -> Done {
+        match to {
+            Some(to) if to == self.node => Done::Transferred(to),
+            Some(to) if !self.cluster.status().voters.contains(&to) => Done::NotFound,
+            _ => match self.cluster.transfer_leadership(to).await {
+                Ok(to) => Done::Transferred(to),
+                Err(error) => Done::Refused(error.to_string()),
+            },
+        }
+    }
+
+    async fn make_token(
+        &self,
+        role: NodeRole,
+        lifetime: Duration,
+        cause: Cause,
+        request: RequestId,
+    ) -> Result<CreatedToken, ApiFailure> {
+        let internal = |error: &dyn std::fmt::Display| ApiFailure::internal(error.to_string());
+        let state = self.cluster.state();
+        let cluster = state.cluster().ok_or_else(|| ApiFailure::from(Refusal::NoCluster))?;
+        let pin = pangolin_peer::identity::spki_digest_of_certificate(&cluster.authority.certificate)
+            .map_err(|error| internal(&error))?;
+        // Derived from the request, so that a repeat of it gets the same token.
+        let secret = self.keyring.derive(&format!("join token|{request}"));
+        let mut id = TokenId([0; 8]);
+        id.0.copy_from_slice(&self.keyring.derive(&format!("join token id|{request}"))[..8]);
+        let token = JoinToken {
+            id,
+            secret: self.keyring.seal(&secret, &seal::token(id)).map_err(|error| internal(&error))?,
+            role,
+            expires_at: clock::now() + lifetime,
+            created_at: Timestamp::default(),
+            used: None,
+        };
+        let proposal = Proposal {
+            request: Some(request),
+            cause,
+            fence: Fence::None,
+            body: Body::TokenCreated(Box::new(token)),
+        };
+        let committed = self.cluster.propose(proposal).await?;
+        committed.outcome.into_result()?;
+        self.cluster
+            .wait_applied(committed.revision, STATUS_TIMEOUT)
+            .await
+            .map_err(|error| internal(&error))?;
+        let state = self.cluster.state();
+        let expires_at = state
+            .tokens()
+            .get(&id)
+            .map(|token| Moment(token.expires_at))
+            .ok_or_else(|| ApiFailure::not_found(&Object::Token(id)))?;
+        let text = JoinTokenText { authority_pin: pin, id, secret: Zeroizing::new(secret) };
+        let token = Some(Invitation::to_text(&text, &plan(&state, self.node).peers));
+        Ok(CreatedToken { id, token, expires_at })
+    }
+}
+
+impl NodePort for NodeAnswers {
+    fn status(&self) -> BoxFuture<'_, Result<ClusterStatus, ApiFailure>> {
+        Box::pin(async move {
+            match self.leaders_view().await {
+                Ok(status) => Ok(status),
+                Err(reason) => self
+                    .view()
+                    .map(|view| ClusterStatus { partial: Some(reason.clone()), ..view })
+                    .ok_or_else(|| {
+                        ApiFailure::new(Code::Behind, format!("this node has no state yet: {reason}"))
+                    }),
+            }
+        })
+    }
+
+    fn create_token(
+        &self,
+        role: NodeRole,
+        lifetime: Duration,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<CreatedToken, ApiFailure>> {
+        Box::pin(self.make_token(role, lifetime, cause, request))
+    }
+
+    fn leave(&self, node: Option<NodeId>, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        Box::pin(async move {
+            let node = node.unwrap_or(self.node);
+            match self.have_done(&Verb::Remove { node, cause }).await? {
+                Done::Removed => {
+                    if node == self.node {
+                        self.left.send_replace(true);
+                    }
+                    Ok(())
+                }
+                Done::NotFound => Err(ApiFailure::not_found(&Object::Node(node))),
+                Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
+                Done::Transferred(_) | Done::NotLeader => {
+                    Err(ApiFailure::internal("the leader misunderstood"))
+                }
+            }
+        })
+    }
+
+    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>> {
+        Box::pin(async move {
+            match self.have_done(&Verb::Transfer { to }).await? {
+                Done::Transferred(to) => Ok(to),
+                Done::NotFound => Err(ApiFailure::new(
+                    Code::NotFound,
+                    "there is no such voter: `pangolinctl node list` shows them",
+                )),
+                Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
+                Done::Removed | Done::NotLeader => Err(ApiFailure::internal("the leader misunderstood")),
+            }
+        })
+    }
+}
+
+/// Answers other nodes that ask this one as their leader.
+pub struct ForPeers(pub NodeAnswers);
+
+impl Handler for ForPeers {
+    fn request(&self, _from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move {
+            if body.is_empty() {
+                let view = self.0.view().ok_or("the cluster has not been initialised")?;
+                return serde_json::to_vec(&view).map(Bytes::from).map_err(|error| error.to_string());
+            }
+            let verb: Verb = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+            let done =
+                if self.0.cluster.lead().is_some() { self.0.perform(&verb).await } else { Done::NotLeader };
+            serde_json::to_vec(&done).map(Bytes::from).map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// How the cluster stands, as one node knows it; none before the cluster is made.
+fn compose(
+    state: &ClusterState,
+    raft: &RaftStatus,
+    seen: &Observations,
+    now: Timestamp,
+) -> Option<ClusterStatus> {
+    let (cluster, settings) = (state.cluster()?, state.settings()?);
+    let nodes: Vec<NodeStatus> = state
+        .nodes()
+        .values()
+        .map(|node| {
+            let report = seen.fresh(now).find(|(id, _)| *id == node.id).map(|(_, report)| report);
+            let part = match node.id {
+                id if raft.leader == Some(id) => RaftPart::Leader,
+                id if raft.voters.contains(&id) => RaftPart::Voter,
+                id if raft.learners.contains(&id) => RaftPart::Learner,
+                _ => RaftPart::None,
+            };
+            NodeStatus {
+                id: node.id,
+                name: node.spec.name.clone(),
+                role: node.spec.role,
+                raft: part,
+                verdict: node.verdict,
+                admin: node.admin,
+                address: node.spec.peer_address,
+                version: report.map_or_else(|| node.spec.version.clone(), |report| report.version.clone()),
+                applied: report.map(|report| report.applied),
+                lag: report.map(|report| raft.committed.unwrap_or(0).saturating_sub(report.applied.index)),
+                seen_by: seen
+                    .fresh(now)
+                    .filter(|(_, report)| report.peers.get(&node.id).is_some_and(|seen| seen.alive))
+                    .map(|(id, _)| id)
+                    .collect(),
+            }
+        })
+        .collect();
+    let answers = |id: &NodeId| {
+        *id == raft.node || nodes.iter().any(|node| node.id == *id && node.seen_by.contains(&raft.node))
+    };
+    let up = raft.voters.iter().filter(|id| answers(id)).count();
+    Some(ClusterStatus {
+        cluster_id: cluster.id,
+        name: cluster.name.clone(),
+        zone: settings.zone.clone(),
+        control_host: settings.control_host.clone(),
+        leader: raft.leader.map(|id| LeaderStatus {
+            node_id: id,
+            name: state.nodes().get(&id).map(|node| node.spec.name.clone()),
+            term: raft.term,
+            since: state
+                .leadership()
+                .filter(|leadership| leadership.node == id && leadership.term == raft.term)
+                .map(|leadership| Moment(leadership.since)),
+        }),
+        quorum: QuorumStatus::new(raft.voters.len(), up),
+        revision: state.revision(),
+        sites: state
+            .sites()
+            .values()
+            .map(|site| {
+                let placement = state.placements().get(&site.id);
+                SiteStatus {
+                    site_id: site.id,
+                    org_id: site.org.clone(),
+                    nice_id: site.nice_id.clone(),
+                    name: site.name.clone(),
+                    home: placement.map(|placement| placement.home),
+                    standbys: placement.map(|placement| placement.standbys.clone()).unwrap_or_default(),
+                    tunnels: seen.tunnels_to(site.id, now).collect(),
+                    socket: seen.fresh(now).find(|(_, r)| r.sockets.contains(&site.id)).map(|(id, _)| id),
+                }
+            })
+            .collect(),
+        nodes,
+        partial: None,
+    })
+}

@@ -1,0 +1,156 @@
+//! The cluster's side of `join`: any node that holds the keyring answers joiners.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::future::BoxFuture;
+use pangolin_core::{
+    Body, Cause, Fence, NodeId, Object, TokenId,
+    command::{Actor, NodeAdmitted},
+    plan::plan,
+    record::NodeSpec,
+};
+use pangolin_peer::{
+    identity::{AuthorityKey, Keyring},
+    join::JoinDoor,
+};
+use pangolin_raft::{Cluster, Proposal, ProposeError};
+use tracing::info;
+use zeroize::Zeroizing;
+
+use super::{Answer, Ask, Welcome, WelcomePeer, check};
+use crate::{clock, seal};
+
+/// How long a new node's admission may take to reach this node once it is committed.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers joiners.
+pub struct Door {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Opens token secrets and the authority's key.
+    pub keyring: Arc<Keyring>,
+    /// This node.
+    pub node: NodeId,
+}
+
+impl JoinDoor for Door {
+    fn secret(&self, id: TokenId) -> Result<Zeroizing<[u8; 32]>, String> {
+        let state = self.cluster.state();
+        let token = state.tokens().get(&id).ok_or_else(|| {
+            "this token is not known: it may have been revoked, or belong to another cluster; create a new one with \
+             `pangolinctl token create`"
+                .to_owned()
+        })?;
+        if token.used.is_none() && token.expires_at < clock::now() {
+            return Err(pangolin_core::Refusal::TokenExpired(id).to_string());
+        }
+        let secret = self.keyring.open(&token.secret, &seal::token(id)).map_err(|error| error.to_string())?;
+        let secret: [u8; 32] =
+            secret.as_slice().try_into().map_err(|_| "the token's secret has not 32 bytes".to_owned())?;
+        Ok(Zeroizing::new(secret))
+    }
+
+    fn answer(
+        &self,
+        token: TokenId,
+        remote: SocketAddr,
+        body: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        Box::pin(async move {
+            let ask: Ask = serde_json::from_slice(&body)
+                .map_err(|error| format!("the request cannot be read: {error}"))?;
+            let answer = match ask {
+                Ask::Check { probes, nonce } => self.check(&probes, &nonce, remote).await?,
+                Ask::Join { csr, spec } => self.admit(token, &csr, *spec).await?,
+            };
+            serde_json::to_vec(&answer).map_err(|error| error.to_string())
+        })
+    }
+}
+
+impl Door {
+    async fn check(
+        &self,
+        probes: &[check::Probe],
+        nonce: &str,
+        remote: SocketAddr,
+    ) -> Result<Answer, String> {
+        if probes.len() > check::PROBES_MAX || nonce.len() > check::NONCE_MAX || nonce.is_empty() {
+            return Err(format!(
+                "at most {} probes with a nonce of 1 to {} bytes",
+                check::PROBES_MAX,
+                check::NONCE_MAX
+            ));
+        }
+        let results = check::run(probes, nonce, remote.ip()).await;
+        let state = self.cluster.state();
+        let peers = state.nodes().values().map(|node| node.spec.peer_address).collect();
+        Ok(Answer::Checked { now: clock::now(), results, peers })
+    }
+
+    async fn admit(&self, token: TokenId, csr: &str, spec: NodeSpec) -> Result<Answer, String> {
+        let csr = BASE64_STANDARD
+            .decode(csr)
+            .map_err(|error| format!("the signing request is not base64: {error}"))?;
+        let name = spec.name.clone();
+        let body = Body::NodeAdmitted(Box::new(NodeAdmitted { token, csr: spec.spki, spec }));
+        let proposal = Proposal {
+            request: None,
+            cause: Cause::new(Actor::Node(self.node), format!("{name} joined with token {token}")),
+            fence: Fence::None,
+            body,
+        };
+        let committed = self.cluster.propose(proposal).await.map_err(|error| match error {
+            ProposeError::NotAppended { reason } => {
+                format!("the cluster takes no changes now ({reason}): try again")
+            }
+            other => format!("{other}: run the same join again, it is safe"),
+        })?;
+        let made = committed.outcome.into_result().map_err(|refusal| refusal.to_string())?;
+        let Some(Object::Node(node)) = made else { return Err("the admission made no node".into()) };
+        self.cluster
+            .wait_applied(committed.revision, APPLY_TIMEOUT)
+            .await
+            .map_err(|error| format!("{error}: run the same join again, it is safe"))?;
+        info!(%node, %name, "a node was admitted");
+        self.welcome(node, &csr).map(|welcome| Answer::Welcome(Box::new(welcome)))
+    }
+
+    fn welcome(&self, node: NodeId, csr: &[u8]) -> Result<Welcome, String> {
+        let state = self.cluster.state();
+        let cluster = state.cluster().ok_or("the cluster has not been initialised")?;
+        let key =
+            self.keyring.open(&cluster.authority.key, seal::AUTHORITY).map_err(|error| error.to_string())?;
+        let authority = AuthorityKey::from_parts(cluster.authority.certificate.clone(), &key)
+            .map_err(|error| error.to_string())?;
+        let certificate = authority
+            .sign_node(csr, cluster.id, node, std::time::SystemTime::now())
+            .map_err(|error| format!("the signing request is not acceptable: {error}"))?;
+        let peers = plan(&state, node).peers;
+        let admitted = peers.nodes.get(&node).ok_or("the node is not in the membership")?;
+        let signed = pangolin_peer::identity::spki_digest_of_certificate(&certificate)
+            .map_err(|error| error.to_string())?;
+        if signed != admitted.spki {
+            return Err("the signing request is for another key than the one that was admitted".into());
+        }
+        Ok(Welcome {
+            cluster: cluster.id.to_string(),
+            lineage: peers.lineage,
+            node: node.0,
+            authority: BASE64_STANDARD.encode(&cluster.authority.certificate),
+            certificate: BASE64_STANDARD.encode(certificate),
+            keyring: BASE64_STANDARD.encode(&*self.keyring.to_bytes()),
+            peers: peers
+                .nodes
+                .into_iter()
+                .map(|(node, peer)| WelcomePeer {
+                    node: node.0,
+                    name: peer.name,
+                    address: peer.address,
+                    spki: peer.spki,
+                })
+                .collect(),
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! `join`: asks the cluster to let this host in. One-shot: writes the state directory and ends; the node becomes a
+//! member that counts when it runs.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use pangolin_core::{
+    NodeId, Timestamp,
+    plan::{PeerPlan, PlannedPeer},
+};
+use pangolin_peer::{
+    identity::{Keyring, NodeIdentity},
+    join::{JoinClient, JoinError},
+};
+use zeroize::Zeroizing;
+
+use super::{Answer, Ask, CLOCK_TOLERANCE, Invitation, MembershipError, Welcome, check as probes, spec_of};
+use crate::{config::Config, state_dir::StateDir};
+
+/// What `join` is told.
+#[derive(Debug)]
+pub struct JoinOptions {
+    /// What `token create` printed.
+    pub invitation: Invitation,
+}
+
+/// One line of what `join --check` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was tried.
+    pub what: String,
+    /// How it went; none = well.
+    pub problem: Option<String>,
+}
+
+/// Joins the cluster.
+///
+/// # Errors
+/// The state directory holds a node, no node can be reached, or the cluster says no. Repeating it is safe.
+pub async fn join(config: &Config, options: &JoinOptions) -> Result<NodeId, MembershipError> {
+    let state_dir = StateDir::new(&config.state_dir);
+    state_dir.create()?;
+    state_dir.need_empty()?;
+    let key = state_dir.node_key()?;
+    let tunnel_key = state_dir.tunnel_key()?;
+    let spec = spec_of(config, key.spki_digest(), tunnel_key.public());
+    let ask = Ask::Join { csr: BASE64_STANDARD.encode(key.csr_der()?), spec: Box::new(spec) };
+    let Answer::Welcome(welcome) = request(&options.invitation, &ask).await? else {
+        return Err(MembershipError::Answer("it is no welcome".into()));
+    };
+    let (identity, peers, keyring) = unpack(&welcome, key)?;
+    let node = identity.node;
+    state_dir.store(&identity, &peers, &keyring, None)?;
+    Ok(node)
+}
+
+/// Tries every port from both sides, and the clocks. Nothing is written, the token is not used up.
+///
+/// # Errors
+/// No node can be asked.
+pub async fn check(config: &Config, options: &JoinOptions) -> Result<Vec<Finding>, MembershipError> {
+    let ports = probes::ports(config);
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    let responders = probes::Responders::open(&ports, &nonce).await;
+    let mut findings: Vec<Finding> = responders
+        .failed
+        .iter()
+        .map(|(probe, error)| Finding { what: format!("open {probe}"), problem: Some(error.clone()) })
+        .collect();
+    let asked: Vec<probes::Probe> = ports
+        .into_iter()
+        .map(|port| port.probe)
+        .filter(|probe| !responders.failed.iter().any(|(failed, _)| failed == probe))
+        .collect();
+
+    let before = (SystemTime::now(), Instant::now());
+    let answer = request(&options.invitation, &Ask::Check { probes: asked.clone(), nonce }).await?;
+    let Answer::Checked { now, results, peers } = answer else {
+        return Err(MembershipError::Answer("it is no report".into()));
+    };
+    findings.push(clock_finding(now, before.0, before.1.elapsed()));
+    for (probe, problem) in asked.iter().zip(results) {
+        findings.push(Finding { what: format!("from the cluster to {probe}"), problem });
+    }
+    for peer in peers {
+        let problem = probes::reaches(peer).await.err();
+        findings.push(Finding { what: format!("from here to peers {peer}/tcp"), problem });
+    }
+    Ok(findings)
+}
+
+/// The other clock was read at some moment of the exchange: only what lies outside it counts as a difference.
+fn clock_finding(theirs: Timestamp, asked_at: SystemTime, took: std::time::Duration) -> Finding {
+    let asked_at = Timestamp(asked_at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64));
+    let ahead = theirs.since(asked_at + took);
+    let behind = asked_at.since(theirs);
+    let off = ahead.max(behind);
+    let problem = (off > CLOCK_TOLERANCE).then(|| {
+        let side = if ahead > behind { "behind" } else { "ahead of" };
+        format!(
+            "this host's clock is {:.1} s {side} the cluster's: start a time service (NTP)",
+            off.as_secs_f32()
+        )
+    });
+    Finding { what: "clocks agree".into(), problem }
+}
+
+/// Asks the nodes in turn until one answers. A refusal is final: the others would say the same.
+async fn request(invitation: &Invitation, ask: &Ask) -> Result<Answer, MembershipError> {
+    let body = serde_json::to_vec(ask).map_err(|error| MembershipError::Answer(error.to_string()))?;
+    let mut failures = Vec::new();
+    for address in &invitation.nodes {
+        let answer = match JoinClient::connect(*address, &invitation.token).await {
+            Ok(mut client) => client.request(&body).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(bytes) => {
+                let bytes = Zeroizing::new(bytes);
+                return serde_json::from_slice(&bytes)
+                    .map_err(|error| MembershipError::Answer(error.to_string()));
+            }
+            Err(JoinError::Refused(reason)) => return Err(MembershipError::Refused(reason)),
+            Err(error) => failures.push((*address, error.to_string())),
+        }
+    }
+    Err(MembershipError::NoAnswer(failures))
+}
+
+fn unpack(
+    welcome: &Welcome,
+    key: pangolin_peer::identity::NodeKey,
+) -> Result<(NodeIdentity, PeerPlan, Keyring), MembershipError> {
+    let bad = |error: &dyn std::fmt::Display| MembershipError::Answer(error.to_string());
+    let base64 = |text: &str| BASE64_STANDARD.decode(text).map_err(|error| bad(&error));
+    let cluster = welcome.cluster.parse().map_err(|error| bad(&error))?;
+    let keyring = Keyring::from_bytes(&Zeroizing::new(base64(&welcome.keyring)?))?;
+    let nodes = welcome
+        .peers
+        .iter()
+        .map(|peer| {
+            let planned = PlannedPeer { name: peer.name.clone(), address: peer.address, spki: peer.spki };
+            (NodeId(peer.node), planned)
+        })
+        .collect();
+    let identity = NodeIdentity {
+        cluster,
+        lineage: welcome.lineage,
+        node: NodeId(welcome.node),
+        authority: base64(&welcome.authority)?,
+        certificate: base64(&welcome.certificate)?,
+        key,
+    };
+    Ok((identity, PeerPlan { cluster: Some(cluster), lineage: welcome.lineage, nodes }, keyring))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_within_the_exchange_agrees_and_one_far_off_is_named_with_its_side() {
+        let asked = UNIX_EPOCH + Duration::from_secs(1000);
+        let took = Duration::from_secs(1);
+        assert_eq!(clock_finding(Timestamp(1_000_500), asked, took).problem, None);
+        assert_eq!(clock_finding(Timestamp(998_500), asked, took).problem, None);
+        let ahead = clock_finding(Timestamp(990_000), asked, took).problem.expect("a problem");
+        assert!(ahead.contains("10.0 s ahead of"), "{ahead}");
+        let behind = clock_finding(Timestamp(1_011_000), asked, took).problem.expect("a problem");
+        assert!(behind.contains("10.0 s behind"), "{behind}");
+    }
+}

@@ -1,0 +1,416 @@
+//! The composition root: the only file that names every part.
+//!
+//! Everything is bound before anything runs, so that a port in use is told before the node takes part in anything.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use pangolin_api::Api;
+use pangolin_core::{Body, Cause, ClusterState, Fence, NodeId, command::Actor, plan::plan};
+use pangolin_dns::{CookieSecret, DnsConfig, DnsServer};
+use pangolin_edge::{BoundEdge, EdgeConfig, Limits};
+use pangolin_peer::{BoundPeers, Peers, Service, identity::Keyring};
+use pangolin_raft::{Cluster, Proposal, RaftConfig, Timing};
+use pangolin_tunnel::{TunnelConfig, TunnelLayer, control::ControlService};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    clock,
+    config::{Config, TimingChoice},
+    leader::Leading,
+    local::{
+        control::{ControlHost, SitePort},
+        dialer::{NodeDialer, Relay},
+        layers::{Health, Layers},
+        reports::{Reporter, Reports},
+        socket::LocalSocket,
+        status::{ForPeers, NodeAnswers},
+    },
+    membership::{Door, spec_of},
+    state_dir::{Member, StateDir},
+    tasks::Tasks,
+};
+
+/// How long a just started node tries to commit what it has to say, before it tries again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Pause after the cluster has refused it: somebody has to change something first.
+const REFUSED_RETRY: Duration = Duration::from_secs(60);
+
+/// A node that knows who it is and takes part in the cluster, before it carries traffic.
+struct Core {
+    config: Config,
+    node: NodeId,
+    cluster: Cluster,
+    peers: Peers,
+    reports: Reports,
+    keyring: Arc<Keyring>,
+    answers: NodeAnswers,
+    left: watch::Receiver<bool>,
+}
+
+/// Runs a node until it is told to stop, leaves the cluster, or a part of it fails.
+///
+/// # Errors
+/// What failed, where, and what to do.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tasks = Tasks::default();
+
+    let state_dir = StateDir::new(&config.state_dir);
+    let member = state_dir.load()?;
+    let socket = LocalSocket::bind(config.socket())?;
+    let bound_edge = BoundEdge::bind(edge_config(&config))?;
+    check_free(&config.dns)?;
+    let core = start_core(config, member, &mut tasks).await?;
+    let api = Api::new(core.cluster.clone(), Arc::new(core.answers.clone()));
+    let shutdown = tasks.shutdown();
+    tasks.spawn("local socket", socket.run(api.clone(), shutdown.clone()));
+
+    let (cluster, mut left) = (core.cluster.clone(), core.left.clone());
+    let mut control = None;
+    let outcome = tokio::select! {
+        outcome = async {
+            control = Some(start_layers(&core, api, bound_edge, &mut tasks).await?);
+            notify_ready();
+            Err::<(), anyhow::Error>(tasks.first_end().await.into())
+        } => outcome,
+        error = cluster.failed() => Err(error.into()),
+        _ = left.wait_for(|left| *left) => {
+            info!("this node has left the cluster");
+            Ok(())
+        }
+        _ = terminate.recv() => {
+            info!("told to stop");
+            Ok(())
+        }
+        _ = interrupt.recv() => {
+            info!("interrupted");
+            Ok(())
+        }
+    };
+    // The cause of the end is logged by the caller; a service manager that is not there needs no telling.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if let Some(control) = control {
+        let control: Arc<ControlService> = control;
+        control.close().await;
+    }
+    cluster.shutdown().await;
+    tasks.end().await;
+    if *left.borrow() {
+        let aside = state_dir.retire()?;
+        info!(aside = %aside.display(), "the state of the node that left has been put aside");
+    }
+    outcome
+}
+
+/// Peers, Raft, and what the leader does.
+async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow::Result<Core> {
+    let shutdown = tasks.shutdown();
+    let Member { identity, peers: known, keyring, tunnel_key, bootstrap } = member;
+    let node = identity.node;
+    let spki = identity.key.spki_digest();
+    let keyring = Arc::new(keyring);
+
+    let (peers, peers_task) = BoundPeers::bind(config.peer_listen).await?.start(identity);
+    peers.set_plan(known);
+    tasks.spawn("peers", peers_task.run(shutdown.clone()));
+
+    let timing = match config.timing {
+        TimingChoice::Lan => Timing::lan(),
+        TimingChoice::Wan => Timing::wan(),
+    };
+    let cluster =
+        Cluster::start(RaftConfig { timing, ..RaftConfig::new(node, &config.state_dir) }, peers.clone())
+            .await?;
+    let state = cluster.state();
+    if state.cluster().is_some() {
+        peers.set_plan(plan(&state, node).peers);
+    }
+    if bootstrap.is_some() && !cluster.is_bootstrapped() {
+        cluster.bootstrap().await?;
+    }
+
+    let reports = Reports::default();
+    let leading = Arc::new(Leading {
+        node,
+        cluster: cluster.clone(),
+        peers: peers.clone(),
+        reports: reports.clone(),
+        keyring: keyring.clone(),
+        leaving: Default::default(),
+    });
+    let (left_tx, left) = watch::channel(false);
+    let answers = NodeAnswers {
+        node,
+        cluster: cluster.clone(),
+        peers: peers.clone(),
+        reports: reports.clone(),
+        keyring: keyring.clone(),
+        leading: leading.clone(),
+        left: left_tx,
+    };
+    peers.serve(Service::Report, Arc::new(reports.clone()));
+    peers.serve(Service::Status, Arc::new(ForPeers(answers.clone())));
+    peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
+    peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring: keyring.clone(), node }));
+    tasks.spawn("leader's duties", leading.run(shutdown.clone()));
+
+    let spec = spec_of(&config, spki, tunnel_key.public());
+    tasks.spawn(
+        "introduction",
+        introduce(cluster.clone(), node, bootstrap.map(|created| *created), spec, shutdown),
+    );
+    Ok(Core { config, node, cluster, peers, reports, keyring, answers, left })
+}
+
+/// Tells the cluster what has to be told once: on the first node that there is a cluster now, on every node what the
+/// configuration has changed about it.
+async fn introduce(
+    cluster: Cluster,
+    node: NodeId,
+    bootstrap: Option<pangolin_core::command::ClusterCreated>,
+    spec: pangolin_core::record::NodeSpec,
+    shutdown: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let mut states = cluster.watch();
+    loop {
+        let state = states.borrow_and_update().clone();
+        let Some((reason, body)) = introduction(&state, node, bootstrap.as_ref(), &spec) else {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = states.changed() => continue,
+            }
+        };
+        let cause = Cause::new(Actor::Node(node), reason);
+        let proposal = Proposal { request: None, cause, fence: Fence::None, body };
+        match cluster.propose(proposal).await.map(|committed| committed.outcome.into_result()) {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => {
+                warn!(%refusal, "the cluster does not take what this node's configuration says");
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(REFUSED_RETRY) => continue,
+                }
+            }
+            Err(error) => info!(%error, "the cluster does not take changes yet"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+fn introduction(
+    state: &ClusterState,
+    node: NodeId,
+    bootstrap: Option<&pangolin_core::command::ClusterCreated>,
+    spec: &pangolin_core::record::NodeSpec,
+) -> Option<(&'static str, Body)> {
+    if state.cluster().is_none() {
+        return bootstrap.map(|created| ("init", Body::ClusterCreated(Box::new(created.clone()))));
+    }
+    let known = &state.nodes().get(&node)?.spec;
+    // Name, role and certificate key were fixed when the node was admitted.
+    let wanted = pangolin_core::record::NodeSpec {
+        name: known.name.clone(),
+        role: known.role,
+        spki: known.spki,
+        ..spec.clone()
+    };
+    (*known != wanted).then(|| {
+        ("its configuration or version has changed", Body::NodeChanged { node, spec: Box::new(wanted) })
+    })
+}
+
+/// DNS, tunnels, edge: everything that carries traffic. Waits for the first state.
+async fn start_layers(
+    core: &Core,
+    api: Api,
+    edge: BoundEdge,
+    tasks: &mut Tasks,
+) -> anyhow::Result<Arc<ControlService>> {
+    let shutdown = tasks.shutdown();
+    let first = first_state(core).await?;
+    let first_plan = plan(&first, core.node);
+    let (address, network) = first_plan
+        .tunnel
+        .address
+        .zip(first_plan.tunnel.network)
+        .ok_or_else(|| anyhow::anyhow!("the state knows no tunnel address for node {}", core.node))?;
+
+    let state_dir = StateDir::new(&core.config.state_dir);
+    let (tunnel, tunnel_task) =
+        TunnelLayer::open(tunnel_config(&core.config, &state_dir)?, address, network).await?;
+    tasks.spawn("tunnels", tunnel_task.run(shutdown.clone()));
+    let (dns, dns_task) = DnsServer::bind(dns_config(core))?;
+
+    let (tunnel_plan, tunnel_plans) = watch::channel(Arc::default());
+    let edge_plan = Arc::new(ArcSwap::default());
+    let port = SitePort {
+        cluster: core.cluster.clone(),
+        node: core.node,
+        plan: tunnel_plans,
+        reports: core.reports.clone(),
+    };
+    let token_key = core.keyring.derive("connector session tokens");
+    let control = Arc::new(ControlService::new(Arc::new(port), token_key, clock::now));
+    let dialer = NodeDialer {
+        node: core.node,
+        tunnel: tunnel.clone(),
+        peers: core.peers.clone(),
+        reports: core.reports.clone(),
+        plan: edge_plan.clone(),
+    };
+    let host = ControlHost { control: control.clone(), api };
+    let (edge, edge_task) = edge.start(Arc::new(dialer), Arc::new(host));
+    core.peers.serve(Service::Relay, Arc::new(Relay { tunnel: tunnel.clone() }));
+
+    let (reached_tx, mut reached) = watch::channel(Default::default());
+    let layers = Layers {
+        node: core.node,
+        cluster: core.cluster.clone(),
+        peers: core.peers.clone(),
+        keyring: core.keyring.clone(),
+        reports: core.reports.clone(),
+        dns: dns.clone(),
+        tunnel: tunnel.clone(),
+        edge: edge.clone(),
+        tunnel_plan,
+        edge_plan,
+        reached: reached_tx,
+    };
+    tasks.spawn("layers", layers.run(shutdown.clone()));
+    // Nobody is answered before the first plan stands.
+    reached.wait_for(|revision| *revision >= first.revision()).await?;
+    tasks.spawn("edge", edge_task.run(shutdown.clone()));
+    tasks.spawn("dns", dns_task.run(shutdown.clone()));
+    let health = Health {
+        reports: core.reports.clone(),
+        peers: core.peers.clone(),
+        tunnel: tunnel.clone(),
+        edge,
+        dns,
+        cluster: core.cluster.clone(),
+        keyring: core.keyring.clone(),
+    };
+    tasks.spawn("health", health.run(shutdown.clone()));
+    let reporter = Reporter {
+        reports: core.reports.clone(),
+        peers: core.peers.clone(),
+        cluster: core.cluster.clone(),
+        tunnel,
+        control: control.clone(),
+    };
+    tasks.spawn("reports", reporter.run(shutdown.clone()));
+    tasks.spawn("watchdog", watchdog(reached, shutdown));
+    info!(node = %core.node, name = %core.config.name, revision = %first.revision(), "ready");
+    Ok(control)
+}
+
+/// Waits until this node is in the state: at once after a restart, a moment after `init`, and after `join` once the
+/// leader has found this node.
+async fn first_state(core: &Core) -> anyhow::Result<Arc<ClusterState>> {
+    let mut states = core.cluster.watch();
+    let mut told = Instant::now();
+    loop {
+        let state = states.borrow_and_update().clone();
+        if state.nodes().contains_key(&core.node) {
+            return Ok(state);
+        }
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Instant::now();
+            warn!(
+                "still waiting for the first state: is a majority of the nodes running, and do they reach this one?"
+            );
+        }
+        match tokio::time::timeout(Duration::from_secs(1), states.changed()).await {
+            Ok(changed) => changed?,
+            // Admitted nodes introduce themselves to nobody: the leader comes to them.
+            Err(_) => continue,
+        }
+    }
+}
+
+/// Feeds the service manager's watchdog as long as the layers keep up with the state.
+async fn watchdog(
+    mut reached: watch::Receiver<pangolin_core::Revision>,
+    shutdown: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let Some(interval) = sd_notify::watchdog_enabled() else {
+        shutdown.cancelled().await;
+        return Ok(());
+    };
+    loop {
+        let revision = *reached.borrow_and_update();
+        let status = format!("revision {revision}");
+        let states = [sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)];
+        // A service manager that went away has nothing to restart.
+        let _ = sd_notify::notify(&states);
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(interval / 3) => {}
+        }
+    }
+}
+
+fn notify_ready() {
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// DNS is bound only once there is something to answer; that its ports are free is found out now.
+fn check_free(addresses: &[SocketAddr]) -> anyhow::Result<()> {
+    for address in addresses {
+        let free = std::net::UdpSocket::bind(address)
+            .map(|_| ())
+            .and_then(|()| std::net::TcpListener::bind(address).map(|_| ()));
+        if let Err(error) = free {
+            anyhow::bail!(
+                "cannot listen on {address} for DNS: {error}; stop what listens there (`ss -lntup`; on port 53 often \
+                 systemd-resolved), or change dns.listen"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn edge_config(config: &Config) -> EdgeConfig {
+    EdgeConfig {
+        https: config.https.clone(),
+        http: config.http.clone(),
+        node_name: config.name.to_string(),
+        limits: Limits::default(),
+    }
+}
+
+fn dns_config(core: &Core) -> DnsConfig {
+    let mut cookies = CookieSecret([0; 16]);
+    cookies.0.copy_from_slice(&core.keyring.derive("DNS cookies")[..16]);
+    DnsConfig {
+        listen: core.config.dns.clone(),
+        nsid: core.config.name.to_string(),
+        cookie_secrets: vec![cookies],
+        ..DnsConfig::default()
+    }
+}
+
+fn tunnel_config(config: &Config, state_dir: &StateDir) -> anyhow::Result<TunnelConfig> {
+    Ok(TunnelConfig {
+        listen: config.tunnel_listen,
+        key: state_dir.tunnel_key()?,
+        backend: config.tunnel_backend,
+        interface: config.tunnel_interface.clone(),
+        mtu: config.tunnel_mtu,
+    })
+}

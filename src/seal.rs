@@ -1,0 +1,22 @@
+//! What sealed things are bound to: a sealed value moved to another place does not open there.
+
+use pangolin_core::{HostName, TokenId};
+
+/// The nodes' certificate authority.
+pub const AUTHORITY: &str = "authority";
+/// The internal certificate issuer.
+pub const ISSUER: &str = "issuer";
+
+/// The secret of a join token.
+#[must_use]
+pub fn token(id: TokenId) -> String {
+    format!("token|{id}")
+}
+
+/// The private key of a certificate for these names.
+#[must_use]
+pub fn certificate(names: &[HostName]) -> String {
+    let mut names: Vec<&str> = names.iter().map(HostName::as_str).collect();
+    names.sort_unstable();
+    format!("certificate|{}", names.join(","))
+}

@@ -1,0 +1,315 @@
+//! What a node keeps in its state directory beside the Raft log: who it is, and its keys.
+//!
+//! ```text
+//! identity.json   who this node is, whom it knows        keyring      key-encryption keys of the cluster
+//! node.key        its certificate's key                  tunnel.key   its WireGuard key
+//! raft/           log, vote, snapshots                   journal/     node-local journal
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use pangolin_core::{
+    ClusterId, NodeId,
+    command::ClusterCreated,
+    plan::{PeerPlan, PlannedPeer},
+    record::Digest,
+};
+use pangolin_peer::identity::{
+    Keyring, KeyringError, NodeIdentity, NodeKey,
+    private_file::{self, PrivateFileError},
+};
+use pangolin_tunnel::SecretKey;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Version of `identity.json`.
+const VERSION: u32 = 1;
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// There is no node here yet.
+    #[error("{0} holds no node: run `pangolinctl init` on the first host, `pangolinctl join` on the others")]
+    Empty(PathBuf),
+    /// There is a node here already.
+    #[error(
+        "{0} holds node {1} already: run `pangolinctl leave` there first, or choose another node.state_dir; nothing \
+         was changed"
+    )]
+    Occupied(PathBuf, NodeId),
+    /// A private file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// The keyring cannot be read or written.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// A directory cannot be made, or a file not be renamed.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error(
+        "{path} is damaged ({reason}): restore it from a backup of this host, or remove the node from the cluster \
+             and join again with an empty state directory"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    version: u32,
+    cluster: String,
+    lineage: u64,
+    node: u64,
+    authority: String,
+    certificate: String,
+    peers: Vec<PeerEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bootstrap: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerEntry {
+    node: u64,
+    name: String,
+    address: SocketAddr,
+    spki: String,
+}
+
+/// Everything that makes a node this node.
+#[derive(Debug)]
+pub struct Member {
+    /// Its name badge for peers.
+    pub identity: NodeIdentity,
+    /// Whom it knew when it was admitted: enough to be found by the leader before the first state arrives.
+    pub peers: PeerPlan,
+    /// The cluster's key-encryption keys.
+    pub keyring: Keyring,
+    /// Its WireGuard key.
+    pub tunnel_key: SecretKey,
+    /// On the first node: the command that makes the cluster.
+    pub bootstrap: Option<Box<ClusterCreated>>,
+}
+
+/// The directory.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Names the directory; nothing is touched.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Makes the directory, readable by its owner only.
+    ///
+    /// # Errors
+    /// It cannot be made or written to.
+    pub fn create(&self) -> Result<(), StateDirError> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(|source| StateDirError::Io { action: "create", path: self.0.clone(), source })
+    }
+
+    /// Refuses a directory that holds a node.
+    ///
+    /// # Errors
+    /// It does, or what it holds cannot be told.
+    pub fn need_empty(&self) -> Result<(), StateDirError> {
+        match self.load() {
+            Err(StateDirError::Empty(_)) => Ok(()),
+            Ok(member) => Err(StateDirError::Occupied(self.0.clone(), member.identity.node)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The node's certificate key: the one that is there, or a new one, so that a join that was cut off can be
+    /// repeated under the same key and gets the same answer.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn node_key(&self) -> Result<NodeKey, StateDirError> {
+        let path = self.file("node.key");
+        if let Some(bytes) = read_optional(&path)? {
+            return NodeKey::from_pkcs8(&bytes).map_err(|error| damaged(&path, error));
+        }
+        let key = NodeKey::generate().map_err(|error| damaged(&path, error))?;
+        private_file::write(&path, &key.to_pkcs8())?;
+        Ok(key)
+    }
+
+    /// The node's WireGuard key: the one that is there, or a new one.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn tunnel_key(&self) -> Result<SecretKey, StateDirError> {
+        let path = self.file("tunnel.key");
+        if let Some(bytes) = read_optional(&path)? {
+            let bytes: [u8; 32] = bytes
+                .as_slice()
+                .try_into()
+                .map_err(|_| damaged(&path, format!("{} bytes, not 32", bytes.len())))?;
+            return Ok(SecretKey::from_bytes(bytes));
+        }
+        let key = SecretKey::generate();
+        private_file::write(&path, key.to_bytes().as_slice())?;
+        Ok(key)
+    }
+
+    /// Writes who this node is. The last file written makes the directory a node's.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn store(
+        &self,
+        identity: &NodeIdentity,
+        peers: &PeerPlan,
+        keyring: &Keyring,
+        bootstrap: Option<&ClusterCreated>,
+    ) -> Result<(), StateDirError> {
+        keyring.store(&self.file("keyring"))?;
+        let path = self.file("identity.json");
+        let bootstrap = bootstrap
+            .map(pangolin_core::codec::encode)
+            .transpose()
+            .map_err(|error| damaged(&path, error))?
+            .map(|bytes| BASE64_STANDARD.encode(bytes));
+        let file = IdentityFile {
+            version: VERSION,
+            cluster: identity.cluster.to_string(),
+            lineage: identity.lineage,
+            node: identity.node.0,
+            authority: BASE64_STANDARD.encode(&identity.authority),
+            certificate: BASE64_STANDARD.encode(&identity.certificate),
+            peers: peers
+                .nodes
+                .iter()
+                .map(|(node, peer)| PeerEntry {
+                    node: node.0,
+                    name: peer.name.clone(),
+                    address: peer.address,
+                    spki: BASE64_STANDARD.encode(peer.spki.0),
+                })
+                .collect(),
+            bootstrap,
+        };
+        let text = serde_json::to_vec_pretty(&file).map_err(|error| damaged(&path, error))?;
+        Ok(private_file::write(&path, &text)?)
+    }
+
+    /// Reads who this node is.
+    ///
+    /// # Errors
+    /// Nothing there, unreadable, or damaged.
+    pub fn load(&self) -> Result<Member, StateDirError> {
+        let path = self.file("identity.json");
+        let Some(bytes) = read_optional(&path)? else {
+            return Err(StateDirError::Empty(self.0.clone()));
+        };
+        let file: IdentityFile = serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))?;
+        if file.version != VERSION {
+            return Err(damaged(&path, format!("version {} is not known here", file.version)));
+        }
+        let cluster: ClusterId = file.cluster.parse().map_err(|error| damaged(&path, error))?;
+        let base64 = |text: &str| BASE64_STANDARD.decode(text).map_err(|error| damaged(&path, error));
+        let mut nodes = BTreeMap::new();
+        for entry in &file.peers {
+            let spki: [u8; 32] = base64(&entry.spki)?
+                .try_into()
+                .map_err(|_| damaged(&path, "a key digest has not 32 bytes"))?;
+            let peer = PlannedPeer { name: entry.name.clone(), address: entry.address, spki: Digest(spki) };
+            nodes.insert(NodeId(entry.node), peer);
+        }
+        let bootstrap = match &file.bootstrap {
+            Some(text) => {
+                let decoded = pangolin_core::codec::decode(&base64(text)?, pangolin_core::codec::COMMAND_MAX);
+                Some(decoded.map_err(|error| damaged(&path, error))?)
+            }
+            None => None,
+        };
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let keyring = Keyring::load_preferred(credentials.as_deref(), &self.file("keyring"))?;
+        Ok(Member {
+            identity: NodeIdentity {
+                cluster,
+                lineage: file.lineage,
+                node: NodeId(file.node),
+                authority: base64(&file.authority)?,
+                certificate: base64(&file.certificate)?,
+                key: self.node_key()?,
+            },
+            peers: PeerPlan { cluster: Some(cluster), lineage: file.lineage, nodes },
+            keyring,
+            tunnel_key: self.tunnel_key()?,
+            bootstrap,
+        })
+    }
+
+    /// Puts the state of a node that has left out of the way. It is renamed, never deleted.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn retire(&self) -> Result<PathBuf, StateDirError> {
+        let io = |action, path: &Path, source| StateDirError::Io { action, path: path.to_owned(), source };
+        let seconds = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let aside = self.file(&format!("left-{seconds}"));
+        std::fs::create_dir_all(&aside).map_err(|source| io("create", &aside, source))?;
+        for name in ["identity.json", "node.key", "tunnel.key", "keyring", "raft", "journal"] {
+            let from = self.file(name);
+            match std::fs::rename(&from, aside.join(name)) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(io("rename", &from, source));
+                }
+                _ => {}
+            }
+        }
+        Ok(aside)
+    }
+}
+
+fn damaged(path: &Path, reason: impl ToString) -> StateDirError {
+    StateDirError::Damaged { path: path.to_owned(), reason: reason.to_string() }
+}
+
+fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateDirError> {
+    match private_file::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
