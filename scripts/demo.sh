@@ -16,7 +16,6 @@ folder="$PROFILE"
 
 # The first build takes minutes, the next ones seconds. Cargo shows how far it is.
 echo "building (profile $PROFILE); the first time this takes several minutes"
-cargo build --locked --profile "$PROFILE" \
-    --package pangolin-node --package pangolinctl --package pangolin-connector --package pangolin-chaos --bins
+cargo build --locked --profile "$PROFILE" --workspace --bins
 
 exec "${CARGO_TARGET_DIR:-target}/$folder/pangolin-chaos" demo "$@"
