@@ -9,8 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use pangolin_core::{NodeId, record::Verdict};
-use pangolin_wire::{Client, ClusterStatus, CreateToken, CreatedToken, Health, RaftPart};
-use serde::Deserialize;
+use pangolin_wire::{Client, ClusterStatus, CreateToken, CreatedToken, Health, Issuer, RaftPart};
 use tempfile::TempDir;
 
 use crate::{
@@ -240,12 +239,6 @@ impl Node {
         std::fs::write(self.config(), text)
             .with_context(|| format!("cannot write {}", self.config().display()))
     }
-}
-
-/// The certificate of the cluster's internal issuer.
-#[derive(Debug, Deserialize)]
-struct Issuer {
-    pem: String,
 }
 
 /// A cluster of nodes on this host. Dropping it kills them and removes all that they wrote.
