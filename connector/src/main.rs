@@ -1,5 +1,7 @@
 //! `pangolin-connector`: arguments, log, signals.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 use pangolin_connector::options::{Arguments, LogFormat};
@@ -35,9 +37,12 @@ async fn main() -> anyhow::Result<()> {
 
 fn log(arguments: &Arguments) -> anyhow::Result<()> {
     // Newt's names of the levels are in capitals.
-    let filter = EnvFilter::try_new(arguments.log_level.to_lowercase())
+    // The WireGuard library tells of every forced handshake; what the user asks for stands behind and so above it.
+    let filter = EnvFilter::try_new(format!("gotatun=warn,{}", arguments.log_level.to_lowercase()))
         .with_context(|| format!("--log-level {:?}", arguments.log_level))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let terminal = std::io::stderr().is_terminal();
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     match arguments.log_format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),
