@@ -28,8 +28,8 @@ use crate::{
     types::{LeaderId, Request},
 };
 
-/// How long a proposal is tried, all in all.
-pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a proposal is tried, all in all. Whoever cannot write is told so within 2 s, the way to and fro included.
+pub const PROPOSE_DEADLINE: Duration = Duration::from_millis(1800);
 /// Bytes of proposals that are under way on one node; beyond it new ones are refused, because a disk that falls
 /// behind would otherwise look like a dead leader.
 pub const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
