@@ -150,6 +150,9 @@ async fn tokens_that_are_wrong_used_expired_or_of_another_cluster_let_nobody_in(
     let mut cluster = one_node().await;
     let other = one_node().await;
 
+    let short = token(&cluster, 10).await;
+    let expired = tokio::time::Instant::now() + Duration::from_millis(10_500);
+
     // Not tokens.
     for text in ["", "hello", "pgl1.x.y@127.0.0.1:1", &"x".repeat(20_000)] {
         refused(&pangolind(&cluster, 1, "join", &[], text), &["token"]);
@@ -173,8 +176,7 @@ async fn tokens_that_are_wrong_used_expired_or_of_another_cluster_let_nobody_in(
     refused(&pangolind(&cluster, 1, "join", &[], &format!("{secret}@127.0.0.1:1")), &["127.0.0.1:1"]);
 
     // Expired.
-    let short = token(&cluster, 1).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep_until(expired).await;
     refused(&pangolind(&cluster, 1, "join", &[], &short), &["expired"]);
     assert!(!cluster.nodes[1].state_dir().join("identity.json").exists(), "a refused node was written");
 
@@ -212,7 +214,7 @@ async fn the_api_refuses_what_is_wrong_with_what_and_where() {
         (Method::PUT, "/org/nobody/site", json!({ "name": "x" }), 404, "nobody"),
         (Method::PUT, "/resource/99/target", json!({ "siteId": 1, "ip": "127.0.0.1", "port": 1 }), 404, "99"),
         (Method::PUT, "/resource/x/target", json!({ "siteId": 1, "ip": "127.0.0.1", "port": 1 }), 400, "x"),
-        (Method::PUT, "/nothing", json!({}), 404, "nothing"),
+        (Method::PUT, "/nothing", json!({}), 404, "route"),
     ];
     for (method, path, body, status, word) in cases {
         let said = format!("{method} {path} {}", body.to_string().chars().take(80).collect::<String>());

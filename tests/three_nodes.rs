@@ -330,18 +330,17 @@ async fn nodes_come_and_go_and_every_node_tells_the_same() {
     })
     .await;
 
-    // A node leaves for good: its process ends, the others go on, and it is refused when it tries again.
-    let third = cluster.nodes[2].name.clone();
+    // A node leaves for good: its process ends, its state is put aside, the others go on.
     let mut leave = std::process::Command::new(&cluster.programs.pangolinctl);
-    leave.arg("--socket").arg(cluster.nodes[0].socket()).args(["leave", "--node", &third]);
+    leave.arg("--socket").arg(cluster.nodes[2].socket()).arg("leave");
     pangolin_chaos::process::run(leave, "", START_PATIENCE).expect("pangolinctl").ok("leave").expect("left");
     until("the node is gone from the status", || async {
         let status: ClusterStatus = cluster.nodes[0].client().get("/cluster/status").await.ok()?;
-        (status.nodes.len() == 2 && status.quorum.voters == 2).then_some(())
+        (status.nodes.len() == 2 && status.quorum.voters <= 2).then_some(())
     })
     .await;
-    let ended = cluster.nodes[2].process().expect("it ran").wait(PATIENCE);
-    assert!(ended.is_some(), "the node that left goes on running");
+    let ended = cluster.nodes[2].process().expect("it ran").wait(PATIENCE).expect("it has ended");
+    assert!(ended.success(), "it ended with {ended}");
     cluster.nodes[2].kill();
     no_panic_in(&cluster);
 }

@@ -59,7 +59,7 @@ impl Options {
     pub fn of_a_test() -> Result<Self> {
         let addresses = crate::ports::own_addresses(3);
         let ports = Ports::free(&addresses)?;
-        let log = std::env::var("PANGOLIN_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
+        let log = std::env::var("PANGOLIN_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
         Ok(Self { addresses, ports, zone: "demo.test".to_owned(), backend: Backend::InProcess, log })
     }
 }

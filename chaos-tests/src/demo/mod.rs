@@ -31,7 +31,7 @@ pub struct DemoOptions {
     #[arg(long)]
     pub base_port: Option<u16>,
     /// What the nodes log (tracing filter syntax)
-    #[arg(long, default_value = "info")]
+    #[arg(long, default_value = "info,openraft=warn")]
     pub log: String,
 }
 
