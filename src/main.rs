@@ -96,8 +96,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run(file) => {
             let config = Config::load(&file.config)?;
             start_log(&config)?;
-            runtime()?.block_on(node::run(config))?;
-            Ok(())
+            // On a worker, not on the main thread: what wakes it often would cost a switch of threads each time.
+            runtime()?.block_on(async { tokio::spawn(node::run(config)).await })?
         }
         Verb::Init(options) => init(&options),
         Verb::Join(options) => join(&options),

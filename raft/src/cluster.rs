@@ -306,22 +306,26 @@ impl Cluster {
     /// Waits until Raft or the log store has ended on this node, of its own accord or by
     /// [`Cluster::shutdown`], and says why: the node must end then.
     pub async fn failed(&self) -> RaftError {
-        let mut metrics = self.inner.raft.metrics();
+        // The metrics of the server change seldom, all others with every heartbeat; both end with Raft.
+        let mut server = self.inner.raft.server_metrics();
         let mut store = self.inner.log.failure();
         loop {
             if let Some(error) = store.borrow_and_update().clone() {
                 return error.into();
             }
-            let running = metrics.borrow_and_update().running_state.clone();
+            let running = self.inner.raft.metrics().borrow_watched().running_state.clone();
             if let Err(error) = running {
                 return RaftError::Ended(error.to_string());
             }
             let gone = tokio::select! {
-                changed = metrics.changed() => changed.is_err(),
+                changed = server.changed() => changed.is_err(),
                 changed = store.changed() => changed.is_err(),
             };
             if gone {
-                return RaftError::Ended("it was shut down".into());
+                let running = self.inner.raft.metrics().borrow_watched().running_state.clone();
+                let reason =
+                    running.err().map_or_else(|| "it was shut down".into(), |error| error.to_string());
+                return RaftError::Ended(reason);
             }
         }
     }
@@ -372,28 +376,33 @@ impl Inner {
 /// Keeps `known_leader` and `leadership` up to date.
 async fn follow(inner: std::sync::Weak<Inner>) {
     let Some(first) = inner.upgrade() else { return };
-    let mut metrics = first.raft.metrics();
+    // Not the metrics that change with every heartbeat: an idle node should sleep.
+    let mut server = first.raft.server_metrics();
     drop(first);
     loop {
-        let left = {
+        let look_again = {
             let Some(inner) = inner.upgrade() else { return };
-            metrics.borrow_and_update();
+            server.borrow_and_update();
             let leader = inner.leader();
             inner.known_leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
             let led = inner.led_term();
             let term = led.map(|(term, _)| term);
             inner.leadership.send_if_modified(|known| std::mem::replace(known, term) != term);
-            led.map(|(_, left)| left)
+            // A leader that loses its majority, or gets it back, hears nothing: only the clock tells.
+            match led {
+                Some((_, left)) => Some(left),
+                None if inner.raft.as_leader().is_ok() => Some(inner.timing.heartbeat / 2),
+                None => None,
+            }
         };
-        // A leader that loses its majority hears nothing: only the clock tells.
         let lapse = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
+            match look_again {
+                Some(after) => tokio::time::sleep(after).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            changed = metrics.changed() => if changed.is_err() {
+            changed = server.changed() => if changed.is_err() {
                 if let Some(inner) = inner.upgrade() {
                     inner.known_leader.send_replace(None);
                     inner.leadership.send_replace(None);

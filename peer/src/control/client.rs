@@ -35,8 +35,11 @@ const BUDGET_KIB: usize = 64 * 1024;
 /// How many probes are remembered for their round-trip time.
 const PROBES_REMEMBERED: usize = 8;
 
-/// How often requests whose callers have gone are forgotten, in probes.
+/// How often requests whose callers have gone are forgotten, in probe intervals.
 const SWEEP_EVERY: u32 = 50;
+
+/// A probe is sent at least this often, in probe intervals, however much else is answered.
+const MEASURE_EVERY: u32 = 10;
 
 /// Weight of a new round-trip time in the average, as 1/8 (RFC 6298 §2.3).
 const RTT_WEIGHT: u64 = 8;
@@ -221,7 +224,7 @@ fn smooth(average: &AtomicU64, sample: Duration) {
 async fn probe(pending: &Mutex<HashMap<u32, Pending>>, probes: &Mutex<Probes>, urgent: &Urgent) -> String {
     let mut ticks = interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut last, mut count) = (Instant::now(), 0_u32);
+    let (mut last, mut ticked, mut count) = (Instant::now(), 0_u32, 0_u32);
     loop {
         ticks.tick().await;
         let now = Instant::now();
@@ -234,6 +237,17 @@ async fn probe(pending: &Mutex<HashMap<u32, Pending>>, probes: &Mutex<Probes>, u
             if now.saturating_duration_since(probes.heard) >= SUSPECT_AFTER {
                 return format!("it has not answered probes for {SUSPECT_AFTER:?}");
             }
+            // Whoever has just answered something else needs no probe; now and then one is sent all the same,
+            // because they measure the round-trip time.
+            ticked = ticked.wrapping_add(1);
+            if ticked.is_multiple_of(SWEEP_EVERY) {
+                pending.lock().retain(|_, call| !call.reply.is_closed());
+            }
+            if now.saturating_duration_since(probes.heard) < PROBE_INTERVAL
+                && !ticked.is_multiple_of(MEASURE_EVERY)
+            {
+                continue;
+            }
             count = count.wrapping_add(1);
             if probes.sent.len() >= PROBES_REMEMBERED {
                 probes.sent.pop_front();
@@ -241,8 +255,5 @@ async fn probe(pending: &Mutex<HashMap<u32, Pending>>, probes: &Mutex<Probes>, u
             probes.sent.push_back((count, now));
         }
         urgent.set(Kind::Ping, count);
-        if count.is_multiple_of(SWEEP_EVERY) {
-            pending.lock().retain(|_, call| !call.reply.is_closed());
-        }
     }
 }
