@@ -4,6 +4,7 @@
 //! identity.json   who this node is, whom it knows        keyring      key-encryption keys of the cluster
 //! node.key        its certificate's key                  tunnel.key   its WireGuard key
 //! raft/           log, vote, snapshots                   journal/     node-local journal
+//! begun           this node has taken part: without raft/ it must not do so again
 //! ```
 
 use std::{
@@ -24,6 +25,7 @@ use pangolin_core::{
 use pangolin_peer::identity::{
     Keyring, KeyringError, NodeIdentity, NodeKey,
     private_file::{self, PrivateFileError},
+    spki_digest_of_certificate,
 };
 use pangolin_tunnel::SecretKey;
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,19 @@ pub enum StateDirError {
          was changed"
     )]
     Occupied(PathBuf, NodeId),
+    /// Something of an earlier node is left, but not who it was.
+    #[error(
+        "{0} is left from an earlier node: a new one must not go on with its log; move it out of the way, or choose \
+         another node.state_dir; nothing was changed"
+    )]
+    Leftover(PathBuf),
+    /// The node has taken part, and what it promised then is gone.
+    #[error(
+        "{0} is gone, though this node has taken part in its cluster: a node that has forgotten its log and its votes \
+         must not vote again; take node {1} out of the cluster (`pangolinctl leave {1}` on another node) and join again \
+         with an empty state directory"
+    )]
+    LogGone(PathBuf, NodeId),
     /// A private file cannot be read or written.
     #[error(transparent)]
     File(#[from] PrivateFileError),
@@ -150,7 +165,11 @@ impl StateDir {
     /// It does, or what it holds cannot be told.
     pub fn need_empty(&self) -> Result<(), StateDirError> {
         match self.load() {
-            Err(StateDirError::Empty(_)) => Ok(()),
+            Err(StateDirError::Empty(_)) => match ["raft", "journal"].map(|name| self.file(name)) {
+                [raft, _] if has_entries(&raft) => Err(StateDirError::Leftover(raft)),
+                [_, journal] if has_entries(&journal) => Err(StateDirError::Leftover(journal)),
+                _ => Ok(()),
+            },
             Ok(member) => Err(StateDirError::Occupied(self.0.clone(), member.identity.node)),
             Err(error) => Err(error),
         }
@@ -169,6 +188,44 @@ impl StateDir {
         let key = NodeKey::generate().map_err(|error| damaged(&path, error))?;
         private_file::write(&path, &key.to_pkcs8())?;
         Ok(key)
+    }
+
+    /// The key that belongs to the node's certificate. A node without it is no longer the one that was admitted.
+    fn own_key(&self, certificate: &[u8]) -> Result<NodeKey, StateDirError> {
+        let path = self.file("node.key");
+        let bytes = read_optional(&path)?.ok_or_else(|| damaged(&path, "it is missing"))?;
+        let key = NodeKey::from_pkcs8(&bytes).map_err(|error| damaged(&path, error))?;
+        let certified = spki_digest_of_certificate(certificate)
+            .map_err(|error| damaged(&self.file("identity.json"), error))?;
+        if certified != key.spki_digest() {
+            return Err(damaged(&path, "it is not the key of the certificate in identity.json"));
+        }
+        Ok(key)
+    }
+
+    /// Refuses to go on without the log of a node that has taken part: neither its votes nor what it acknowledged
+    /// are known any more.
+    ///
+    /// # Errors
+    /// [`StateDirError::LogGone`].
+    pub fn check_log(&self, node: NodeId) -> Result<(), StateDirError> {
+        let (begun, raft) = (self.file("begun"), self.file("raft"));
+        if read_optional(&begun)?.is_some() && !has_entries(&raft) {
+            return Err(StateDirError::LogGone(raft, node));
+        }
+        Ok(())
+    }
+
+    /// Notes that this node takes part from now on. To be called once the log is there.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn note_begun(&self) -> Result<(), StateDirError> {
+        let path = self.file("begun");
+        if read_optional(&path)?.is_none() {
+            private_file::write(&path, b"this node has taken part in its cluster\n")?;
+        }
+        Ok(())
     }
 
     /// The node's WireGuard key: the one that is there, or a new one.
@@ -262,20 +319,34 @@ impl StateDir {
         };
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         let keyring = Keyring::load_preferred(credentials.as_deref(), &self.file("keyring"))?;
+        let certificate = base64(&file.certificate)?;
         Ok(Member {
             identity: NodeIdentity {
                 cluster,
                 lineage: file.lineage,
                 node: NodeId(file.node),
                 authority: base64(&file.authority)?,
-                certificate: base64(&file.certificate)?,
-                key: self.node_key()?,
+                key: self.own_key(&certificate)?,
+                certificate,
             },
             peers: PeerPlan { cluster: Some(cluster), lineage: file.lineage, nodes },
             keyring,
             tunnel_key: self.tunnel_key()?,
             bootstrap,
         })
+    }
+
+    /// Puts a renewed certificate in the place of the node's old one; everything else stays.
+    ///
+    /// # Errors
+    /// `identity.json` cannot be read or written.
+    pub fn replace_certificate(&self, certificate: &[u8]) -> Result<(), StateDirError> {
+        let path = self.file("identity.json");
+        let Some(bytes) = read_optional(&path)? else { return Err(StateDirError::Empty(self.0.clone())) };
+        let mut file: IdentityFile = serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))?;
+        file.certificate = BASE64_STANDARD.encode(certificate);
+        let text = serde_json::to_vec_pretty(&file).map_err(|error| damaged(&path, error))?;
+        Ok(private_file::write(&path, &text)?)
     }
 
     /// Puts the state of a node that has left out of the way. It is renamed, never deleted.
@@ -289,7 +360,7 @@ impl StateDir {
             .map_or(0, |since| since.as_secs());
         let aside = self.file(&format!("left-{seconds}"));
         std::fs::create_dir_all(&aside).map_err(|source| io("create", &aside, source))?;
-        for name in ["identity.json", "node.key", "tunnel.key", "keyring", "raft", "journal"] {
+        for name in ["identity.json", "begun", "node.key", "tunnel.key", "keyring", "raft", "journal"] {
             let from = self.file(name);
             match std::fs::rename(&from, aside.join(name)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -302,6 +373,10 @@ impl StateDir {
     }
 }
 
+fn has_entries(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 fn damaged(path: &Path, reason: impl ToString) -> StateDirError {
     StateDirError::Damaged { path: path.to_owned(), reason: reason.to_string() }
 }
@@ -311,5 +386,84 @@ fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateDirErro
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pangolin_peer::identity::AuthorityKey;
+
+    use super::*;
+
+    const NODE: NodeId = NodeId(7);
+
+    fn with_node() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state_dir = StateDir::new(dir.path());
+        let key = state_dir.node_key().expect("a key");
+        let authority = AuthorityKey::create("test").expect("an authority");
+        let cluster = ClusterId([1; 16]);
+        let csr = key.csr_der().expect("a request");
+        let certificate =
+            authority.sign_node(&csr, cluster, NODE, std::time::SystemTime::now()).expect("a certificate");
+        let authority = authority.certificate().to_vec();
+        let identity = NodeIdentity { cluster, lineage: 1, node: NODE, authority, certificate, key };
+        let peer =
+            PlannedPeer { name: "n7".into(), address: ([127, 0, 0, 1], 7420).into(), spki: Digest([7; 32]) };
+        let peers = PeerPlan { cluster: Some(cluster), lineage: 1, nodes: [(NODE, peer)].into() };
+        state_dir.store(&identity, &peers, &Keyring::create().expect("a keyring"), None).expect("stored");
+        (dir, state_dir)
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded_again_and_makes_the_directory_occupied() {
+        let (_dir, state_dir) = with_node();
+        let member = state_dir.load().expect("a member");
+        assert_eq!((member.identity.node, member.peers.nodes.len()), (NODE, 1));
+        assert!(matches!(state_dir.need_empty(), Err(StateDirError::Occupied(_, NODE))));
+    }
+
+    #[test]
+    fn a_node_without_its_own_key_does_not_start_under_another() {
+        let (_dir, state_dir) = with_node();
+        let path = state_dir.file("node.key");
+        std::fs::remove_file(&path).expect("removed");
+        assert!(matches!(state_dir.load(), Err(StateDirError::Damaged { .. })));
+        assert!(!path.exists(), "none is made in its place");
+        state_dir.node_key().expect("another key");
+        let error = state_dir.load().expect_err("not the certificate's").to_string();
+        assert!(error.contains("not the key of the certificate"), "{error}");
+    }
+
+    #[test]
+    fn a_node_that_has_taken_part_does_not_go_on_without_its_log() {
+        let (_dir, state_dir) = with_node();
+        state_dir.check_log(NODE).expect("it has not taken part yet");
+        std::fs::create_dir(state_dir.file("raft")).expect("made");
+        std::fs::write(state_dir.file("raft/log"), "x").expect("written");
+        state_dir.note_begun().expect("noted");
+        state_dir.check_log(NODE).expect("the log is there");
+        std::fs::remove_dir_all(state_dir.file("raft")).expect("removed");
+        let error = state_dir.check_log(NODE).expect_err("refused").to_string();
+        assert!(error.contains("raft is gone") && error.contains("join again"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_with_the_log_of_a_forgotten_node_is_not_empty() {
+        let (_dir, state_dir) = with_node();
+        std::fs::create_dir(state_dir.file("raft")).expect("made");
+        std::fs::write(state_dir.file("raft/log"), "x").expect("written");
+        std::fs::remove_file(state_dir.file("identity.json")).expect("removed");
+        assert!(matches!(state_dir.need_empty(), Err(StateDirError::Leftover(_))));
+    }
+
+    #[test]
+    fn what_a_node_that_left_leaves_behind_is_put_aside_and_the_directory_is_empty() {
+        let (_dir, state_dir) = with_node();
+        state_dir.note_begun().expect("noted");
+        let aside = state_dir.retire().expect("put aside");
+        assert!(aside.join("identity.json").exists() && aside.join("keyring").exists());
+        state_dir.need_empty().expect("empty");
+        state_dir.check_log(NODE).expect("nothing is expected of the next node");
     }
 }
