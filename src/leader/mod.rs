@@ -36,6 +36,18 @@ pub struct Leading {
     pub leaving: Mutex<BTreeSet<NodeId>>,
 }
 
+/// Marks a node as leaving as long as it lives.
+struct Leaving<'a> {
+    all: &'a Mutex<BTreeSet<NodeId>>,
+    node: NodeId,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.node);
+    }
+}
+
 impl Leading {
     /// Runs until told to end.
     ///
@@ -149,9 +161,9 @@ impl Leading {
     /// This node does not lead (any more), or the voters could not be changed. Repeating it is safe.
     pub async fn remove(&self, node: NodeId, cause: Cause) -> Result<(), String> {
         self.leaving.lock().insert(node);
-        let removed = self.remove_in_order(node, cause).await;
-        self.leaving.lock().remove(&node);
-        removed
+        // Also when whoever asked goes away meanwhile: a node that stays must be taken in again.
+        let _leaving = Leaving { all: &self.leaving, node };
+        self.remove_in_order(node, cause).await
     }
 
     async fn remove_in_order(&self, node: NodeId, cause: Cause) -> Result<(), String> {
