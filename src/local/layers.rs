@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::reports::Reports;
+use super::{reports::Reports, status::in_contact};
 use crate::{clock, seal};
 
 /// How often everything is brought in line though nothing changed.
@@ -141,7 +141,7 @@ impl Health {
             for (site, _) in tunnels.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
                 self.edge.forget_local(*site);
             }
-            self.dns.set_leader_contact(self.cluster.leader().is_some());
+            self.dns.set_leader_contact(in_contact(&self.cluster.status()));
             let current = clock::now().0 / TICKET_PERIOD_MS;
             if period.replace(current) != Some(current) {
                 self.edge.set_ticket_keys(&self.ticket_keys(current));

@@ -1,6 +1,10 @@
 //! The local socket: whoever may open it is the operator of this host.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::PathBuf,
+    time::Duration,
+};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -10,10 +14,12 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Most connections at a time: operators and scripts, not traffic.
 const CONNECTIONS_MAX: usize = 64;
+/// Pause after a connection could not be accepted, so that the reason can pass.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why there is no local socket.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +33,8 @@ pub struct SocketError {
 pub struct LocalSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// The user that this node runs as.
+    owner: u32,
 }
 
 impl LocalSocket {
@@ -36,7 +44,7 @@ impl LocalSocket {
     /// # Errors
     /// It is in use, or cannot be made.
     pub fn bind(path: PathBuf) -> Result<Self, SocketError> {
-        let open = || -> std::io::Result<UnixListener> {
+        let open = || -> std::io::Result<(UnixListener, u32)> {
             if let Some(dir) = path.parent() {
                 std::fs::create_dir_all(dir)?;
             }
@@ -49,26 +57,47 @@ impl LocalSocket {
             }
             let listener = UnixListener::bind(&path)?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-            Ok(listener)
+            let owner = std::fs::metadata(&path)?.uid();
+            Ok((listener, owner))
         };
         match open() {
-            Ok(listener) => Ok(Self { listener, path }),
+            Ok((listener, owner)) => Ok(Self { listener, path, owner }),
             Err(source) => Err(SocketError { path, source }),
         }
+    }
+
+    /// Between the moment the socket is there and the moment its mode is set, anybody might have connected: only
+    /// root and its owner are let in.
+    fn may_enter(&self, stream: &UnixStream) -> Result<(), String> {
+        let who = stream.peer_cred().map_err(|error| format!("it does not say who it is: {error}"))?.uid();
+        if who == 0 || who == self.owner { Ok(()) } else { Err(format!("uid {who} is not its owner")) }
     }
 
     /// Serves the API with operator rights until told to end.
     ///
     /// # Errors
-    /// The listener broke.
-    pub async fn run(self, api: Api, shutdown: CancellationToken) -> Result<(), std::io::Error> {
+    /// None: connections that cannot be accepted are tried again.
+    pub async fn run(self, api: Api, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let connections = TaskTracker::new();
         let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let stream = tokio::select! {
                 () = shutdown.cancelled() => break,
-                accepted = self.listener.accept() => accepted?.0,
+                accepted = self.listener.accept() => accepted,
             };
+            let stream = match stream {
+                Ok((stream, _)) => stream,
+                // Out of file descriptors, as a rule: no reason to end a node that carries traffic.
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection on the local socket");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            if let Err(reason) = self.may_enter(&stream) {
+                warn!(reason, "a connection to the local socket was refused");
+                continue;
+            }
             let Ok(place) = places.clone().try_acquire_owned() else { continue };
             let (api, shutdown) = (api.clone(), shutdown.clone());
             connections.spawn(async move {

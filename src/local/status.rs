@@ -26,6 +26,9 @@ use crate::{clock, leader::Leading, membership::Invitation, seal};
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How long a change of the membership may take.
 const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that has not heard from the leader for this long has no contact: longer than an election takes with the
+/// slower timing.
+const CONTACT_LOST: Duration = Duration::from_secs(3);
 /// Pause before the (new) leader is asked again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -74,6 +77,11 @@ impl NodeAnswers {
     async fn leaders_view(&self) -> Result<ClusterStatus, String> {
         let leader = self.cluster.leader().ok_or("no leader is known")?;
         if leader == self.node {
+            if !in_contact(&self.cluster.status()) {
+                return Err(
+                    "this node led, but a majority of the voters does not answer it any more".to_owned()
+                );
+            }
             return self.view().ok_or_else(|| "the cluster has not been initialised".to_owned());
         }
         let answer = self
@@ -90,6 +98,10 @@ impl NodeAnswers {
         let deadline = tokio::time::Instant::now() + MEMBERSHIP_TIMEOUT;
         let mut reason = "no leader is known".to_owned();
         while tokio::time::Instant::now() < deadline {
+            // The answer to a node that leaves may be lost: from its removal on, nobody talks to it any more.
+            if matches!(verb, Verb::Remove { node, .. } if *node == self.node) && self.peers.is_disowned() {
+                return Ok(Done::Removed);
+            }
             match self.ask_leader(verb).await {
                 Ok(Done::NotLeader) => "leadership is moving".clone_into(&mut reason),
                 Ok(done) => return Ok(done),
@@ -278,6 +290,15 @@ impl Handler for ForPeers {
     }
 }
 
+/// Whether the node has heard from the leader of late; the leader itself, from a majority. What a node knows of the
+/// leader outlives the contact with it.
+pub(super) fn in_contact(raft: &RaftStatus) -> bool {
+    let Some(leader) = raft.leader else { return false };
+    // A single voter is its own majority, and nobody acknowledges anything to it.
+    let alone = leader == raft.node && raft.voters.iter().eq([&raft.node]);
+    alone || raft.leader_contact.is_some_and(|ago| ago <= CONTACT_LOST)
+}
+
 /// How the cluster stands, as one node knows it; none before the cluster is made.
 fn compose(
     state: &ClusterState,
@@ -356,4 +377,52 @@ fn compose(
         nodes,
         partial: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pangolin_raft::ServerState;
+
+    use super::*;
+
+    fn raft(leader: Option<u64>, voters: &[u64], contact: Option<Duration>) -> RaftStatus {
+        RaftStatus {
+            node: NodeId(1),
+            state: ServerState::Follower,
+            term: 3,
+            leader: leader.map(NodeId),
+            last_log: None,
+            committed: Some(20),
+            applied: None,
+            snapshot: None,
+            voters: voters.iter().copied().map(NodeId).collect(),
+            learners: [].into(),
+            progress: [].into(),
+            leader_contact: contact,
+        }
+    }
+
+    #[test]
+    fn a_node_is_in_contact_only_while_it_hears_from_the_leader_whatever_it_remembers() {
+        let (now, late) = (Some(Duration::ZERO), Some(CONTACT_LOST + Duration::from_millis(1)));
+        for (what, raft, contact) in [
+            ("no leader is known", raft(None, &[1, 2, 3], now), false),
+            ("a follower that hears the leader", raft(Some(2), &[1, 2, 3], now), true),
+            ("a follower that was cut off", raft(Some(2), &[1, 2, 3], late), false),
+            ("a follower that never heard it", raft(Some(2), &[1, 2, 3], None), false),
+            ("a leader that hears a majority", raft(Some(1), &[1, 2, 3], now), true),
+            ("a leader that was cut off", raft(Some(1), &[1, 2, 3], late), false),
+            ("the only voter, whom nobody acknowledges", raft(Some(1), &[1], None), true),
+            ("a learner cut off from the only voter", raft(Some(2), &[2], late), false),
+        ] {
+            assert_eq!(in_contact(&raft), contact, "{what}");
+        }
+    }
+
+    #[test]
+    fn before_the_cluster_is_made_there_is_no_status() {
+        let status =
+            compose(&ClusterState::default(), &raft(None, &[], None), &Observations::default(), clock::now());
+        assert!(status.is_none());
+    }
 }
