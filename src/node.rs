@@ -35,7 +35,7 @@ use crate::{
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
     },
-    membership::{Door, spec_of},
+    membership::{Door, Renewal, spec_of},
     state_dir::{Member, StateDir},
     tasks::Tasks,
 };
@@ -44,6 +44,11 @@ use crate::{
 const RETRY: Duration = Duration::from_millis(500);
 /// Pause after the cluster has refused it: somebody has to change something first.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
+/// How long the others have to refuse a node before it takes itself for removed: a node that is known on the leader
+/// already is known everywhere much sooner.
+const REMOVED_AFTER: Duration = Duration::from_secs(5);
+/// Layers that have not come to the end of a round for this long hang: a round begins at the latest every 30 s.
+const STALLED: Duration = Duration::from_secs(90);
 
 /// A node that knows who it is and takes part in the cluster, before it carries traffic.
 struct Core {
@@ -70,17 +75,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let member = state_dir.load()?;
     let socket = LocalSocket::bind(config.socket())?;
     let bound_edge = BoundEdge::bind(edge_config(&config))?;
-    check_free(&config.dns)?;
+    check_free(&config)?;
     let core = start_core(config, member, &mut tasks).await?;
     let api = Api::new(core.cluster.clone(), Arc::new(core.answers.clone()));
-    let shutdown = tasks.shutdown();
-    tasks.spawn("local socket", socket.run(api.clone(), shutdown.clone()));
+    tasks.spawn_front("local socket", socket.run(api.clone(), tasks.closing()));
 
     let (cluster, mut left) = (core.cluster.clone(), core.left.clone());
     let mut control = None;
     let outcome = tokio::select! {
         outcome = async {
-            control = Some(start_layers(&core, api, bound_edge, &mut tasks).await?);
+            let first = tokio::select! {
+                first = first_state(&core) => first?,
+                ended = tasks.first_end() => return Err(ended.into()),
+            };
+            control = Some(start_layers(&core, &first, api, bound_edge, &mut tasks).await?);
             notify_ready();
             Err::<(), anyhow::Error>(tasks.first_end().await.into())
         } => outcome,
@@ -129,9 +137,12 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         TimingChoice::Lan => Timing::lan(),
         TimingChoice::Wan => Timing::wan(),
     };
+    let state_dir = StateDir::new(&config.state_dir);
+    state_dir.check_log(node)?;
     let cluster =
         Cluster::start(RaftConfig { timing, ..RaftConfig::new(node, &config.state_dir) }, peers.clone())
             .await?;
+    state_dir.note_begun()?;
     let state = cluster.state();
     if state.cluster().is_some() {
         peers.set_plan(plan(&state, node).peers);
@@ -164,6 +175,10 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
     peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring: keyring.clone(), node }));
     tasks.spawn("leader's duties", leading.run(shutdown.clone()));
+    tasks.spawn("removal", notice_removal(peers.clone(), answers.left.clone(), shutdown.clone()));
+    let renewal =
+        Renewal { state_dir, cluster: cluster.clone(), keyring: keyring.clone(), peers: peers.clone() };
+    tasks.spawn("own certificate", renewal.run(shutdown.clone()));
 
     let spec = spec_of(&config, spki, tunnel_key.public());
     tasks.spawn(
@@ -171,6 +186,31 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         introduce(cluster.clone(), node, bootstrap.map(|created| *created), spec, shutdown),
     );
     Ok(Core { config, node, cluster, peers, reports, keyring, answers, left })
+}
+
+/// Ends a node that has been removed while it could not be told, or by another node: it would answer for the cluster
+/// from a state that no longer moves.
+async fn notice_removal(
+    peers: Peers,
+    left: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let mut since = None;
+    loop {
+        if peers.is_disowned() {
+            let since = *since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= REMOVED_AFTER {
+                warn!("the other nodes say that this one has been removed from the cluster");
+                left.send_replace(true);
+            }
+        } else {
+            since = None;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
 }
 
 /// Tells the cluster what has to be told once: on the first node that there is a cluster now, on every node what the
@@ -233,16 +273,16 @@ fn introduction(
     })
 }
 
-/// DNS, tunnels, edge: everything that carries traffic. Waits for the first state.
+/// DNS, tunnels, edge: everything that carries traffic. Needs the first state.
 async fn start_layers(
     core: &Core,
+    first: &ClusterState,
     api: Api,
     edge: BoundEdge,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Arc<ControlService>> {
     let shutdown = tasks.shutdown();
-    let first = first_state(core).await?;
-    let first_plan = plan(&first, core.node);
+    let first_plan = plan(first, core.node);
     let (address, network) = first_plan
         .tunnel
         .address
@@ -293,8 +333,8 @@ async fn start_layers(
     tasks.spawn("layers", layers.run(shutdown.clone()));
     // Nobody is answered before the first plan stands.
     reached.wait_for(|revision| *revision >= first.revision()).await?;
-    tasks.spawn("edge", edge_task.run(shutdown.clone()));
-    tasks.spawn("dns", dns_task.run(shutdown.clone()));
+    tasks.spawn_front("edge", edge_task.run(tasks.closing()));
+    tasks.spawn_front("dns", dns_task.run(tasks.closing()));
     let health = Health {
         reports: core.reports.clone(),
         peers: core.peers.clone(),
@@ -325,7 +365,13 @@ async fn first_state(core: &Core) -> anyhow::Result<Arc<ClusterState>> {
     let mut told = Instant::now();
     loop {
         let state = states.borrow_and_update().clone();
-        if state.nodes().contains_key(&core.node) {
+        if let Some(known) = state.nodes().get(&core.node) {
+            if known.spec.name != core.config.name {
+                warn!(
+                    configured = %core.config.name, name = %known.spec.name,
+                    "node.name cannot be changed after a node has joined: it keeps its name"
+                );
+            }
             return Ok(state);
         }
         if told.elapsed() > Duration::from_secs(5) {
@@ -351,12 +397,20 @@ async fn watchdog(
         shutdown.cancelled().await;
         return Ok(());
     };
+    let mut progress = Instant::now();
     loop {
+        if reached.has_changed().unwrap_or(false) {
+            progress = Instant::now();
+        }
         let revision = *reached.borrow_and_update();
-        let status = format!("revision {revision}");
-        let states = [sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)];
-        // A service manager that went away has nothing to restart.
-        let _ = sd_notify::notify(&states);
+        if progress.elapsed() < STALLED {
+            let status = format!("revision {revision}");
+            let states = [sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)];
+            // A service manager that went away has nothing to restart.
+            let _ = sd_notify::notify(&states);
+        } else {
+            warn!(%revision, "the layers hang: the service manager will restart this node");
+        }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(interval / 3) => {}
@@ -369,18 +423,27 @@ fn notify_ready() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// DNS is bound only once there is something to answer; that its ports are free is found out now.
-fn check_free(addresses: &[SocketAddr]) -> anyhow::Result<()> {
-    for address in addresses {
-        let free = std::net::UdpSocket::bind(address)
-            .map(|_| ())
-            .and_then(|()| std::net::TcpListener::bind(address).map(|_| ()));
-        if let Err(error) = free {
+/// DNS and tunnels are bound only once there is something to serve; that their ports are free is found out now.
+fn check_free(config: &Config) -> anyhow::Result<()> {
+    let udp = |address: &SocketAddr| std::net::UdpSocket::bind(address).map(|_| ());
+    for address in &config.dns {
+        if let Err(error) = udp(address).and_then(|()| std::net::TcpListener::bind(address).map(|_| ())) {
             anyhow::bail!(
                 "cannot listen on {address} for DNS: {error}; stop what listens there (`ss -lntup`; on port 53 often \
                  systemd-resolved), or change dns.listen"
             );
         }
+    }
+    let address = config.tunnel_listen;
+    // A kernel interface outlives a node that was killed, and keeps the port until the tunnels take it over.
+    let interface = std::path::Path::new("/sys/class/net").join(&config.tunnel_interface);
+    if !interface.exists()
+        && let Err(error) = udp(&address)
+    {
+        anyhow::bail!(
+            "cannot listen on {address} for WireGuard: {error}; stop what listens there (`ss -lnup`), or change \
+             tunnel.listen"
+        );
     }
     Ok(())
 }

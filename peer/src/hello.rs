@@ -25,6 +25,10 @@ const LENGTH_MAX: usize = 1024;
 /// Longest reason in a refusal.
 const REASON_MAX: usize = 500;
 
+/// Words of the refusal by which a node learns that the other does not count it among the members. Part of the
+/// protocol: other versions look for them.
+pub(crate) const NO_MEMBER: &str = "is not a member";
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
@@ -156,7 +160,7 @@ pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -
         return Err("this node does not know the members yet".to_owned());
     }
     match plan.nodes.get(&from.node) {
-        None => Err(format!("node {} is not a member: removed, or not known here yet", from.node)),
+        None => Err(format!("node {} {NO_MEMBER}: removed, or not known here yet", from.node)),
         Some(peer) if peer.spki != *spki => {
             Err(format!("the certificate is not the one that node {} was admitted with", from.node))
         }

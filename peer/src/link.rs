@@ -22,7 +22,7 @@ use crate::{
     bulk::{self, BulkClient, PeerStream},
     control::{ControlClient, ControlConnection, broken},
     error::PeerError,
-    hello::{Hello, Lane, OLDEST, VERSION, decode_answer, read_text, write_text},
+    hello::{Hello, Lane, NO_MEMBER, OLDEST, VERSION, decode_answer, read_text, write_text},
     identity::spki_digest_of_certificate,
     service::Service,
     shared::Shared,
@@ -112,6 +112,11 @@ impl Link {
 
     pub(crate) fn is_suspect(&self) -> bool {
         matches!(*self.control.borrow(), Stand::Down(_))
+    }
+
+    /// Whether the last attempt to connect ended with the peer saying that this node is no member.
+    pub(crate) fn disowns(&self) -> bool {
+        matches!(&*self.control.borrow(), Stand::Down(reason) if reason.contains(NO_MEMBER))
     }
 
     pub(crate) fn rtt(&self) -> Option<Duration> {

@@ -186,6 +186,15 @@ impl Peers {
         node != self.shared.node && self.shared.link(node).is_none_or(|link| link.is_suspect())
     }
 
+    /// Whether this node has been removed, as far as the others say: at least half of them refuse it as no member,
+    /// and nobody takes it for one. The refusals are authentic: a peer shows its certificate before it refuses.
+    #[must_use]
+    pub fn is_disowned(&self) -> bool {
+        let links = self.shared.links();
+        let refusing = links.iter().filter(|link| link.disowns()).count();
+        refusing > 0 && refusing * 2 >= links.len() && links.iter().all(|link| link.is_suspect())
+    }
+
     /// Smoothed round-trip time of the probes; none before the first answer.
     #[must_use]
     pub fn rtt(&self, node: NodeId) -> Option<Duration> {

@@ -4,6 +4,7 @@ mod check;
 mod door;
 mod init;
 mod join;
+mod renew;
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use door::Door;
 pub use init::{InitOptions, init};
 pub use join::{JoinOptions, check, join};
+pub use renew::Renewal;
 
 use crate::{config::Config, state_dir::StateDirError};
 
@@ -181,5 +183,53 @@ pub fn spec_of(config: &Config, spki: Digest, tunnel_key: TunnelKey) -> NodeSpec
         tunnel_key,
         region: config.region.clone(),
         version: crate::VERSION.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pangolin_core::{NodeId, plan::PlannedPeer};
+
+    use super::*;
+
+    fn invitation() -> (JoinTokenText, String) {
+        let token = JoinTokenText::generate(Digest([1; 32])).expect("a token");
+        let peer = |last: u8| PlannedPeer {
+            name: format!("n{last}"),
+            address: ([192, 0, 2, last], 7420).into(),
+            spki: Digest([last; 32]),
+        };
+        let nodes = [(NodeId(1), peer(1)), (NodeId(9), peer(9))].into();
+        let text = Invitation::to_text(&token, &PeerPlan { cluster: None, lineage: 1, nodes });
+        (token, text)
+    }
+
+    #[test]
+    fn an_invitation_is_read_as_it_was_written_blanks_around_it_do_no_harm() {
+        let (token, text) = invitation();
+        assert!(text.ends_with("@192.0.2.1:7420,192.0.2.9:7420"), "{text}");
+        let read: Invitation = format!("  {text}\n").parse().expect("an invitation");
+        assert_eq!(read.token, token);
+        assert_eq!(read.nodes.len(), 2);
+        let secret = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, &token.secret[..]);
+        assert!(text.contains(&secret), "the secret is in the text");
+        assert!(!format!("{read:?}").contains(&secret), "but never in what is printed for debugging");
+    }
+
+    #[test]
+    fn an_invitation_that_was_not_pasted_whole_says_what_is_wrong() {
+        let (_, text) = invitation();
+        let (token, addresses) = text.split_once('@').expect("two parts");
+        for (wrong, word) in [
+            (String::new(), "@ADDRESS"),
+            (token.to_owned(), "@ADDRESS"),
+            (format!("{}@{addresses}", &token[..token.len() - 1]), "join token"),
+            (format!("{token}@192.0.2.1"), "192.0.2.1"),
+            (format!("{text},"), "not an address"),
+            (format!("{token}@"), "not an address"),
+        ] {
+            let error = wrong.parse::<Invitation>().expect_err("refused").to_string();
+            assert!(error.contains(word), "{wrong:?}: {error}");
+        }
     }
 }

@@ -111,6 +111,19 @@ pub fn spki_digest_of_certificate(der: &[u8]) -> Result<Digest, IdentityError> {
     Ok(sha256(certificate.tbs_certificate.subject_pki.raw))
 }
 
+/// When a certificate's validity ends.
+///
+/// # Errors
+/// Not an X.509 certificate, or one from before 1970.
+pub fn expiry_of_certificate(der: &[u8]) -> Result<std::time::SystemTime, IdentityError> {
+    let bad = |reason: String| IdentityError::Certificate(reason);
+    let (_, certificate) = x509_parser::parse_x509_certificate(der)
+        .map_err(|e| bad(format!("it is not an X.509 certificate: {e}")))?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp())
+        .map_err(|_| bad("its validity ended before 1970".to_owned()))?;
+    Ok(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
+}
+
 /// SHA-256.
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     let mut out = [0; 32];

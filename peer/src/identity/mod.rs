@@ -10,7 +10,7 @@ pub mod private_file;
 
 pub use authority::{AuthorityKey, CLUSTER_NAME, IssuedCertificate, NODE_CERTIFICATE_LIFETIME, node_name};
 pub(crate) use key::sha256;
-pub use key::{NodeKey, spki_digest_of_certificate};
+pub use key::{NodeKey, expiry_of_certificate, spki_digest_of_certificate};
 pub use keyring::{Keyring, KeyringError};
 use pangolin_core::id::{ClusterId, NodeId};
 
