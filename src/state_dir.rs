@@ -55,7 +55,7 @@ pub enum StateDirError {
     /// The node has taken part, and what it promised then is gone.
     #[error(
         "{0} is gone, though this node has taken part in its cluster: a node that has forgotten its log and its votes \
-         must not vote again; take node {1} out of the cluster (`pangolinctl leave {1}` on another node) and join again \
+         must not vote again; take node {1} out of the cluster (`pangolinctl leave --node {1}` on another node) and join again \
          with an empty state directory"
     )]
     LogGone(PathBuf, NodeId),

@@ -5,6 +5,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -318,6 +319,29 @@ async fn a_node_with_a_damaged_store_stops_and_says_rejoin_while_the_others_go_o
 
     let body = json!({ "orgId": "after", "name": "x" });
     client.send(Method::PUT, "/org", Some(body), Uuid::new_v4()).await.expect("the others go on");
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_log_does_not_vote_again_and_one_that_was_removed_ends_by_itself() {
+    let options = Options::of_a_test().expect("addresses and ports");
+    let mut cluster = Cluster::start(options).await.expect("a cluster");
+    let names: Vec<String> =
+        cluster.status().await.expect("a status").nodes.into_iter().map(|n| n.name.to_string()).collect();
+    cluster.nodes[2].kill();
+    std::fs::remove_dir_all(cluster.nodes[2].state_dir().join("raft")).expect("removed");
+    let output = run(cluster.nodes[2].command("run"), "", START_PATIENCE).expect("it ends by itself");
+    refused(&output, &["raft is gone", "join again"]);
+
+    // First the dead one, so that a majority of those who stay can agree to the second.
+    for name in [&names[2], &names[1]] {
+        let mut leave = Command::new(&cluster.programs.pangolinctl);
+        leave.arg("--socket").arg(cluster.nodes[0].socket()).args(["leave", "--node", name]);
+        run(leave, "", START_PATIENCE).expect("pangolinctl").ok("leave").expect("taken out");
+    }
+    let ended = cluster.nodes[1].process().expect("it ran").wait(START_PATIENCE).expect("it has ended");
+    assert!(ended.success(), "it ended with {ended}");
+    let output = run(cluster.nodes[1].command("run"), "", COMMAND_PATIENCE).expect("it ends");
+    refused(&output, &["holds no node"]);
 }
 
 fn largest_file(dir: &Path) -> PathBuf {

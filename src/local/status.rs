@@ -172,6 +172,12 @@ impl NodeAnswers {
         cause: Cause,
         request: RequestId,
     ) -> Result<CreatedToken, ApiFailure> {
+        if role == NodeRole::Witness {
+            // It would be handed the key-encryption key, which a witness must not hold.
+            return Err(ApiFailure::invalid(
+                "this version runs no witnesses: let the host join as a data node",
+            ));
+        }
         let internal = |error: &dyn std::fmt::Display| ApiFailure::internal(error.to_string());
         let state = self.cluster.state();
         let cluster = state.cluster().ok_or_else(|| ApiFailure::from(Refusal::NoCluster))?;
