@@ -46,6 +46,10 @@ impl Answer {
         Self { status: StatusCode::OK, message: message.into(), data: None, revision }
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     fn with(
         status: StatusCode,
         revision: Revision,

@@ -3,13 +3,13 @@
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use pangolin_core::{
     Actor, Body, CatalogChange, Cause, ClusterState, Fence, Object, RequestId, Revision,
     access::{self, Principal},
 };
 use pangolin_raft::{Cluster, Proposal};
-use pangolin_wire::{Code, PAGE_MAX, Pagination};
+use pangolin_wire::{ApiWrite, Code, PAGE_MAX, Pagination};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -22,6 +22,9 @@ use crate::{
 /// How long a node waits until it has applied what a client has seen already, or has just written.
 const APPLIED_MAX: Duration = Duration::from_secs(2);
 
+/// Most characters of a path that are noted: longer ones lead nowhere.
+const PATH_MAX: usize = 256;
+
 /// A request as it came in, before anything is known of the caller.
 #[derive(Debug)]
 pub(crate) struct Arrived {
@@ -29,8 +32,8 @@ pub(crate) struct Arrived {
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) min_revision: Option<Revision>,
     pub(crate) request: RequestId,
-    /// Verb and path.
-    pub(crate) cause: String,
+    pub(crate) verb: Method,
+    pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) body: Bytes,
 }
@@ -142,27 +145,8 @@ impl Call {
         &self,
         entries: impl Iterator<Item = T>,
     ) -> Result<(Vec<T>, Pagination), ApiFailure> {
-        let (mut limit, mut offset) = (PAGE_MAX, 0);
-        for pair in self.arrived.query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let number = || {
-                value.parse::<usize>().map_err(|_| {
-                    ApiFailure::invalid(format!("{name} is {value:?} in the query: it must be a number"))
-                })
-            };
-            match name {
-                "limit" => limit = number()?,
-                "offset" => offset = number()?,
-                _ => {
-                    return Err(ApiFailure::invalid(format!(
-                        "{name:?} is not known in the query: a list takes limit and offset"
-                    )));
-                }
-            }
-        }
-        if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(ApiFailure::invalid(format!("limit lies between 1 and {PAGE_MAX}")));
-        }
+        let (limit, offset) = self.limit_and("offset")?;
+        let offset = offset.map_or(0, |offset| usize::try_from(offset).unwrap_or(usize::MAX));
         let mut total = 0;
         let mut page = Vec::new();
         for entry in entries {
@@ -174,6 +158,32 @@ impl Call {
         Ok((page, Pagination { total, limit, offset }))
     }
 
+    /// How many entries the query asks for, and the number that it gives under `other`.
+    pub(crate) fn limit_and(&self, other: &str) -> Result<(usize, Option<u64>), ApiFailure> {
+        let (mut limit, mut found) = (PAGE_MAX as u64, None);
+        for pair in self.arrived.query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let number = || {
+                value.parse::<u64>().map_err(|_| {
+                    ApiFailure::invalid(format!("{name} is {value:?} in the query: it must be a number"))
+                })
+            };
+            match name {
+                "limit" => limit = number()?,
+                name if name == other => found = Some(number()?),
+                _ => {
+                    return Err(ApiFailure::invalid(format!(
+                        "{name:?} is not known in the query: this list takes limit and {other}"
+                    )));
+                }
+            }
+        }
+        match usize::try_from(limit) {
+            Ok(limit @ 1..=PAGE_MAX) => Ok((limit, found)),
+            _ => Err(ApiFailure::invalid(format!("limit lies between 1 and {PAGE_MAX}"))),
+        }
+    }
+
     /// The request's name.
     pub(crate) fn request(&self) -> RequestId {
         self.arrived.request
@@ -181,15 +191,36 @@ impl Call {
 
     /// Who is behind the request, and what it is.
     pub(crate) fn cause(&self) -> Cause {
-        let actor = match &self.principal {
+        let Arrived { verb, path, .. } = &*self.arrived;
+        let reason = match self.arrived.caller.remote {
+            Some(remote) => format!("{verb} {path} from {}", remote.ip()),
+            None => format!("{verb} {path}"),
+        };
+        Cause::new(self.actor(), reason)
+    }
+
+    fn actor(&self) -> Actor {
+        match &self.principal {
             Principal::Operator(name) => Actor::Operator(name.clone()),
             Principal::ApiKey { id, .. } => Actor::ApiKey(id.clone()),
+        }
+    }
+
+    /// What is to be noted of this request once it is answered; nothing of a read.
+    pub(crate) fn audit(&self) -> Option<Audit> {
+        let Arrived { verb, path, .. } = &*self.arrived;
+        if verb.is_safe() {
+            return None;
+        }
+        let write = ApiWrite {
+            who: self.actor().to_string(),
+            remote: self.arrived.caller.remote.map(|remote| remote.ip()),
+            verb: verb.to_string(),
+            path: path.chars().take(PATH_MAX).collect(),
+            status: None,
+            request_id: self.arrived.name().to_string(),
         };
-        let reason = match self.arrived.caller.remote {
-            Some(remote) => format!("{} from {}", self.arrived.cause, remote.ip()),
-            None => self.arrived.cause.clone(),
-        };
-        Cause::new(actor, reason)
+        Some(Audit { app: self.app.clone(), write })
     }
 
     /// Refuses to remove what the caller does not see. A repeat finds it gone already and gets the first answer.
@@ -227,6 +258,26 @@ impl Call {
             .hint("Repeat the request with the same Pangolin-Request-Id, here or at another node."));
         }
         Ok(Changed { made, revision, state: self.app.cluster.state() })
+    }
+}
+
+/// A write on its way to its answer. It is noted also when the caller goes away before: then nobody has told them
+/// whether it happened.
+pub(crate) struct Audit {
+    app: Arc<App>,
+    write: ApiWrite,
+}
+
+impl Audit {
+    /// The write has this answer.
+    pub(crate) fn answered(mut self, status: u16) {
+        self.write.status = Some(status);
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        self.app.node.audit(self.write.clone());
     }
 }
 

@@ -9,7 +9,8 @@ use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited, combinators
 use pangolin_core::{Cause, NodeId, RequestId, Revision, id::ClientId, record::NodeRole};
 use pangolin_raft::Cluster;
 use pangolin_wire::{
-    ClusterStatus, Code, CreatedToken, MIN_REVISION_HEADER, REQUEST_BODY_MAX, REQUEST_ID_HEADER,
+    ApiWrite, ClusterStatus, Code, CreatedToken, JournalPage, MIN_REVISION_HEADER, REQUEST_BODY_MAX,
+    REQUEST_ID_HEADER,
 };
 use sha2::{Digest as _, Sha256};
 use tower::Service as _;
@@ -48,6 +49,12 @@ pub trait NodePort: Send + Sync + 'static {
 
     /// Hands leadership to `to`, or to the best voter, and answers who leads then.
     fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>>;
+
+    /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
+    fn audit(&self, write: ApiWrite);
+
+    /// Reads this node's journal: at most `limit` entries behind `after`, or the newest ones.
+    fn journal(&self, after: Option<u64>, limit: usize) -> BoxFuture<'_, Result<JournalPage, ApiFailure>>;
 }
 
 /// Where a request comes from.
@@ -114,7 +121,8 @@ impl Api {
                 authorization: head.headers.get(header::AUTHORIZATION).cloned(),
                 min_revision,
                 request: request_of(request_id, &head, &body),
-                cause: format!("{} {}", head.method, head.uri.path()),
+                verb: head.method.clone(),
+                path: head.uri.path().to_owned(),
                 query: head.uri.query().unwrap_or_default().to_owned(),
                 body,
             })

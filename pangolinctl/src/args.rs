@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
-use crate::{domain, key, leader, node, org, resource, role, site, status, target, token, user};
+use crate::{domain, journal, key, leader, node, org, resource, role, site, status, target, token, user};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -63,6 +63,8 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Show the cluster: leader, quorum, nodes, sites
     Status(status::Status),
+    /// Show what happened on and around one node, and why
+    Journal(journal::Journal),
     /// Make a new cluster with this host as its first node (runs `pangolind init`)
     #[command(disable_help_flag = true)]
     Init(Rest),

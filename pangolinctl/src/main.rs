@@ -6,6 +6,7 @@
 mod args;
 mod domain;
 mod failure;
+mod journal;
 mod key;
 mod leader;
 mod local;
@@ -57,6 +58,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Init(_) | Command::Join(_) | Command::Completions { .. } => Ok(()),
         Command::Status(args) => status::run(session, &args).await,
+        Command::Journal(args) => journal::run(session, &args).await,
         Command::Token(verb) => token::run(session, verb).await,
         Command::Leave { node } => leader::leave(session, node.as_deref()).await,
         Command::Ca => status::issuer(session).await,

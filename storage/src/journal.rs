@@ -137,6 +137,17 @@ impl Journal {
         })
     }
 
+    /// The newest records, oldest first, at most `limit` and at most 10 000.
+    ///
+    /// # Errors
+    /// sled refuses.
+    pub fn newest(&self, limit: usize) -> Result<Vec<JournalRecord>, StorageError> {
+        let limit = limit.min(RANGE_MAX);
+        let next = self.open.lock().next;
+        let before = next.checked_sub(limit as u64 + 1);
+        self.range(before, limit)
+    }
+
     /// Makes everything appended so far durable, as far as sled can.
     ///
     /// # Errors
@@ -248,6 +259,8 @@ mod tests {
         }
         assert_eq!(bodies(&journal.range(None, 2).expect("read")), ["a", "b"]);
         assert_eq!(bodies(&journal.range(Some(0), 9).expect("read")), ["b", "c"]);
+        assert_eq!(bodies(&journal.newest(2).expect("read")), ["b", "c"]);
+        assert_eq!(bodies(&journal.newest(9).expect("read")), ["a", "b", "c"]);
         journal.flush().expect("flushed");
         drop(journal);
         let journal = Journal::open(dir.path(), Retention::default()).expect("opened");

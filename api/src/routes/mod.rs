@@ -54,8 +54,9 @@ impl Door {
                 }
             }
         };
-        let verbs: Vec<&str> =
+        let mut verbs: Vec<&str> =
             self.table.iter().filter(|(_, pattern)| fits(pattern)).map(|(verb, _)| verb.as_str()).collect();
+        verbs.dedup();
         HeaderValue::from_str(&verbs.join(", ")).ok().filter(|_| !verbs.is_empty())
     }
 }
@@ -185,7 +186,17 @@ async fn enter(
     let name = arrived.name();
     let parameters = names(path).zip(parameters).collect();
     let result = match Call::open(app, arrived, parameters).await {
-        Ok(call) => handler(call).await,
+        Ok(call) => {
+            let audit = call.audit();
+            let result = handler(call).await;
+            if let Some(audit) = audit {
+                audit.answered(match &result {
+                    Ok(answer) => answer.status().as_u16(),
+                    Err(failure) => failure.code.status(),
+                });
+            }
+            result
+        }
         Err(failure) => Err(failure),
     };
     if let Err(failure) = &result

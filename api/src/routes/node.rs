@@ -8,6 +8,8 @@ use crate::{answer::Answer, call::Call, failure::ApiFailure};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.get("/nodes", list);
+    // Before the nodes: its last part is a word, not an id.
+    routes.get("/node/journal", journal);
     routes.get("/node/{nodeId}", show);
     routes.post("/node/{nodeId}", update);
 }
@@ -22,6 +24,14 @@ async fn show(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
     let id = call.parameter("nodeId")?;
     Answer::ok(call.state.revision(), format!("node {id}"), &render(find(&call.state, id)?))
+}
+
+/// The journal of the node that is asked: other nodes have their own.
+async fn journal(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let (limit, after) = call.limit_and("after")?;
+    let page = call.app.node.journal(after, limit).await?;
+    Answer::ok(call.state.revision(), format!("journal of node {}", page.node_id), &page)
 }
 
 async fn update(call: Call) -> Result<Answer, ApiFailure> {
