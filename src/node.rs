@@ -16,6 +16,7 @@ use pangolin_edge::{BoundEdge, EdgeConfig, Limits};
 use pangolin_peer::{BoundPeers, Peers, Service, identity::Keyring};
 use pangolin_raft::{Cluster, Proposal, RaftConfig, Timing};
 use pangolin_tunnel::{TunnelConfig, TunnelLayer, control::ControlService};
+use pangolin_wire::JournalEvent;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -30,6 +31,7 @@ use crate::{
     local::{
         control::{ControlHost, SitePort},
         dialer::{NodeDialer, Relay},
+        journal::Journal,
         layers::{Health, Layers},
         reports::{Reporter, Reports},
         socket::LocalSocket,
@@ -106,6 +108,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Ok(())
         }
     };
+    let reason = match &outcome {
+        Err(error) => format!("{error:#}"),
+        Ok(()) if *core.left.borrow() => "it has left the cluster".to_owned(),
+        Ok(()) => "told to stop".to_owned(),
+    };
+    core.answers.journal.note(JournalEvent::NodeStopped { reason });
     // The cause of the end is logged by the caller; a service manager that is not there needs no telling.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     if let Some(control) = control {
@@ -152,6 +160,8 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     }
 
     let reports = Reports::default();
+    let (journal, journal_task) = Journal::new(&config.state_dir, node, cluster.watch(), reports.clone());
+    tasks.spawn("journal", journal_task.run(shutdown.clone()));
     let leading = Arc::new(Leading {
         node,
         cluster: cluster.clone(),
@@ -168,6 +178,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         reports: reports.clone(),
         keyring: keyring.clone(),
         leading: leading.clone(),
+        journal,
         left: left_tx,
     };
     peers.serve(Service::Report, Arc::new(reports.clone()));

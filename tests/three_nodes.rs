@@ -16,7 +16,9 @@ use pangolin_chaos::{
     site::Site,
 };
 use pangolin_node as _;
-use pangolin_wire::{Client, ClientError, ClusterStatus, Code, OrgList, TransferLeader, TransferredLeader};
+use pangolin_wire::{
+    Client, ClientError, ClusterStatus, Code, JournalPage, OrgList, TransferLeader, TransferredLeader,
+};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 use uuid::Uuid;
@@ -123,7 +125,27 @@ async fn a_site_is_served_through_every_node_and_goes_on_while_one_dies() {
     cluster.nodes[1].start_ready().await.expect("back");
     cluster.healthy(PATIENCE).await.expect("healthy");
     site.served_by(&cluster, &https, 1).await.expect("served");
+    the_journals_tell_it(&cluster).await;
     no_panic_in(&cluster);
+}
+
+/// The second node was killed: it says so itself, and so do the others.
+async fn the_journals_tell_it(cluster: &Cluster) {
+    for (position, expected) in [
+        (
+            0,
+            &["node n2 (id 3) does not answer this node", "node n2 (id 3) is down", "node n2 (id 3) is up"][..],
+        ),
+        (1, &["the run before left no last word"]),
+    ] {
+        let client = cluster.nodes[position].client();
+        until("the journal tells it", || async {
+            let page: JournalPage = client.get("/node/journal").await.ok()?;
+            let told = serde_json::to_string(&page).ok()?;
+            expected.iter().all(|text| told.contains(text)).then_some(())
+        })
+        .await;
+    }
 }
 
 async fn names_are_answered(cluster: &Cluster, site: &Site) {

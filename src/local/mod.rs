@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod dialer;
+pub mod journal;
 pub mod layers;
 pub mod reports;
 pub mod socket;

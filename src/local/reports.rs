@@ -73,7 +73,13 @@ impl Reports {
         ids.into_iter().map(|id| (id, seen.target(id, now))).collect()
     }
 
-    fn insert(&self, node: NodeId, report: Report) {
+    /// Looks at a node's last report, if it still says something.
+    pub fn look_at<T>(&self, node: NodeId, look: impl FnOnce(&Report) -> T) -> Option<T> {
+        let (seen, now) = (self.seen.read(), clock::now());
+        seen.fresh(now).find(|(id, _)| *id == node).map(|(_, report)| look(report))
+    }
+
+    pub(super) fn insert(&self, node: NodeId, report: Report) {
         self.seen.write().insert(node, clock::now(), report);
         self.changed.send_replace(());
     }

@@ -13,13 +13,14 @@ use pangolin_core::{
 use pangolin_peer::{Handler, Peers, Service, identity::Keyring, join::JoinTokenText};
 use pangolin_raft::{Cluster, Proposal, RaftStatus};
 use pangolin_wire::{
-    ClusterStatus, Code, CreatedToken, LeaderStatus, Moment, NodeStatus, QuorumStatus, RaftPart, SiteStatus,
+    ApiWrite, ClusterStatus, Code, CreatedToken, JournalEvent, JournalPage, LeaderStatus, Moment, NodeStatus,
+    QuorumStatus, RaftPart, SiteStatus,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::reports::Reports;
+use super::{journal::Journal, reports::Reports};
 use crate::{clock, leader::Leading, membership::Invitation, seal};
 
 /// How long the leader may take to say how things stand.
@@ -47,6 +48,8 @@ pub struct NodeAnswers {
     pub keyring: Arc<Keyring>,
     /// What only the leader does.
     pub leading: Arc<Leading>,
+    /// What happened here.
+    pub journal: Journal,
     /// Told when this node has left the cluster.
     pub left: watch::Sender<bool>,
 }
@@ -275,6 +278,14 @@ impl NodePort for NodeAnswers {
                 Done::Removed | Done::NotLeader => Err(ApiFailure::internal("the leader misunderstood")),
             }
         })
+    }
+
+    fn audit(&self, write: ApiWrite) {
+        self.journal.note(JournalEvent::ApiWrite(write));
+    }
+
+    fn journal(&self, after: Option<u64>, limit: usize) -> BoxFuture<'_, Result<JournalPage, ApiFailure>> {
+        self.journal.read(after, limit)
     }
 }
 

@@ -325,4 +325,47 @@ mod tests {
             assert_eq!(journal.range(serial.checked_sub(1), 9).expect("read").len(), 1, "byte {at}");
         }
     }
+
+    /// Where the process that is killed finds its journal; unset in the one that kills.
+    const KILLED_IN: &str = "PANGOLIN_TEST_KILLED_IN";
+
+    #[test]
+    fn what_was_written_half_a_second_before_a_kill_is_kept() {
+        if let Some(dir) = std::env::var_os(KILLED_IN) {
+            return write_until_killed(Path::new(&dir));
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "journal::tests::what_was_written_half_a_second_before_a_kill_is_kept"])
+            .env(KILLED_IN, dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("started");
+        let patience = std::time::Instant::now() + Duration::from_secs(30);
+        while !dir.path().join("ready").exists() {
+            assert!(std::time::Instant::now() < patience, "nothing was written");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        let journal = Journal::open(dir.path(), Retention::default()).expect("opened");
+        let kept = journal.range(None, 9999).expect("read");
+        assert!(kept.len() >= 200, "{} are left", kept.len());
+        assert!(kept.iter().zip(0..).all(|(record, serial)| record.serial == serial), "a gap");
+    }
+
+    fn write_until_killed(dir: &Path) {
+        let journal = Journal::open(dir, Retention::default()).expect("opened");
+        for _ in 0..200 {
+            journal.append(&[7; 100]).expect("appended");
+        }
+        std::thread::sleep(Duration::from_millis(3 * FLUSH_EVERY_MS));
+        for number in 0..1000 {
+            journal.append(&[8; 100]).expect("appended");
+            if number == 10 {
+                std::fs::write(dir.join("ready"), "").expect("written");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }

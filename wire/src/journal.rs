@@ -308,7 +308,14 @@ impl JournalLine {
     #[must_use]
     pub fn unreadable(serial: u64, at: Timestamp, reason: &str) -> Self {
         let what = "an entry that this version cannot read".to_owned();
-        Self { serial, at: Moment(at), revision: None, what, why: Some(reason.to_owned()), event: Value::Null }
+        Self {
+            serial,
+            at: Moment(at),
+            revision: None,
+            what,
+            why: Some(reason.to_owned()),
+            event: Value::Null,
+        }
     }
 }
 

@@ -21,9 +21,7 @@ pub use client::{Answer, Client, ClientError};
 pub use cluster::*;
 pub use credential::{CREDENTIAL_ID_LEN, SECRET_LEN, SECRET_MAX, random_id, random_secret};
 pub use envelope::{Code, Envelope, Failure, PAGE_MAX, Pagination};
-pub use journal::{
-    ApiWrite, JournalEntry, JournalEvent, JournalLine, JournalPage, NamedNode, NamedSite,
-};
+pub use journal::{ApiWrite, JournalEntry, JournalEvent, JournalLine, JournalPage, NamedNode, NamedSite};
 pub use moment::Moment;
 
 /// Every route begins with this.

@@ -133,6 +133,7 @@ async fn an_orgs_key_does_not_administer_the_cluster() {
     for (verb, path, body) in [
         (Method::GET, "/cluster/status", ""),
         (Method::GET, "/cluster/settings", ""),
+        (Method::GET, "/node/journal", ""),
         (Method::POST, "/cluster/leave", ""),
         (Method::POST, "/cluster/leader/transfer", ""),
         (Method::PUT, "/cluster/token", ""),

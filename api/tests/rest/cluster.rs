@@ -76,3 +76,68 @@ async fn leaving_and_handing_over_name_what_is_wrong() {
     reply.refuses(Code::Invalid, "the last node of a cluster cannot leave it");
     assert_eq!(reply.body["data"], Value::Null);
 }
+
+#[tokio::test]
+async fn every_write_is_noted_with_its_answer_and_reads_are_not() {
+    let server = Server::start().await;
+    let id = "8f14e45f-ceea-467f-9575-6d26a5a3c0de";
+    for (verb, path, body) in [
+        (Method::PUT, "/org", r#"{"orgId":"lab"}"#),
+        (Method::GET, "/orgs", ""),
+        (Method::PUT, "/org", r#"{"orgId":"lab"}"#),
+        (Method::POST, "/node/1", r#"{"admin":"drained"}"#),
+        (Method::POST, "/cluster/leader/transfer", "{}"),
+        (Method::PUT, "/cluster/token", "nonsense"),
+        (Method::GET, "/node/journal", ""),
+        (Method::DELETE, "/org/lab", ""),
+        (Method::PUT, "/no/such/route", ""),
+    ] {
+        let id: &[_] = if verb == Method::DELETE { &[("pangolin-request-id", id)] } else { &[] };
+        server.ask_with(id, verb, path, body).await;
+    }
+    // Who shows no key does not fill the journal.
+    server.ask_as(&[], Method::PUT, "/org", "").await.refuses(Code::Unauthorized, "");
+    let writes = server.writes.lock().expect("no panic").clone();
+    let told: Vec<String> = writes
+        .iter()
+        .map(|w| format!("{} {} {} {}", w.who, w.verb, w.path, w.status.unwrap_or_default()))
+        .collect();
+    let expected = [
+        "PUT /api/v1/org 201",
+        "PUT /api/v1/org 409",
+        "POST /api/v1/node/1 200",
+        "POST /api/v1/cluster/leader/transfer 200",
+        "PUT /api/v1/cluster/token 400",
+        "DELETE /api/v1/org/lab 200",
+    ];
+    assert_eq!(told, expected.map(|write| format!("operator tester {write}")));
+    assert_eq!(writes[5].request_id, id);
+}
+
+#[tokio::test]
+async fn the_journal_is_read_in_parts() {
+    let server = Server::start().await;
+    for org in ["a", "b", "c"] {
+        server.ask(Method::PUT, "/org", json!({ "orgId": org }).to_string()).await;
+    }
+    let client = server.operator();
+    let read = |query: &'static str| {
+        let client = &client;
+        async move {
+            let page: JournalPage = client.get(&format!("/node/journal{query}")).await.expect(query);
+            page.entries.iter().map(|line| line.serial).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(read("").await, [0, 1, 2]);
+    assert_eq!(read("?limit=2").await, [1, 2]);
+    assert_eq!(read("?after=0&limit=1").await, [1]);
+    assert_eq!(read("?after=2").await, [] as [u64; 0]);
+    for (query, message) in [
+        ("?offset=1", "this list takes limit and after"),
+        ("?limit=0", "limit lies between"),
+        ("?after=-1", "must be a number"),
+    ] {
+        let reply = server.ask(Method::GET, &format!("/node/journal{query}"), "").await;
+        reply.refuses(Code::Invalid, message);
+    }
+}

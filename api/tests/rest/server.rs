@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,7 +20,8 @@ use pangolin_core::{
 };
 use pangolin_raft::{Cluster, Proposal};
 use pangolin_wire::{
-    Client, ClusterStatus, Code, CreatedToken, LeaderStatus, NodeStatus, QuorumStatus, RaftPart,
+    ApiWrite, Client, ClusterStatus, Code, CreatedToken, JournalEntry, JournalEvent, JournalLine,
+    JournalPage, LeaderStatus, NodeStatus, QuorumStatus, RaftPart,
 };
 use serde_json::Value;
 use tokio::{
@@ -33,6 +34,8 @@ use tokio::{
 pub(crate) struct Server {
     pub(crate) api: Api,
     pub(crate) cluster: Cluster,
+    /// What was noted of writes.
+    pub(crate) writes: Writes,
     /// Local socket: whoever opens it is an operator. The server's directory is around it.
     pub(crate) socket: PathBuf,
     /// Where a bearer key is needed, over TLS; the certificate is good for `localhost`.
@@ -43,6 +46,9 @@ pub(crate) struct Server {
     _tasks: JoinSet<()>,
     _dir: tempfile::TempDir,
 }
+
+/// The writes that the API has told its node of.
+pub(crate) type Writes = Arc<Mutex<Vec<ApiWrite>>>;
 
 /// An answer, raw.
 pub(crate) struct Reply {
@@ -57,7 +63,9 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory");
         let mut tasks = JoinSet::new();
         let cluster = crate::one_node::cluster(&dir.path().join("node"), &mut tasks).await;
-        let api = Api::new(cluster.clone(), Arc::new(OneNode { cluster: cluster.clone() }));
+        let writes = Writes::default();
+        let node = OneNode { cluster: cluster.clone(), writes: writes.clone() };
+        let api = Api::new(cluster.clone(), Arc::new(node));
         let (socket, bearer) = (dir.path().join("operator.sock"), dir.path().join("bearer.sock"));
         for (path, credentials) in
             [(&socket, Credentials::LocalOperator("tester".into())), (&bearer, Credentials::Bearer)]
@@ -87,7 +95,7 @@ impl Server {
                 });
             }
         });
-        Self { api, cluster, socket, tls, ca, bearer, _tasks: tasks, _dir: dir }
+        Self { api, cluster, writes, socket, tls, ca, bearer, _tasks: tasks, _dir: dir }
     }
 
     /// A client with operator's rights.
@@ -213,6 +221,7 @@ pub(crate) fn proposal(body: Body) -> Proposal {
 /// The node around the API: what the tests need of it.
 struct OneNode {
     cluster: Cluster,
+    writes: Writes,
 }
 
 impl NodePort for OneNode {
@@ -291,6 +300,24 @@ impl NodePort for OneNode {
                 None | Some(NodeId(1)) => Ok(NodeId(1)),
                 Some(id) => Err(ApiFailure::new(Code::Conflict, format!("{} is no voter", Object::Node(id)))),
             }
+        })
+    }
+
+    fn audit(&self, write: ApiWrite) {
+        self.writes.lock().expect("no panic").push(write);
+    }
+
+    fn journal(&self, after: Option<u64>, limit: usize) -> BoxFuture<'_, Result<JournalPage, ApiFailure>> {
+        Box::pin(async move {
+            let writes = self.writes.lock().expect("no panic");
+            let first = after.map_or(writes.len().saturating_sub(limit), |after| after as usize + 1);
+            let line = |(serial, write): (usize, &ApiWrite)| {
+                let event = JournalEvent::ApiWrite(write.clone());
+                let entry = JournalEntry { at: self.cluster.state().time(), revision: None, event };
+                JournalLine::new(serial as u64, &entry)
+            };
+            let entries = writes.iter().enumerate().skip(first).take(limit).map(line).collect();
+            Ok(JournalPage { node_id: NodeId(1), entries })
         })
     }
 }

@@ -14,7 +14,10 @@ use std::{
 use pangolin_core::NodeId;
 use pangolin_wire::*;
 use server::Server;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
 
 /// `pangolinctl` with nothing of the surrounding environment.
 fn command(arguments: &[&str]) -> Command {
@@ -98,6 +101,34 @@ async fn json_is_the_data_of_the_answer() {
     let printed = ok(&server, &["--output", "json", "org", "list"]).await;
     let raw = server.ask(http::Method::GET, "/orgs", "").await;
     assert_eq!(serde_json::from_str::<serde_json::Value>(&printed).expect("JSON"), raw.body["data"]);
+}
+
+#[tokio::test]
+async fn the_journal_reads_well_and_is_followed() {
+    let server = Server::start().await;
+    ok(&server, &["org", "create", "lab"]).await;
+    ok(&server, &["node", "drain", "n1"]).await;
+    let journal = ok(&server, &["journal"]).await;
+    let lines: Vec<&str> = journal.lines().collect();
+    assert!(lines[0].contains("Z  PUT /api/v1/org was answered 201 (operator tester, request "), "{journal}");
+    assert_eq!(ok(&server, &["journal", "--limit", "1"]).await.trim_end(), lines[1]);
+    let json = ok(&server, &["journal", "--output", "json"]).await;
+    let page: JournalPage = serde_json::from_str(&json).expect("a page");
+    assert_eq!(page.entries.len(), 2);
+    fails(&server, 2, &["journal", "--limit", "0"]).await;
+
+    let mut follow = command(&["journal", "--follow", "--limit", "1", "--output", "json"]);
+    follow.env("PANGOLIN_SOCKET", &server.socket).stdout(Stdio::piped());
+    let mut child = follow.spawn().expect("a process");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    for path in ["/api/v1/node/1", "/api/v1/org/lab"] {
+        let line = lines.next_line().await.expect("output").expect("a line");
+        let line: JournalLine = serde_json::from_str(&line).expect("an entry");
+        assert_eq!(line.event["apiWrite"]["path"], path);
+        if path.ends_with('1') {
+            ok(&server, &["org", "delete", "lab"]).await;
+        }
+    }
 }
 
 #[tokio::test]
