@@ -360,38 +360,39 @@ mod tests {
         vec![
             (
                 E::NodeStarted { version: "1".to_owned(), unclean: true },
-                "01000001310100",
+                "010301010900013101",
                 "this node started, version 1 (the run before left no last word: killed, crashed, or out of power)",
             ),
-        ]
-        .into_iter()
-        .chain([
-            (E::NodeStopped { reason: cause() }, "", "this node stopped (c)"),
-            (E::LeaderChanged { leader: node(), term: 5 }, "", "node n2 (id 2) leads in term 5"),
+            (E::NodeStopped { reason: cause() }, "0103010109010163", "this node stopped (c)"),
+            (
+                E::LeaderChanged { leader: node(), term: 5 },
+                "01030101090202026e3205",
+                "node n2 (id 2) leads in term 5",
+            ),
             (
                 E::VerdictChanged { node: node(), verdict: Verdict::Down, cause: cause() },
-                "",
+                "01030101090302026e32010163",
                 "node n2 (id 2) is down (c)",
             ),
             (
                 E::AdminChanged { node: node(), admin: AdminState::Drained },
-                "",
+                "01030101090402026e3201",
                 "node n2 (id 2) gives its work away",
             ),
             (
                 E::NodeJoined { node: node(), cause: Some(cause()) },
-                "",
+                "01030101090502026e32010163",
                 "node n2 (id 2) is in the cluster (c)",
             ),
-            (E::NodeLeft { node: node() }, "", "node n2 (id 2) has left the cluster"),
+            (E::NodeLeft { node: node() }, "01030101090602026e32", "node n2 (id 2) has left the cluster"),
             (
                 E::SitePlaced { site: site(), home: node(), from: Some(node()), cause: cause() },
-                "",
+                "01030101090704086c61622f686f6d6502026e320102026e320163",
                 "site lab/home (id 4) moves from node n2 (id 2) to node n2 (id 2) (c)",
             ),
             (
                 E::ConnectorRegistered { site: site(), version: "1".to_owned(), replaced: true },
-                "",
+                "01030101090804086c61622f686f6d65013101",
                 "the connector of site lab/home (id 4) registered with another key, version 1",
             ),
             (
@@ -400,32 +401,35 @@ mod tests {
                     generation: 3,
                     not_after: Moment(Timestamp(1_795_243_745_123)),
                 },
-                "",
+                "0103010109090103612e620318323032362d31312d32315430363a34393a30352e3132335a",
                 "certificate 3 of a.b issued, good until 2026-11-21T06:49:05.123Z",
             ),
-            (E::PeerSeen { node: node(), alive: false }, "", "node n2 (id 2) does not answer this node"),
+            (
+                E::PeerSeen { node: node(), alive: false },
+                "01030101090a02026e3200",
+                "node n2 (id 2) does not answer this node",
+            ),
             (
                 E::TunnelSeen { site: site(), alive: true },
-                "",
+                "01030101090b04086c61622f686f6d6501",
                 "the tunnel from site lab/home (id 4) carries here",
             ),
             (
                 E::SocketSeen { site: site(), attached: true },
-                "",
+                "01030101090c04086c61622f686f6d6501",
                 "the connector of site lab/home (id 4) attached to this node",
             ),
             (
                 write(Some(201)),
-                "",
+                "01030101090d0e6f70657261746f722075696420300100c000020903505554042f6f726701c90172",
                 "PUT /org was answered 201 (operator uid 0 from 192.0.2.9, request r)",
             ),
             (
                 E::EntriesLost { count: 7 },
-                "",
+                "01030101090e07",
                 "7 entries are missing here (the journal could not keep up, or its disk failed)",
             ),
-        ])
-        .collect()
+        ]
     }
 
     #[test]
