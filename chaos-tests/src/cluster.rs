@@ -47,8 +47,8 @@ pub struct Options {
     pub zone: String,
     /// How it ends tunnels.
     pub backend: Backend,
-    /// What nodes log (`tracing` filter syntax).
-    pub log: String,
+    /// What nodes log (`tracing` filter syntax); none = what they log by themselves.
+    pub log: Option<String>,
 }
 
 impl Options {
@@ -59,7 +59,7 @@ impl Options {
     pub fn of_a_test() -> Result<Self> {
         let addresses = crate::ports::own_addresses(3);
         let ports = Ports::free(&addresses)?;
-        let log = std::env::var("PANGOLIN_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
+        let log = std::env::var("PANGOLIN_TEST_LOG").ok();
         Ok(Self { addresses, ports, zone: "demo.test".to_owned(), backend: Backend::InProcess, log })
     }
 }
@@ -224,7 +224,7 @@ impl Node {
             "version = 1\n\n[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nruntime_dir = \"{run}\"\n\
              public_addresses = [\"{ip}\"]\n\n[peer]\nlisten = \"{peers}\"\n\n[edge]\nhttps = [\"{https}\"]\n\
              http = [\"{http}\"]\n\n[dns]\nlisten = [\"{dns}\"]\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
-             backend = \"{backend}\"\ninterface = \"{interface}\"\n\n[log]\nformat = \"text\"\nfilter = \"{log}\"\n",
+             backend = \"{backend}\"\ninterface = \"{interface}\"\n\n[log]\nformat = \"text\"\n{log}",
             name = self.name,
             state = self.state_dir().display(),
             run = self.dir.join("run").display(),
@@ -234,7 +234,7 @@ impl Node {
             http = self.http(),
             dns = self.dns(),
             tunnel = self.tunnel(),
-            log = options.log,
+            log = options.log.as_ref().map(|filter| format!("filter = \"{filter}\"\n")).unwrap_or_default(),
         );
         std::fs::write(self.config(), text)
             .with_context(|| format!("cannot write {}", self.config().display()))

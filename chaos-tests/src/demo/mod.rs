@@ -30,9 +30,9 @@ pub struct DemoOptions {
     /// free ones when they are taken, and with --check]
     #[arg(long)]
     pub base_port: Option<u16>,
-    /// What the nodes log (tracing filter syntax)
-    #[arg(long, default_value = "info,openraft=warn")]
-    pub log: String,
+    /// What the nodes log (tracing filter syntax) [default: what matters to an operator]
+    #[arg(long)]
+    pub log: Option<String>,
 }
 
 /// Runs the demo to its end, which is Ctrl-C or, with `--check`, the verdict. True if all went well.
