@@ -177,14 +177,23 @@ impl JournalTask {
 fn open(dir: &Path) -> Result<(Store, Timestamp), String> {
     let store = Store::open(dir, RETENTION).map_err(|error| error.to_string())?;
     let records = store.newest(LOOK_BACK).map_err(|error| error.to_string())?;
-    let entries = records.iter().filter_map(|record| entry(record).ok());
-    let known_until = entries.filter(|entry| entry.revision.is_some()).map(|entry| entry.at).max();
-    let last = records.last().and_then(|record| entry(record).ok());
-    let unclean = last.is_some_and(|entry| !matches!(entry.event, JournalEvent::NodeStopped { .. }));
+    let entries: Vec<JournalEntry> = records.iter().filter_map(|record| entry(record).ok()).collect();
+    let known_until = entries.iter().filter(|entry| entry.revision.is_some()).map(|entry| entry.at).max();
+    let unclean = !records.is_empty() && !ended_in_order(&entries);
     let event = JournalEvent::NodeStarted { version: crate::VERSION.to_owned(), unclean };
     let started = JournalEntry { at: clock::now(), revision: None, event };
     append(&store, &started)?;
     Ok((store, known_until.unwrap_or_default()))
+}
+
+/// Whether the last run said that it stops. What it finished after that may stand behind it.
+fn ended_in_order(entries: &[JournalEntry]) -> bool {
+    let of_runs = entries.iter().rev().find_map(|entry| match entry.event {
+        JournalEvent::NodeStopped { .. } => Some(true),
+        JournalEvent::NodeStarted { .. } => Some(false),
+        _ => None,
+    });
+    of_runs.unwrap_or(false)
 }
 
 fn append(store: &Store, entry: &JournalEntry) -> Result<(), String> {
@@ -392,7 +401,7 @@ mod tests {
                 &started,
                 "node n1 (id 1) leads in term 1",
                 "node 3 answers this node",
-                "this node stopped",
+                "this node stops",
                 &started,
                 "node n1 (id 1) leads in term 2",
             ]
@@ -405,6 +414,25 @@ mod tests {
         running.task.abort();
         let _ = running.task.await;
         drop(running.journal);
+    }
+
+    #[test]
+    fn a_run_has_ended_in_order_if_it_said_so_last_of_all_runs() {
+        let started = || JournalEvent::NodeStarted { version: "1".to_owned(), unclean: false };
+        let stopped = || JournalEvent::NodeStopped { reason: "told to stop".to_owned() };
+        let other = || JournalEvent::EntriesLost { count: 1 };
+        for (events, expected) in [
+            (vec![], false),
+            (vec![other()], false),
+            (vec![started(), other()], false),
+            (vec![started(), other(), stopped()], true),
+            (vec![started(), stopped(), other()], true),
+            (vec![stopped(), started()], false),
+        ] {
+            let entry = |event| JournalEntry { at: Timestamp(1), revision: None, event };
+            let entries: Vec<JournalEntry> = events.into_iter().map(entry).collect();
+            assert_eq!(ended_in_order(&entries), expected, "{entries:?}");
+        }
     }
 
     #[tokio::test]

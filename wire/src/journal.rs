@@ -82,7 +82,7 @@ pub enum JournalEvent {
         /// The run before left no last word: it was killed, it crashed, or the host lost its power.
         unclean: bool,
     },
-    /// It was stopped.
+    /// It stops, in order or because a part of it failed. What it finishes after that stands behind this.
     NodeStopped {
         /// Why.
         reason: String,
@@ -215,7 +215,7 @@ impl fmt::Display for JournalEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NodeStarted { version, .. } => write!(f, "this node started, version {version}"),
-            Self::NodeStopped { .. } => f.write_str("this node stopped"),
+            Self::NodeStopped { .. } => f.write_str("this node stops"),
             Self::LeaderChanged { leader, term } => write!(f, "{leader} leads in term {term}"),
             Self::VerdictChanged { node, verdict: Verdict::Up, .. } => write!(f, "{node} is up"),
             Self::VerdictChanged { node, verdict: Verdict::Down, .. } => write!(f, "{node} is down"),
@@ -363,7 +363,7 @@ mod tests {
                 "010301010900013101",
                 "this node started, version 1 (the run before left no last word: killed, crashed, or out of power)",
             ),
-            (E::NodeStopped { reason: cause() }, "0103010109010163", "this node stopped (c)"),
+            (E::NodeStopped { reason: cause() }, "0103010109010163", "this node stops (c)"),
             (
                 E::LeaderChanged { leader: node(), term: 5 },
                 "01030101090202026e3205",
