@@ -13,6 +13,7 @@ use pangolin_node::{
     config::{Config, LogFormat},
     membership::{self, InitOptions, JoinOptions},
     node,
+    state_dir::StateDirError,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -70,13 +71,19 @@ struct Join {
     check: bool,
 }
 
+/// Exit status of a host that holds no node (`EX_CONFIG` of sysexits.h): the service manager need not try again.
+const NO_NODE: u8 = 78;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{error:#}"));
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(StateDirError::Empty(_)) => ExitCode::from(NO_NODE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

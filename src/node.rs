@@ -62,6 +62,8 @@ struct Core {
     keyring: Arc<Keyring>,
     answers: NodeAnswers,
     left: watch::Receiver<bool>,
+    /// Told when the node is about to stop.
+    stopping: CancellationToken,
 }
 
 /// Runs a node until it is told to stop, leaves the cluster, or a part of it fails.
@@ -113,6 +115,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Ok(()) if *core.left.borrow() => "it has left the cluster".to_owned(),
         Ok(()) => "told to stop".to_owned(),
     };
+    core.stopping.cancel();
     core.answers.journal.note(JournalEvent::NodeStopped { reason });
     // The cause of the end is logged by the caller; a service manager that is not there needs no telling.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -196,7 +199,17 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         "introduction",
         introduce(cluster.clone(), node, bootstrap.map(|created| *created), spec, shutdown),
     );
-    Ok(Core { config, node, cluster, peers, reports, keyring, answers, left })
+    Ok(Core {
+        config,
+        node,
+        cluster,
+        peers,
+        reports,
+        keyring,
+        answers,
+        left,
+        stopping: CancellationToken::new(),
+    })
 }
 
 /// Ends a node that has been removed while it could not be told, or by another node: it would answer for the cluster
@@ -362,6 +375,7 @@ async fn start_layers(
         cluster: core.cluster.clone(),
         tunnel,
         control: control.clone(),
+        stopping: core.stopping.clone(),
     };
     tasks.spawn("reports", reporter.run(shutdown.clone()));
     tasks.spawn("watchdog", watchdog(reached, shutdown));

@@ -162,11 +162,12 @@ impl Api {
     }
 }
 
-/// The request as the log knows it. The serial stands for what is asked, so that a name which is used again for
-/// something else is not answered as if that had been done.
+/// The request as the log knows it. The serial stands for what is asked and by whom, so that a name which is used
+/// again for something else, or by somebody else, is not answered as if that had been done.
 fn request_of(id: Uuid, head: &http::request::Parts, body: &[u8]) -> RequestId {
     let mut content = Sha256::new();
-    for part in [head.method.as_str().as_bytes(), head.uri.path().as_bytes(), body] {
+    let key = head.headers.get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
+    for part in [head.method.as_str().as_bytes(), head.uri.path().as_bytes(), key, body] {
         content.update((part.len() as u64).to_le_bytes());
         content.update(part);
     }

@@ -54,6 +54,8 @@ pub struct Report {
     pub sockets: BTreeSet<SiteId>,
     /// What those sites' connectors say of their targets.
     pub targets: BTreeMap<TargetId, TargetHealth>,
+    /// It is about to stop: it finishes what it has and should get nothing new.
+    pub stopping: bool,
 }
 
 /// The last report of each node, with the time it arrived by the reader's clock.

@@ -33,6 +33,9 @@ impl Cluster {
         it.tell(admitted(3, spec("n3", 3)));
         let ids: Vec<NodeId> = it.state.nodes().keys().copied().collect();
         it.n.copy_from_slice(&ids);
+        // Nodes are down until they have been seen at work.
+        it.judge(1, Verdict::Up);
+        it.judge(2, Verdict::Up);
         it.tell(Body::SitePlaced { site: SITE, home: it.n[1], standbys: vec![it.n[2], it.n[0]] });
         it
     }

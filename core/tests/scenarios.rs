@@ -88,6 +88,8 @@ impl Story {
         };
         let Some(Object::Node(id)) = made else { panic!("no node was made: {made:?}") };
         self.nodes.insert(name.to_owned(), id);
+        // The stories begin when everybody has been seen at work.
+        self.change(Body::NodeVerdict { node: id, verdict: Verdict::Up });
     }
 
     fn add_site(&mut self, name: &str) {

@@ -1,9 +1,13 @@
 //! Observations: this node's report, told to every other node, and the reports of the others.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use pangolin_core::{
     NodeId, Observations, Report, SiteId, TargetId, codec,
     observation::{Seen, TargetHealth},
@@ -12,7 +16,7 @@ use pangolin_peer::{Handler, Peers, Service};
 use pangolin_raft::Cluster;
 use pangolin_tunnel::{TunnelLayer, control::ControlService};
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -68,7 +72,7 @@ impl Reports {
     #[must_use]
     pub fn target_health(&self) -> BTreeMap<TargetId, TargetHealth> {
         let (seen, now) = (self.seen.read(), clock::now());
-        let ids: std::collections::BTreeSet<TargetId> =
+        let ids: BTreeSet<TargetId> =
             seen.fresh(now).flat_map(|(_, report)| report.targets.keys().copied()).collect();
         ids.into_iter().map(|id| (id, seen.target(id, now))).collect()
     }
@@ -116,6 +120,8 @@ pub struct Reporter {
     pub tunnel: TunnelLayer,
     /// Which control sockets are here, and what they say of targets.
     pub control: Arc<ControlService>,
+    /// Told when this node is about to stop, so that the others take it out of DNS at once.
+    pub stopping: CancellationToken,
 }
 
 impl Reporter {
@@ -128,6 +134,7 @@ impl Reporter {
         let mut tunnels_seen = self.tunnel.seen();
         let mut sockets = self.control.attached();
         let mut targets = self.control.target_health();
+        let mut deliveries = Deliveries::default();
         let mut timer = tokio::time::interval(INTERVAL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -139,8 +146,10 @@ impl Reporter {
                 tunnels: tunnels_seen.borrow_and_update().clone(),
                 sockets: sockets.borrow_and_update().clone(),
                 targets: targets.borrow_and_update().clone(),
+                stopping: self.stopping.is_cancelled(),
             };
-            self.tell(report).await;
+            let to_stop = !report.stopping;
+            self.tell(report, &mut deliveries);
             let changed = async {
                 tokio::select! {
                     Ok(()) = peers_seen.changed() => {}
@@ -155,20 +164,47 @@ impl Reporter {
                 () = shutdown.cancelled() => return Ok(()),
                 _ = timer.tick() => {}
                 () = changed => {}
+                () = self.stopping.cancelled(), if to_stop => {}
             }
         }
     }
 
-    async fn tell(&self, report: Report) {
+    fn tell(&self, report: Report, deliveries: &mut Deliveries) {
         let others: Vec<NodeId> =
             report.peers.iter().filter(|(_, Seen { alive, .. })| *alive).map(|(node, _)| *node).collect();
         let bytes = codec::encode(&report);
         self.reports.insert(self.peers.node(), report);
         let Ok(bytes) = bytes.map(Bytes::from) else { return };
-        // A peer that does not take it is slow or gone; the probes find that out.
-        join_all(
-            others.into_iter().map(|node| self.peers.request(node, Service::Report, bytes.clone(), DELIVERY)),
-        )
-        .await;
+        for node in others {
+            deliveries.start(&self.peers, node, bytes.clone());
+        }
+    }
+}
+
+/// Reports on their way: one to each peer at most, so that a slow one delays nobody else. What it misses is in the
+/// next report; whether it lives, the probes find out.
+#[derive(Default)]
+struct Deliveries {
+    tasks: JoinSet<NodeId>,
+    under_way: BTreeSet<NodeId>,
+}
+
+impl Deliveries {
+    fn start(&mut self, peers: &Peers, node: NodeId, report: Bytes) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            match ended {
+                Ok(node) => drop(self.under_way.remove(&node)),
+                Err(_) => self.under_way.clear(),
+            }
+        }
+        if !self.under_way.insert(node) {
+            return;
+        }
+        let peers = peers.clone();
+        self.tasks.spawn(async move {
+            // An error says no more than the probes do.
+            let _ = peers.request(node, Service::Report, report, DELIVERY).await;
+            node
+        });
     }
 }

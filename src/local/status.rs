@@ -206,10 +206,9 @@ impl NodeAnswers {
         };
         let committed = self.cluster.propose(proposal).await?;
         committed.outcome.into_result()?;
-        self.cluster
-            .wait_applied(committed.revision, STATUS_TIMEOUT)
-            .await
-            .map_err(|error| internal(&error))?;
+        self.cluster.wait_applied(committed.revision, STATUS_TIMEOUT).await.map_err(|error| {
+            ApiFailure::new(Code::NotVisibleYet, format!("the token is made, but {error}"))
+        })?;
         let state = self.cluster.state();
         let expires_at = state
             .tokens()

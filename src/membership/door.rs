@@ -8,7 +8,7 @@ use pangolin_core::{
     Body, Cause, Fence, NodeId, Object, TokenId,
     command::{Actor, NodeAdmitted},
     plan::plan,
-    record::NodeSpec,
+    record::{Digest, NodeSpec},
 };
 use pangolin_peer::{
     identity::{AuthorityKey, Keyring},
@@ -94,6 +94,8 @@ impl Door {
             .decode(csr)
             .map_err(|error| format!("the signing request is not base64: {error}"))?;
         let name = spec.name.clone();
+        // A request that cannot be signed must not use up the token.
+        self.certify(NodeId::default(), &csr, spec.spki)?;
         let body = Body::NodeAdmitted(Box::new(NodeAdmitted { token, csr: spec.spki, spec }));
         let proposal = Proposal {
             request: None,
@@ -117,7 +119,8 @@ impl Door {
         self.welcome(node, &csr).map(|welcome| Answer::Welcome(Box::new(welcome)))
     }
 
-    fn welcome(&self, node: NodeId, csr: &[u8]) -> Result<Welcome, String> {
+    /// A certificate for `node` on the key of the signing request, which has to be the one that was announced.
+    fn certify(&self, node: NodeId, csr: &[u8], announced: Digest) -> Result<Vec<u8>, String> {
         let state = self.cluster.state();
         let cluster = state.cluster().ok_or("the cluster has not been initialised")?;
         let key =
@@ -127,13 +130,20 @@ impl Door {
         let certificate = authority
             .sign_node(csr, cluster.id, node, std::time::SystemTime::now())
             .map_err(|error| format!("the signing request is not acceptable: {error}"))?;
-        let peers = plan(&state, node).peers;
-        let admitted = peers.nodes.get(&node).ok_or("the node is not in the membership")?;
         let signed = pangolin_peer::identity::spki_digest_of_certificate(&certificate)
             .map_err(|error| error.to_string())?;
-        if signed != admitted.spki {
-            return Err("the signing request is for another key than the one that was admitted".into());
+        if signed != announced {
+            return Err("the signing request is for another key than the one that was announced".into());
         }
+        Ok(certificate)
+    }
+
+    fn welcome(&self, node: NodeId, csr: &[u8]) -> Result<Welcome, String> {
+        let state = self.cluster.state();
+        let cluster = state.cluster().ok_or("the cluster has not been initialised")?;
+        let peers = plan(&state, node).peers;
+        let admitted = peers.nodes.get(&node).ok_or("the node is not in the membership")?;
+        let certificate = self.certify(node, csr, admitted.spki)?;
         Ok(Welcome {
             cluster: cluster.id.to_string(),
             lineage: peers.lineage,

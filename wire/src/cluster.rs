@@ -238,7 +238,7 @@ pub const TOKEN_LIFETIME_DEFAULT: u64 = 3600;
 pub const TOKEN_LIFETIME_MAX: u64 = 7 * 24 * 3600;
 
 /// Answer of `PUT /cluster/token`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatedToken {
     /// Its public half.
@@ -249,6 +249,12 @@ pub struct CreatedToken {
     pub token: Option<String>,
     /// After this it is worthless.
     pub expires_at: Moment,
+}
+
+impl std::fmt::Debug for CreatedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreatedToken").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A join token without its secret.

@@ -47,16 +47,19 @@ fn judge(node: &Node, seen: &Observations, leadership: Leadership, now: Timestam
         })
         .collect();
     let agreeing: Vec<NodeId> = reporters.iter().filter(|(_, agrees)| *agrees).map(|(id, _)| *id).collect();
-    let itself_reports = seen.fresh(now).any(|(reporter, _)| reporter == node.id);
+    // Its own word: none, at work, or about to stop.
+    let own = seen.fresh(now).find(|(reporter, _)| *reporter == node.id).map(|(_, report)| report.stopping);
+    let majority = agreeing.len() * 2 > reporters.len();
     let agreed = match wanted {
-        Verdict::Up => itself_reports && agreeing.len() * 2 > reporters.len(),
-        Verdict::Down => node.id != leadership.node && agreeing.len() * 2 > reporters.len(),
+        Verdict::Up => own == Some(false) && majority,
+        Verdict::Down => node.id != leadership.node && (own == Some(true) || majority),
     };
     if !agreed {
         return None;
     }
     let observers = agreeing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let reason = match wanted {
+        Verdict::Down if own == Some(true) => "it is stopping".to_owned(),
         Verdict::Up => format!("reached for {} s by node {observers}", patience.as_secs_f32()),
         Verdict::Down => format!("not reached for {} s by node {observers}", patience.as_secs_f32()),
     };

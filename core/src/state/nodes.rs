@@ -36,7 +36,7 @@ impl ClusterState {
             issuer: created.issuer.clone(),
         });
         self.settings = Some(created.settings.clone());
-        self.add_node(created.node, &created.spec, cause)?;
+        self.add_node(created.node, &created.spec, Verdict::Up, cause)?;
         Ok(Some(Object::Cluster))
     }
 
@@ -84,12 +84,19 @@ impl ClusterState {
         }
         check_spec(&admitted.spec)?;
         let id = NodeId(self.revision.index);
-        self.add_node(id, &NodeSpec { role: token.role, ..admitted.spec.clone() }, cause)?;
+        // Nothing is sent to a host that has not been seen at work.
+        self.add_node(id, &NodeSpec { role: token.role, ..admitted.spec.clone() }, Verdict::Down, cause)?;
         self.tokens.insert(token.id, JoinToken { used: Some((admitted.csr, id)), ..token });
         Ok(Some(Object::Node(id)))
     }
 
-    fn add_node(&mut self, id: NodeId, spec: &NodeSpec, cause: &Cause) -> Result<(), Refusal> {
+    fn add_node(
+        &mut self,
+        id: NodeId,
+        spec: &NodeSpec,
+        verdict: Verdict,
+        cause: &Cause,
+    ) -> Result<(), Refusal> {
         if self.nodes.contains_key(&id) {
             return Err(Refusal::Exists(Object::Node(id)));
         }
@@ -104,7 +111,7 @@ impl ClusterState {
             spec: spec.clone(),
             tunnel_address,
             admin: AdminState::Active,
-            verdict: Verdict::Up,
+            verdict,
             verdict_at: self.time,
             verdict_cause: cause.clone(),
             admitted_at: self.time,
