@@ -391,7 +391,10 @@ async fn follow(inner: std::sync::Weak<Inner>) {
             // A leader that loses its majority, or gets it back, hears nothing: only the clock tells.
             match led {
                 Some((_, left)) => Some(left),
-                None if inner.raft.as_leader().is_ok() => Some(inner.timing.heartbeat / 2),
+                // Also when the metrics that tell of the leadership are a moment behind those that woke this task.
+                None if leader == Some(inner.node) || inner.raft.as_leader().is_ok() => {
+                    Some(inner.timing.heartbeat / 2)
+                }
                 None => None,
             }
         };
