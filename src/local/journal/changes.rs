@@ -1,6 +1,6 @@
 //! What has happened between two looks. Pure.
 
-use pangolin_core::{ClusterState, NodeId, Report, SiteId, Timestamp, observation::Seen, record::Verdict};
+use pangolin_core::{ClusterState, NodeId, Report, SiteId, Timestamp, observation::Seen};
 use pangolin_wire::{JournalEvent, Moment, NamedNode, NamedSite};
 
 /// An event and when it happened.
@@ -45,7 +45,8 @@ fn node_events(before: &ClusterState, after: &ClusterState, events: &mut Vec<Hap
             events.push((node.admitted_at, JournalEvent::NodeJoined { node: name(), cause }));
         }
         // A judgement may have been given and taken back between two looks; then its time tells.
-        if known.map_or(node.verdict == Verdict::Down, |known| known.verdict_at != node.verdict_at) {
+        // With its admission a node is taken as down until it is seen at work: no news.
+        if known.map_or(node.admitted_at, |known| known.verdict_at) != node.verdict_at {
             let cause = node.verdict_cause.to_string();
             let event = JournalEvent::VerdictChanged { node: name(), verdict: node.verdict, cause };
             events.push((node.verdict_at, event));
@@ -169,7 +170,10 @@ pub(super) mod tests {
     use pangolin_core::{
         Actor, Body, CatalogChange, Cause, ClusterId, Command, Fence, TokenId,
         command::{CertificateIssued, ClusterCreated, NodeAdmitted},
-        record::{AdminState, Authority, Digest, JoinToken, NodeRole, NodeSpec, Sealed, Settings, TunnelKey},
+        record::{
+            AdminState, Authority, Digest, JoinToken, NodeRole, NodeSpec, Sealed, Settings, TunnelKey,
+            Verdict,
+        },
     };
 
     use super::*;
@@ -288,6 +292,8 @@ pub(super) mod tests {
         // Ends at 7 s with nodes 1 and 3, leader 1, site 4 on node 1.
         let begun = Life::default().goes_on([created(), token(), admitted(), leads(1, 1)]);
         let lived = begun.clone().goes_on(site()).goes_on([placed(1), registered(1)]);
+        // One second later the second node has been seen at work.
+        let both_up = lived.clone().goes_on([verdict(Verdict::Up)]);
         let certificate = Body::CertificateIssued(Box::new(CertificateIssued {
             names: vec!["wiki.lab.test".parse().expect("a name")],
             chain: vec![vec![1]],
@@ -300,11 +306,12 @@ pub(super) mod tests {
             (&lived, vec![], vec![]),
             (&begun, site().to_vec(), vec![]),
             (&lived, vec![leads(2, 3)], vec!["9 node n2 (id 3) leads in term 2".into()]),
-            (&lived, vec![verdict(Verdict::Down)], vec![format!("9 node n2 (id 3) is down ({root})")]),
+            (&lived, vec![verdict(Verdict::Up)], vec![format!("9 node n2 (id 3) is up ({root})")]),
+            (&both_up, vec![verdict(Verdict::Down)], vec![format!("10 node n2 (id 3) is down ({root})")]),
             (
-                &lived,
+                &both_up,
                 vec![verdict(Verdict::Down), verdict(Verdict::Up)],
-                vec![format!("10 node n2 (id 3) is up ({root})")],
+                vec![format!("11 node n2 (id 3) is up ({root})")],
             ),
             (
                 &lived,
@@ -317,11 +324,11 @@ pub(super) mod tests {
                 vec!["9 node n2 (id 3) has left the cluster".into()],
             ),
             (
-                &lived,
+                &both_up,
                 vec![placed(3), verdict(Verdict::Down)],
                 vec![
-                    format!("9 site lab/home (id 4) moves from node n1 (id 1) to node n2 (id 3) ({root})"),
-                    format!("10 node n2 (id 3) is down ({root})"),
+                    format!("10 site lab/home (id 4) moves from node n1 (id 1) to node n2 (id 3) ({root})"),
+                    format!("11 node n2 (id 3) is down ({root})"),
                 ],
             ),
             (
