@@ -1,0 +1,112 @@
+//! A node that is gone is no longer named in DNS.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pangolin_core::NodeId;
+
+use crate::{
+    history::{History, What},
+    verdict::Finding,
+};
+
+/// How long a node may be named after it has stopped, in microseconds: it is called down after 1.5 s by those who
+/// report, plus a new election if it was the leader, plus a report's way.
+const GONE_WITHIN: u64 = 6_000_000;
+
+/// Looks at answers while exactly one node is away and no other fault is under way: then, and only then, the others
+/// have to agree that it is gone.
+#[must_use]
+pub fn check(history: &History) -> Finding {
+    let mut away: BTreeMap<NodeId, u64> = BTreeMap::new();
+    let mut faults: BTreeMap<u64, BTreeSet<NodeId>> = BTreeMap::new();
+    // Since when nothing has changed but the clock.
+    let mut calm_since = 0;
+    let mut checked = 0;
+    for event in &history.events {
+        match &event.what {
+            What::Stopped { node } => {
+                away.insert(*node, event.at);
+                calm_since = event.at;
+            }
+            What::Started { node } => {
+                away.remove(node);
+                calm_since = event.at;
+            }
+            What::FaultStarted(fault) => {
+                faults.insert(fault.fault, fault.nodes.clone());
+                calm_since = event.at;
+            }
+            What::FaultEnded { fault } => {
+                faults.remove(fault);
+                calm_since = event.at;
+            }
+            What::DnsAnswer(answer) => {
+                let [(dead, _)] = away.iter().collect::<Vec<_>>()[..] else { continue };
+                let elsewhere = faults.values().flatten().any(|node| node != dead);
+                if elsewhere || answer.names.is_empty() || event.at < calm_since + GONE_WITHIN {
+                    continue;
+                }
+                checked += 1;
+                // When no other is in service, an answer that may work is better than none.
+                if answer.names.contains(dead) && answer.names.len() > 1 {
+                    let seconds = (event.at - calm_since) / 1_000_000;
+                    return Finding::broken(
+                        checked,
+                        format!(
+                            "node {} still names node {dead} for {}, {seconds} s after it was gone",
+                            answer.node, answer.question
+                        ),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    Finding::holds(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        history::{DnsAnswer, Fault, samples::*},
+        verdict::Verdict,
+    };
+
+    #[test]
+    fn good_and_bad_histories_are_told_apart() {
+        let stop = |at, node| (at, What::Stopped { node: NodeId(node) });
+        let start = |at, node| (at, What::Started { node: NodeId(node) });
+        let fault = |at, node| {
+            let (kind, detail) = ("partition".to_owned(), String::new());
+            (at, What::FaultStarted(Fault { fault: 1, kind, nodes: [NodeId(node)].into(), detail }))
+        };
+        let answer = |at, names: &[u64]| {
+            let dns = DnsAnswer {
+                node: NodeId(1),
+                question: "app A".into(),
+                serial: 1,
+                answers: vec![],
+                applied: rev(1),
+                names: names.iter().copied().map(NodeId).collect(),
+            };
+            (at, What::DnsAnswer(dns))
+        };
+        let late = GONE_WITHIN + 10;
+        let cases = [
+            (vec![answer(0, &[1, 2, 3])], Verdict::True, 0),
+            (vec![stop(1, 2), answer(9, &[1, 2, 3]), answer(late, &[1, 3])], Verdict::True, 1),
+            (vec![stop(1, 2), answer(late, &[1, 2, 3])], Verdict::False, 1),
+            (vec![stop(1, 2), answer(late, &[2])], Verdict::True, 1),
+            // Too much else is going on.
+            (vec![stop(1, 2), stop(1, 3), answer(late, &[1, 2, 3])], Verdict::True, 0),
+            (vec![stop(1, 2), fault(2, 3), answer(late, &[1, 2, 3])], Verdict::True, 0),
+            (vec![fault(1, 2), stop(1, 2), answer(late, &[1, 2, 3])], Verdict::False, 1),
+            (vec![stop(1, 2), start(5, 2), answer(late, &[1, 2, 3])], Verdict::True, 0),
+        ];
+        for (events, expected, checked) in cases {
+            let finding = check(&history(events));
+            assert_eq!((finding.verdict, finding.checked), (expected, checked), "{finding:?}");
+        }
+    }
+}
