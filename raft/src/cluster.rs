@@ -11,8 +11,8 @@ use pangolin_core::{
     id::{NodeId, Revision},
     state::ClusterState,
 };
-use pangolin_peer::{Peers, Service};
-use pangolin_storage::{LogStore, RaftStore, StateDir, StorageError};
+use pangolin_peer::Service;
+use pangolin_storage::{LogStore, RaftStore, StateDir};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{RaftConfig, Timing},
+    config::{Clock, RaftConfig, Timing},
     error::{NotYet, RaftError},
     log::Log,
     machine::Machine,
@@ -30,6 +30,7 @@ use crate::{
     propose::IN_FLIGHT_BYTES,
     serve::Endpoint,
     status::RaftStatus,
+    transport::Transport,
     types::Raft,
 };
 
@@ -46,7 +47,8 @@ pub(crate) struct Inner {
     pub(crate) node: NodeId,
     pub(crate) timing: Timing,
     pub(crate) raft: Raft,
-    pub(crate) peers: Peers,
+    pub(crate) peers: Arc<dyn Transport>,
+    pub(crate) clock: Clock,
     pub(crate) state: watch::Receiver<Arc<ClusterState>>,
     pub(crate) in_flight: Semaphore,
     pub(crate) last_stamp: Mutex<u64>,
@@ -81,24 +83,27 @@ impl Cluster {
     /// # Errors
     /// [`RaftError::Storage`] where the state on disk cannot be used, [`RaftError::Timing`] for a timing that
     /// makes no sense.
-    pub async fn start(config: RaftConfig, peers: Peers) -> Result<Self, RaftError> {
+    pub async fn start(config: RaftConfig, peers: impl Transport) -> Result<Self, RaftError> {
         let dir = config.dir.clone();
         let store = tokio::task::spawn_blocking(move || RaftStore::open(dir)).await;
         Self::start_on(config, peers, store.map_err(|error| RaftError::Ended(error.to_string()))??).await
     }
 
-    /// Takes part with a store that is open already ([`RaftStore::open_on`]); `config.dir` is not used.
+    /// Takes part with a store that is open already ([`RaftStore::open_on`], [`RaftStore::simulated`]); `config.dir`
+    /// is not used.
     ///
     /// # Errors
     /// As for [`Cluster::start`].
-    pub async fn start_on(config: RaftConfig, peers: Peers, store: RaftStore) -> Result<Self, RaftError> {
+    pub async fn start_on(
+        config: RaftConfig,
+        peers: impl Transport,
+        store: RaftStore,
+    ) -> Result<Self, RaftError> {
+        let peers: Arc<dyn Transport> = Arc::new(peers);
         let openraft = Arc::new(config.openraft()?);
         let RaftStore { log, snapshots, snapshot, lock } = store;
-        let machine = Machine::new(snapshots, snapshot.as_ref()).map_err(|error| StorageError::Rejoin {
-            place: lock.raft(),
-            found: format!("the snapshot cannot be read: {error}"),
-            state_dir: lock.path().to_owned(),
-        })?;
+        let machine = Machine::new(snapshots.clone(), snapshot.as_ref())
+            .map_err(|error| snapshots.rejoin(format!("the snapshot cannot be read: {error}")))?;
         let state = machine.watch();
         let network = Network { node: config.node, peers: peers.clone(), timing: config.timing };
         let raft = Raft::new(config.node.0, openraft, network, Log(log.clone()), machine)
@@ -109,6 +114,7 @@ impl Cluster {
             timing: config.timing,
             raft,
             peers: peers.clone(),
+            clock: config.clock,
             state,
             in_flight: Semaphore::new(IN_FLIGHT_BYTES),
             last_stamp: Mutex::default(),
@@ -118,12 +124,12 @@ impl Cluster {
             heard: Mutex::default(),
             log,
             follow: Mutex::default(),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(lock),
         });
         // Owned by the value it serves, and ended with it.
         *inner.follow.lock() = Some(tokio::spawn(follow(Arc::downgrade(&inner))));
         for service in [Service::Raft, Service::Snapshot, Service::Propose] {
-            peers.serve(service, Arc::new(Endpoint { service, inner: Arc::downgrade(&inner) }));
+            peers.serve(service, Endpoint { service, inner: Arc::downgrade(&inner) });
         }
         Ok(Self { inner })
     }
@@ -296,10 +302,7 @@ impl Cluster {
         }
         inner.known_leader.send_replace(None);
         inner.leadership.send_replace(None);
-        let log = inner.log.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
-            tracing::warn!(%error, "the log store did not end in an orderly way");
-        }
+        inner.log.close().await;
         inner.lock.lock().take();
     }
 
@@ -373,6 +376,27 @@ impl Inner {
     }
 }
 
+/// What follows from a look at Raft's metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    /// The term in which this node leads with a majority behind it.
+    term: Option<u64>,
+    /// When to look again though nothing has changed; none: only then.
+    again: Option<Duration>,
+}
+
+/// `led` is the term that this node certainly leads in, and for how long that is certain; `claims` says that some of
+/// the metrics, which are not published at one moment, take it for the leader.
+fn look(led: Option<(u64, Duration)>, claims: bool, heartbeat: Duration) -> Look {
+    match led {
+        // A leader that loses its majority, or gets it back, hears nothing: only the clock tells.
+        Some((term, left)) => Look { term: Some(term), again: Some(left) },
+        // Also when the metrics that tell of the leadership are a moment behind those that woke whoever looks: they
+        // wake nobody when they follow.
+        None => Look { term: None, again: claims.then_some(heartbeat / 2) },
+    }
+}
+
 /// Keeps `known_leader` and `leadership` up to date.
 async fn follow(inner: std::sync::Weak<Inner>) {
     let Some(first) = inner.upgrade() else { return };
@@ -385,18 +409,10 @@ async fn follow(inner: std::sync::Weak<Inner>) {
             server.borrow_and_update();
             let leader = inner.leader();
             inner.known_leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
-            let led = inner.led_term();
-            let term = led.map(|(term, _)| term);
-            inner.leadership.send_if_modified(|known| std::mem::replace(known, term) != term);
-            // A leader that loses its majority, or gets it back, hears nothing: only the clock tells.
-            match led {
-                Some((_, left)) => Some(left),
-                // Also when the metrics that tell of the leadership are a moment behind those that woke this task.
-                None if leader == Some(inner.node) || inner.raft.as_leader().is_ok() => {
-                    Some(inner.timing.heartbeat / 2)
-                }
-                None => None,
-            }
+            let claims = leader == Some(inner.node) || inner.raft.as_leader().is_ok();
+            let look = look(inner.led_term(), claims, inner.timing.heartbeat);
+            inner.leadership.send_if_modified(|known| std::mem::replace(known, look.term) != look.term);
+            look.again
         };
         let lapse = async {
             match look_again {
@@ -446,6 +462,31 @@ fn successor(
 mod tests {
     use super::*;
     use crate::status::ServerState;
+
+    #[test]
+    fn whoever_may_lead_looks_again_and_nobody_else() {
+        let (beat, left) = (Duration::from_millis(100), Duration::from_millis(420));
+        let cases = [
+            ("a follower", None, false, Look { term: None, again: None }),
+            ("a leader", Some((7, left)), true, Look { term: Some(7), again: Some(left) }),
+            (
+                "a leader that is not known as one yet",
+                Some((7, left)),
+                false,
+                Look { term: Some(7), again: Some(left) },
+            ),
+            ("one that has lost its majority", None, true, Look { term: None, again: Some(beat / 2) }),
+            (
+                "elected, but the metrics are a moment late",
+                None,
+                true,
+                Look { term: None, again: Some(beat / 2) },
+            ),
+        ];
+        for (who, led, claims, expected) in cases {
+            assert_eq!(look(led, claims, beat), expected, "{who}");
+        }
+    }
 
     #[test]
     fn the_leadership_goes_to_the_voter_that_is_best_placed() {

@@ -1,9 +1,14 @@
 //! How a node takes part.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use openraft::SnapshotPolicy;
-use pangolin_core::id::NodeId;
+use pangolin_core::{id::NodeId, time::Timestamp};
 
 use crate::error::RaftError;
 
@@ -56,6 +61,36 @@ impl Timing {
     }
 }
 
+/// What a node takes the time of commands from: the system, or the wall clock of a simulated host.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The clock of the host.
+    #[must_use]
+    pub fn system() -> Self {
+        Self::from_fn(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Timestamp(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+        })
+    }
+
+    /// Another clock.
+    pub fn from_fn(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
 /// How a node takes part.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {
@@ -69,6 +104,8 @@ pub struct RaftConfig {
     pub snapshot_every: u64,
     /// Entries kept in the log though a snapshot includes them.
     pub keep_in_log: u64,
+    /// Where the time of commands comes from.
+    pub clock: Clock,
 }
 
 impl RaftConfig {
@@ -81,6 +118,7 @@ impl RaftConfig {
             timing: Timing::lan(),
             snapshot_every: SNAPSHOT_EVERY,
             keep_in_log: KEEP_IN_LOG,
+            clock: Clock::system(),
         }
     }
 

@@ -20,11 +20,14 @@ mod snapshot_stream;
 mod status;
 #[cfg(test)]
 mod suite_tests;
+mod transport;
 mod types;
 
 pub use cluster::Cluster;
-pub use config::{RaftConfig, Timing};
+pub use config::{Clock, RaftConfig, Timing};
 pub use error::{MembershipError, NotYet, ProposeError, RaftError};
 pub use leader::Leader;
 pub use propose::{Committed, IN_FLIGHT_BYTES, PROPOSE_DEADLINE, Proposal};
+pub use serve::Endpoint;
 pub use status::{RaftStatus, ServerState};
+pub use transport::{Duplex, Transport};

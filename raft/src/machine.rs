@@ -13,7 +13,7 @@ use openraft::{
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
 use pangolin_core::{outcome::Outcome, state::ClusterState};
-use pangolin_storage::{Snapshot, SnapshotStore, StorageError};
+use pangolin_storage::{Snapshot, SnapshotStore};
 use tokio::sync::watch;
 
 use crate::types::{
@@ -97,13 +97,6 @@ fn decode_state(bytes: &[u8]) -> io::Result<ClusterState> {
     ClusterState::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
-/// Runs disk work where it does not hold up other tasks.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-) -> io::Result<T> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??)
-}
-
 impl RaftStateMachine<TypeConfig> for Machine {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = Builder;
@@ -142,15 +135,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
         let state = decode_state(&data)?;
-        let (snapshots, snapshot) = (self.snapshots.clone(), snapshot(meta, data.to_vec())?);
-        blocking(move || snapshots.save(&snapshot)).await?;
+        let snapshot = snapshot(meta, data.to_vec())?;
+        self.snapshots.run(move |snapshots| Ok(snapshots.save(&snapshot)?)).await?;
         self.adopt(meta, state);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<OpenraftSnapshot>, io::Error> {
-        let snapshots = self.snapshots.clone();
-        let Some(found) = blocking(move || snapshots.load()).await? else { return Ok(None) };
+        let found = self.snapshots.run(|snapshots| Ok(snapshots.load()?)).await?;
+        let Some(found) = found else { return Ok(None) };
         Ok(Some(OpenraftSnapshot { meta: decode_meta(&found.meta)?, snapshot: found.data.into() }))
     }
 }
@@ -172,13 +165,12 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<OpenraftSnapshot, io::Error> {
-        let (state, meta, snapshots) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
-        tokio::task::spawn_blocking(move || {
+        let (state, meta) = (self.state.clone(), self.meta.clone());
+        let build = move |snapshots: &SnapshotStore| {
             let snapshot = snapshot(&meta, state.encode().map_err(io::Error::other)?)?;
             snapshots.save(&snapshot)?;
             Ok(OpenraftSnapshot { meta, snapshot: snapshot.data.into() })
-        })
-        .await
-        .map_err(io::Error::other)?
+        };
+        self.snapshots.run(build).await
     }
 }

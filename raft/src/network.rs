@@ -1,6 +1,6 @@
 //! openraft's network over [`Peers`]: the sending side.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use openraft::{
     EmptyNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
@@ -13,20 +13,21 @@ use openraft::{
     },
 };
 use pangolin_core::id::NodeId;
-use pangolin_peer::{PeerError, Peers, Service};
+use pangolin_peer::{PeerError, Service};
 
 use crate::{
     config::Timing,
     machine::SnapshotData,
     messages::{Answer, Ask, decode, encode},
     snapshot_stream,
+    transport::Transport,
     types::{TypeConfig, Vote},
 };
 
 /// Makes a client for each other member.
 pub(crate) struct Network {
     pub(crate) node: NodeId,
-    pub(crate) peers: Peers,
+    pub(crate) peers: Arc<dyn Transport>,
     pub(crate) timing: Timing,
 }
 
@@ -42,7 +43,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(crate) struct Client {
     node: NodeId,
     target: NodeId,
-    peers: Peers,
+    peers: Arc<dyn Transport>,
     timing: Timing,
 }
 
@@ -119,7 +120,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let send = snapshot_stream::send(&self.peers, self.target, vote, &snapshot.meta, &snapshot.snapshot);
+        let send = snapshot_stream::send(&*self.peers, self.target, vote, &snapshot.meta, &snapshot.snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send => match sent {

@@ -4,7 +4,7 @@
 //! unknown. While nothing can have been appended, any node may try again; once something may have been, only a
 //! request with an id is tried again, because `apply` recognises it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use openraft::{errors::ClientWriteError, impls::ProgressResponder};
 use pangolin_core::{
@@ -213,10 +213,8 @@ impl Inner {
 
     /// The time for a command: never before that of an earlier one.
     fn stamp(&self) -> Timestamp {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let clock = u64::try_from(clock.as_millis()).unwrap_or(u64::MAX);
         let mut last = self.last_stamp.lock();
-        *last = (*last).max(clock).max(self.state.borrow().time().0);
+        *last = (*last).max(self.clock.now().0).max(self.state.borrow().time().0);
         Timestamp(*last)
     }
 }

@@ -5,7 +5,7 @@ use std::{io, sync::Weak, time::Duration};
 use bytes::Bytes;
 use openraft::{ReadPolicy, alias::SnapshotOf, async_runtime::watch::WatchReceiver as _};
 use pangolin_core::id::NodeId;
-use pangolin_peer::{BoxFuture, Handler, PeerStream, Service};
+use pangolin_peer::Service;
 use tokio::time::timeout;
 
 use crate::{
@@ -13,40 +13,43 @@ use crate::{
     machine::SnapshotData,
     messages::{Answer, Ask, SnapshotAnswer, check, check_sender, decode, encode},
     snapshot_stream,
+    transport::Duplex,
     types::{TypeConfig, decode_meta},
 };
 
 /// How long a leader tries to confirm that it leads.
 const CONFIRM: Duration = Duration::from_secs(2);
 
-/// Answers for one service. The cluster may end before the peers do: it is asked anew each time.
-pub(crate) struct Endpoint {
+/// Answers for one service. The cluster may end before the network does: it is asked anew each time.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
     pub(crate) service: Service,
     pub(crate) inner: Weak<Inner>,
 }
 
-impl Handler for Endpoint {
-    fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
-        Box::pin(async move {
-            let inner = self.inner.upgrade().ok_or("Raft has ended here")?;
-            match self.service {
-                Service::Propose => encode(&inner.forwarded(decode(&body)?).await),
-                Service::Raft => encode(&inner.answer(from, decode(&body)?).await?),
-                _ => Err("not asked here".into()),
-            }
-        })
+impl Endpoint {
+    /// Answers a request of `from`, whose identity is proven.
+    ///
+    /// # Errors
+    /// The request is refused: `from` is to be told so.
+    pub async fn answer(&self, from: NodeId, body: Bytes) -> Result<Bytes, String> {
+        let inner = self.inner.upgrade().ok_or("Raft has ended here")?;
+        match self.service {
+            Service::Propose => encode(&inner.forwarded(decode(&body)?).await),
+            Service::Raft => encode(&inner.answer(from, decode(&body)?).await?),
+            _ => Err("not asked here".into()),
+        }
     }
 
-    fn stream(&self, from: NodeId, mut stream: PeerStream) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let Some(inner) = self.inner.upgrade() else { return };
-            if self.service != Service::Snapshot {
-                return;
-            }
-            if let Err(error) = inner.take_snapshot(from, &mut stream).await {
-                tracing::warn!(%from, %error, "a snapshot was not received");
-            }
-        })
+    /// Takes a stream of `from`, whose identity is proven.
+    pub async fn take(&self, from: NodeId, stream: &mut dyn Duplex) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        if self.service != Service::Snapshot {
+            return;
+        }
+        if let Err(error) = inner.take_snapshot(from, stream).await {
+            tracing::warn!(%from, %error, "a snapshot was not received");
+        }
     }
 }
 
@@ -81,15 +84,15 @@ impl Inner {
         }
     }
 
-    async fn take_snapshot(&self, from: NodeId, stream: &mut PeerStream) -> io::Result<()> {
+    async fn take_snapshot(&self, from: NodeId, mut stream: &mut dyn Duplex) -> io::Result<()> {
         // One at a time: each may be large.
         let Ok(_one) = self.receiving.try_lock() else {
             let busy = Err("a snapshot is being received already".to_owned());
-            return snapshot_stream::answer(stream, &busy).await;
+            return snapshot_stream::answer(&mut stream, &busy).await;
         };
-        let (header, data) = snapshot_stream::receive(stream).await?;
+        let (header, data) = snapshot_stream::receive(&mut stream).await?;
         let answer = self.install(from, header.vote, &header.meta, data).await;
-        snapshot_stream::answer(stream, &answer).await
+        snapshot_stream::answer(&mut stream, &answer).await
     }
 
     async fn install(

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 
 use bytes::Bytes;
 use pangolin_core::id::NodeId;
-use pangolin_peer::{Peers, Service};
+use pangolin_peer::Service;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     messages::{SnapshotAnswer, SnapshotHeader, decode, encode},
+    transport::Transport,
     types::{META_MAX, SnapshotMeta, Vote, encode_meta},
 };
 
@@ -29,7 +30,7 @@ const INSTALL: Duration = Duration::from_secs(60);
 
 /// Sends a snapshot; returns the receiver's vote.
 pub(crate) async fn send(
-    peers: &Peers,
+    peers: &dyn Transport,
     target: NodeId,
     vote: Vote,
     meta: &SnapshotMeta,

@@ -11,10 +11,10 @@ use crate::{log::Log, machine::Machine, types::TypeConfig};
 
 struct OnDisk;
 
-impl StoreBuilder<TypeConfig, Log, Machine, (TempDir, pangolin_storage::StateDir)> for OnDisk {
+impl StoreBuilder<TypeConfig, Log, Machine, (TempDir, Option<pangolin_storage::StateDir>)> for OnDisk {
     async fn build(
         &self,
-    ) -> Result<((TempDir, pangolin_storage::StateDir), Log, Machine), StorageError<TypeConfig>> {
+    ) -> Result<((TempDir, Option<pangolin_storage::StateDir>), Log, Machine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().expect("tempdir");
         let RaftStore { log, snapshots, snapshot, lock } = RaftStore::open(dir.path()).expect("opened");
         let machine = Machine::new(snapshots, snapshot.as_ref()).expect("machine");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     LogStore, Snapshot, SnapshotStore, StateDir, StorageError,
-    log::{LogBackend, LogState, disk::DiskLog},
+    log::{LogBackend, LogState, disk::DiskLog, simulated::Disk},
 };
 
 /// Log, vote and snapshot of one node. Holds the lock on the state directory.
@@ -16,8 +16,8 @@ pub struct RaftStore {
     pub snapshots: SnapshotStore,
     /// The snapshot that was found.
     pub snapshot: Option<Snapshot>,
-    /// Held as long as this lives.
-    pub lock: StateDir,
+    /// Held as long as this lives; none where nothing is on disk.
+    pub lock: Option<StateDir>,
 }
 
 impl RaftStore {
@@ -44,6 +44,17 @@ impl RaftStore {
         Self::begin(lock, snapshots, snapshot, log)
     }
 
+    /// Opens the store on a simulated disk, log and snapshot, with tasks instead of threads: within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`StorageError::Rejoin`] where log and snapshot do not fit together.
+    pub fn simulated(disk: &Disk) -> Result<Self, StorageError> {
+        let snapshots = SnapshotStore::simulated(disk);
+        let snapshot = snapshots.load()?;
+        check(&disk.open().state(), snapshot.as_ref()).map_err(|found| snapshots.rejoin(found))?;
+        Ok(Self { log: LogStore::simulated(disk), snapshots, snapshot, lock: None })
+    }
+
     fn begin(
         lock: StateDir,
         snapshots: SnapshotStore,
@@ -55,7 +66,7 @@ impl RaftStore {
             found,
             state_dir: lock.path().to_owned(),
         })?;
-        Ok(Self { log: LogStore::start(log)?, snapshots, snapshot, lock })
+        Ok(Self { log: LogStore::start(log)?, snapshots, snapshot, lock: Some(lock) })
     }
 }
 

@@ -11,12 +11,14 @@ use std::{
 
 use crate::{
     StorageError,
-    log::LogId,
+    log::{LogId, simulated::Disk},
     state_dir::{create, sync_dir},
 };
 
 const FILE: &str = "snapshot";
 const TEMPORARY: &str = "snapshot.new";
+/// Where a simulated disk says that it is.
+pub(crate) const SIMULATED: &str = "(simulated)";
 const MAGIC: [u8; 8] = *b"PANGOLNS";
 const VERSION: u32 = 1;
 /// Magic, version, last log id, lengths of meta and data.
@@ -37,8 +39,15 @@ pub struct Snapshot {
 /// The place of the one snapshot.
 #[derive(Clone, Debug)]
 pub struct SnapshotStore {
-    dir: PathBuf,
-    state_dir: PathBuf,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// A file in `dir`.
+    Dir { dir: PathBuf, state_dir: PathBuf },
+    /// On a simulated disk that has crashed `generation` times.
+    Simulated { disk: Disk, generation: u64 },
 }
 
 impl SnapshotStore {
@@ -55,7 +64,41 @@ impl SnapshotStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StorageError::io("remove", temporary, &error))
             }
-            _ => Ok(Self { dir, state_dir: state_dir.to_owned() }),
+            _ => Ok(Self { place: Place::Dir { dir, state_dir: state_dir.to_owned() } }),
+        }
+    }
+
+    /// The place on a simulated disk.
+    #[must_use]
+    pub fn simulated(disk: &Disk) -> Self {
+        Self { place: Place::Simulated { disk: disk.clone(), generation: disk.generation() } }
+    }
+
+    /// Runs work on this store where it holds up no other task: on a thread of its own, unless the disk is simulated.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        if let Place::Simulated { .. } = self.place {
+            return work(self);
+        }
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || work(&store)).await.map_err(io::Error::other)?
+    }
+
+    /// The snapshot that is there is of no use: this node has to begin anew.
+    #[must_use]
+    pub fn rejoin(&self, found: String) -> StorageError {
+        match &self.place {
+            Place::Dir { dir, state_dir } => {
+                StorageError::Rejoin { place: dir.clone(), found, state_dir: state_dir.clone() }
+            }
+            Place::Simulated { .. } => {
+                StorageError::Rejoin { place: SIMULATED.into(), found, state_dir: SIMULATED.into() }
+            }
         }
     }
 
@@ -64,7 +107,15 @@ impl SnapshotStore {
     /// # Errors
     /// What the system refuses: the previous snapshot stays then.
     pub fn save(&self, snapshot: &Snapshot) -> Result<(), StorageError> {
-        let (temporary, path) = (self.dir.join(TEMPORARY), self.dir.join(FILE));
+        let dir = match &self.place {
+            Place::Dir { dir, .. } => dir,
+            Place::Simulated { disk, generation } => {
+                return disk
+                    .save_snapshot(snapshot, *generation)
+                    .map_err(|error| StorageError::io("write", SIMULATED, &error));
+            }
+        };
+        let (temporary, path) = (dir.join(TEMPORARY), dir.join(FILE));
         let header = header(snapshot)?;
         let mut checksum = crc32fast::Hasher::new();
         let parts = [header.as_slice(), &snapshot.meta, &snapshot.data];
@@ -78,7 +129,7 @@ impl SnapshotStore {
             })
             .map_err(|error| StorageError::io("write", &temporary, &error))?;
         fs::rename(&temporary, &path).map_err(|error| StorageError::io("rename", &temporary, &error))?;
-        sync_dir(&self.dir)
+        sync_dir(dir)
     }
 
     /// The current snapshot; none before the first one.
@@ -86,7 +137,11 @@ impl SnapshotStore {
     /// # Errors
     /// [`StorageError::Rejoin`] where it is damaged: the log before it is gone, so nothing can replace it.
     pub fn load(&self) -> Result<Option<Snapshot>, StorageError> {
-        let path = self.dir.join(FILE);
+        let (dir, state_dir) = match &self.place {
+            Place::Dir { dir, state_dir } => (dir, state_dir),
+            Place::Simulated { disk, .. } => return Ok(disk.snapshot()),
+        };
+        let path = dir.join(FILE);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -95,7 +150,7 @@ impl SnapshotStore {
         parse(&bytes).map(Some).map_err(|found| StorageError::Rejoin {
             place: path,
             found: format!("the snapshot is damaged: {found}"),
-            state_dir: self.state_dir.clone(),
+            state_dir: state_dir.clone(),
         })
     }
 }

@@ -258,7 +258,7 @@ fn a_process_killed_at_any_moment_loses_nothing_acknowledged() {
             assert!(state.last.map(|id| id.index) >= seen, "{:?} but {seen:?} was acknowledged", state.last);
         }
     }
-    log.close();
+    runtime().block_on(log.close());
     assert_eq!(open(dir.path()).expect("opened").state().last, Some(id(0, 59)));
 }
 
@@ -369,7 +369,7 @@ fn the_first_failed_write_or_sync_ends_the_store() {
             assert_eq!(log.state().vote, Some(vote(1)), "only a durable vote is visible");
         });
         assert_eq!(disk.durable().vote, Some(vote(1)));
-        log.close();
+        runtime().block_on(log.close());
     }
 }
 
@@ -385,7 +385,7 @@ fn a_loss_of_power_takes_nothing_that_was_acknowledged() {
             log.save_committed(id(1, 3)).expect("queued");
             assert_eq!(log.read(0, 9, usize::MAX).await.expect("read").len(), 5);
         });
-        log.close();
+        runtime().block_on(log.close());
         disk.crash(survive);
         let state = disk.open().state();
         assert_eq!((state.vote, state.last), (Some(vote(1)), Some(id(1, 4))));
@@ -406,7 +406,7 @@ fn waiting_appends_share_a_sync_and_are_acknowledged_in_order() {
         });
         log.append(vec![entry(1, index)], done).expect("queued");
     }
-    log.close();
+    runtime().block_on(log.close());
     drop(sender);
     assert_eq!(acks.iter().collect::<Vec<_>>(), (0..500).collect::<Vec<_>>());
     assert!(disk.syncs() < 500, "{} syncs", disk.syncs());
@@ -427,5 +427,5 @@ fn entries_that_left_the_cache_are_read_from_disk() {
         assert_eq!(log.read(0, 101, usize::MAX).await.expect("read"), entries[100..101]);
         assert_eq!(log.state().first_index(), 100);
     });
-    log.close();
+    runtime().block_on(log.close());
 }

@@ -3,11 +3,12 @@
 //! Used by tests and the simulator. What a [`Disk`] holds survives the [`SimulatedLog`]s opened on it, as a disk
 //! survives the processes of a node.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::{Entry, LogBackend, LogId, LogOp, LogState};
+use crate::Snapshot;
 
 /// A disk in memory; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +19,12 @@ struct Content {
     durable: Log,
     /// Written but not synced, in order.
     pending: Vec<LogOp>,
+    /// The snapshot file: replaced whole, durable at once.
+    snapshot: Option<Snapshot>,
     fault: Option<Fault>,
     syncs: u64,
+    /// How long a group of writes takes.
+    slowness: Duration,
     /// Grows with each crash: logs opened before it are dead.
     generation: u64,
 }
@@ -29,6 +34,8 @@ struct Content {
 pub enum Fault {
     /// The next write is refused.
     Write,
+    /// The next write finds no room, of the log or of a snapshot.
+    Full,
     /// The next sync is refused; what it should have made durable is as if never synced.
     Sync,
 }
@@ -64,6 +71,33 @@ impl Disk {
         self.0.lock().fault = Some(fault);
     }
 
+    /// From now on each group of writes takes so long, where the store above runs as a task.
+    pub fn slow_down(&self, by: Duration) {
+        self.0.lock().slowness = by;
+    }
+
+    pub(crate) fn slowness(&self) -> Duration {
+        self.0.lock().slowness
+    }
+
+    /// Replaces the snapshot, for a process that was begun in `generation`.
+    pub(crate) fn save_snapshot(&self, snapshot: &Snapshot, generation: u64) -> io::Result<()> {
+        let mut content = self.0.lock();
+        content.alive(generation)?;
+        content.refuse_if_full()?;
+        content.snapshot = Some(snapshot.clone());
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
+        self.0.lock().snapshot.clone()
+    }
+
+    /// Counts the crashes.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.lock().generation
+    }
+
     /// How often it was synced.
     #[must_use]
     pub fn syncs(&self) -> u64 {
@@ -88,9 +122,8 @@ pub struct SimulatedLog {
 impl LogBackend for SimulatedLog {
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()> {
         let mut content = self.disk.0.lock();
-        if content.generation != self.generation {
-            return Err(io::Error::other("simulated: the machine is off"));
-        }
+        content.alive(self.generation)?;
+        content.refuse_if_full()?;
         if content.fault.take_if(|fault| *fault == Fault::Write).is_some() {
             return Err(io::Error::other("simulated: the write failed"));
         }
@@ -129,6 +162,22 @@ impl LogBackend for SimulatedLog {
 
     fn settle(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Content {
+    fn alive(&self, generation: u64) -> io::Result<()> {
+        if self.generation == generation {
+            return Ok(());
+        }
+        Err(io::Error::other("simulated: the machine is off"))
+    }
+
+    fn refuse_if_full(&mut self) -> io::Result<()> {
+        match self.fault.take_if(|fault| *fault == Fault::Full) {
+            Some(_) => Err(io::Error::new(io::ErrorKind::StorageFull, "simulated: the disk is full")),
+            None => Ok(()),
+        }
     }
 }
 

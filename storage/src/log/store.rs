@@ -5,6 +5,9 @@
 //! syncs once, and runs the callbacks in order. The vote takes the same queue, so nothing overtakes it, and becomes
 //! visible to readers only when it is durable. After the first error nothing is written any more: a failed sync
 //! says nothing about what is on disk, and trying again would lie about it.
+//!
+//! Over a simulated disk the same work is done by a task instead of a thread, so that a simulation on one thread has
+//! one order of events.
 
 use std::{
     io,
@@ -16,9 +19,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Entry, LogBackend, LogId, LogOp, LogState, Vote, cache::Cache, disk::MARK_INTERVAL};
+use super::{
+    Entry, LogBackend, LogId, LogOp, LogState, Vote,
+    cache::Cache,
+    disk::MARK_INTERVAL,
+    simulated::{Disk, SimulatedLog},
+};
 use crate::StorageError;
 
 /// Most jobs in one batch: bounds how long the first one waits for its sync.
@@ -38,13 +46,42 @@ enum Job {
 #[derive(Clone)]
 pub struct LogStore {
     shared: Arc<Shared>,
-    jobs: Sender<Job>,
+    jobs: Jobs,
+}
+
+/// The way to whoever writes.
+#[derive(Clone)]
+enum Jobs {
+    Thread(Sender<Job>),
+    Task(mpsc::UnboundedSender<Job>),
+}
+
+impl Jobs {
+    fn send(&self, job: Job) -> Result<(), ()> {
+        match self {
+            Self::Thread(jobs) => jobs.send(job).map_err(drop),
+            Self::Task(jobs) => jobs.send(job).map_err(drop),
+        }
+    }
+}
+
+/// Whoever writes.
+enum Running {
+    Thread(JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
 }
 
 struct Shared {
     view: Mutex<View>,
     failed: watch::Sender<Option<StorageError>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    running: Mutex<Option<Running>>,
+}
+
+impl Shared {
+    fn of(backend: &impl LogBackend) -> Arc<Self> {
+        let view = Mutex::new(View { state: backend.state(), cache: Cache::default() });
+        Arc::new(Self { view, failed: watch::Sender::new(None), running: Mutex::new(None) })
+    }
 }
 
 #[derive(Default)]
@@ -66,15 +103,26 @@ impl LogStore {
     /// The system gives no thread.
     pub fn start(backend: impl LogBackend) -> Result<Self, StorageError> {
         let (jobs, queue) = channel();
-        let view = Mutex::new(View { state: backend.state(), cache: Cache::default() });
-        let shared = Arc::new(Shared { view, failed: watch::Sender::new(None), thread: Mutex::new(None) });
-        let writer = Writer { backend, queue, shared: shared.clone() };
+        let shared = Shared::of(&backend);
+        let writer = Writer { backend, shared: shared.clone() };
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
-            .spawn(move || writer.run())
+            .spawn(move || writer.run(&queue))
             .map_err(|error| StorageError::io("start the thread", "raft-log", &error))?;
-        *shared.thread.lock() = Some(thread);
-        Ok(Self { shared, jobs })
+        *shared.running.lock() = Some(Running::Thread(thread));
+        Ok(Self { shared, jobs: Jobs::Thread(jobs) })
+    }
+
+    /// Starts a task over a simulated disk; within a Tokio runtime.
+    #[must_use]
+    pub fn simulated(disk: &Disk) -> Self {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let backend = disk.open();
+        let shared = Shared::of(&backend);
+        let writer = Writer { backend, shared: shared.clone() };
+        let task = tokio::spawn(writer.run_slowly(disk.clone(), queue));
+        *shared.running.lock() = Some(Running::Task(task));
+        Self { shared, jobs: Jobs::Task(jobs) }
     }
 
     /// Where the log stands: the durable vote, and the entries as appended (durable or not yet).
@@ -185,13 +233,19 @@ impl LogStore {
         Ok(entries)
     }
 
-    /// Finishes what is queued, then releases the medium. Blocks until the thread has ended. Later calls of the
-    /// store get [`StorageError::Closed`].
-    pub fn close(&self) {
+    /// Finishes what is queued, then releases the medium. Later calls of the store get [`StorageError::Closed`].
+    pub async fn close(&self) {
         let _ = self.jobs.send(Job::Stop);
-        if let Some(thread) = self.shared.thread.lock().take() {
-            // A panic of the thread has been reported as a failure by then.
-            let _ = thread.join();
+        let running = self.shared.running.lock().take();
+        // A panic of the writer has been reported as a failure by then.
+        match running {
+            Some(Running::Thread(thread)) => {
+                let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+            }
+            Some(Running::Task(task)) => {
+                let _ = task.await;
+            }
+            None => {}
         }
     }
 
@@ -228,18 +282,38 @@ impl LogStore {
 
 struct Writer<B> {
     backend: B,
-    queue: Receiver<Job>,
     shared: Arc<Shared>,
 }
 
+impl Writer<SimulatedLog> {
+    /// As [`Writer::run`], as a task and in the time that the disk takes.
+    async fn run_slowly(mut self, disk: Disk, mut queue: mpsc::UnboundedReceiver<Job>) {
+        while let Some(first) = queue.recv().await {
+            let slowness = disk.slowness();
+            if !slowness.is_zero() {
+                tokio::time::sleep(slowness).await;
+            }
+            let mut jobs = vec![first];
+            while jobs.len() < BATCH_MAX
+                && let Ok(job) = queue.try_recv()
+            {
+                jobs.push(job);
+            }
+            if self.process(jobs) {
+                break;
+            }
+        }
+    }
+}
+
 impl<B: LogBackend> Writer<B> {
-    fn run(mut self) {
+    fn run(mut self, queue: &Receiver<Job>) {
         let mut settled = true;
         loop {
             let first = if settled {
-                self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                self.queue.recv_timeout(MARK_INTERVAL)
+                queue.recv_timeout(MARK_INTERVAL)
             };
             let first = match first {
                 Ok(job) => job,
@@ -254,7 +328,7 @@ impl<B: LogBackend> Writer<B> {
             settled = false;
             let mut jobs = vec![first];
             while jobs.len() < BATCH_MAX
-                && let Ok(job) = self.queue.try_recv()
+                && let Ok(job) = queue.try_recv()
             {
                 jobs.push(job);
             }
