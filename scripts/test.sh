@@ -10,6 +10,9 @@ if ! command -v cargo > /dev/null; then
 fi
 ./scripts/packages.sh
 
+echo "--- building the next version, for the tests of upgrades"
+./scripts/next.sh
+
 echo "--- building"
 # The black-box tests start these programs.
 cargo build --workspace --bins --locked

@@ -1,11 +1,15 @@
-//! The one place where the node reads the wall clock.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! The one place where the node reads its clocks.
 
 use pangolin_core::Timestamp;
 
-/// Now, as commands and observations write it.
+/// Now, by the wall clock, as commands write it.
 #[must_use]
 pub fn now() -> Timestamp {
-    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
+    pangolin_peer::wall_now()
+}
+
+/// Now, by a clock that is never set: what observations are stamped with, and their age measured by.
+#[must_use]
+pub fn steady() -> Timestamp {
+    pangolin_peer::steady_now()
 }

@@ -13,4 +13,5 @@ pub mod state_dir;
 pub mod tasks;
 
 /// Version of the program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str =
+    if cfg!(pangolin_next) { concat!(env!("CARGO_PKG_VERSION"), "-next") } else { env!("CARGO_PKG_VERSION") };

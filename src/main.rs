@@ -71,7 +71,7 @@ struct Join {
     check: bool,
 }
 
-/// Exit status of a host that holds no node (`EX_CONFIG` of sysexits.h): the service manager need not try again.
+/// Exit status of a host that holds no node, or none that may run (`EX_CONFIG` of sysexits.h): the service manager need not try again.
 const NO_NODE: u8 = 78;
 
 fn main() -> ExitCode {
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         Err(error) => {
             complain(&format!("{error:#}"));
             match error.downcast_ref() {
-                Some(StateDirError::Empty(_)) => ExitCode::from(NO_NODE),
+                Some(StateDirError::Empty(_) | StateDirError::Diverged { .. }) => ExitCode::from(NO_NODE),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -29,11 +29,12 @@ use crate::{
     config::{Config, TimingChoice},
     leader::Leading,
     local::{
+        agreement::Watch,
         control::{ControlHost, SitePort},
         dialer::{NodeDialer, Relay},
         journal::Journal,
         layers::{Health, Layers},
-        reports::{Reporter, Reports},
+        reports::{Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
     },
@@ -62,6 +63,8 @@ struct Core {
     keyring: Arc<Keyring>,
     answers: NodeAnswers,
     left: watch::Receiver<bool>,
+    /// When this run began, by the steady clock.
+    started: pangolin_core::Timestamp,
     /// Told when the node is about to stop.
     stopping: CancellationToken,
 }
@@ -150,6 +153,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     };
     let state_dir = StateDir::new(&config.state_dir);
     state_dir.check_log(node)?;
+    state_dir.check_agreement(node)?;
     let cluster =
         Cluster::start(RaftConfig { timing, ..RaftConfig::new(node, &config.state_dir) }, peers.clone())
             .await?;
@@ -184,12 +188,16 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         journal,
         left: left_tx,
     };
-    peers.serve(Service::Report, Arc::new(reports.clone()));
+    let inbox = Inbox { reports: reports.clone(), peers: peers.clone() };
+    peers.serve(Service::Report, Arc::new(inbox));
     peers.serve(Service::Status, Arc::new(ForPeers(answers.clone())));
     peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
     peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring: keyring.clone(), node }));
     tasks.spawn("leader's duties", leading.run(shutdown.clone()));
     tasks.spawn("removal", notice_removal(peers.clone(), answers.left.clone(), shutdown.clone()));
+    let watch =
+        Watch { node, cluster: cluster.clone(), reports: reports.clone(), state_dir: state_dir.clone() };
+    tasks.spawn("agreement", watch.run(shutdown.clone()));
     let renewal =
         Renewal { state_dir, cluster: cluster.clone(), keyring: keyring.clone(), peers: peers.clone() };
     tasks.spawn("own certificate", renewal.run(shutdown.clone()));
@@ -208,6 +216,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         keyring,
         answers,
         left,
+        started: clock::steady(),
         stopping: CancellationToken::new(),
     })
 }
@@ -375,6 +384,7 @@ async fn start_layers(
         cluster: core.cluster.clone(),
         tunnel,
         control: control.clone(),
+        started: core.started,
         stopping: core.stopping.clone(),
     };
     tasks.spawn("reports", reporter.run(shutdown.clone()));

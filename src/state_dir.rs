@@ -5,6 +5,7 @@
 //! node.key        its certificate's key                  tunnel.key   its WireGuard key
 //! raft/           log, vote, snapshots                   journal/     node-local journal
 //! begun           this node has taken part: without raft/ it must not do so again
+//! diverged        this node's state differed from that of the majority: it must not take part again
 //! ```
 
 use std::{
@@ -59,6 +60,20 @@ pub enum StateDirError {
          with an empty state directory"
     )]
     LogGone(PathBuf, NodeId),
+    /// The node's state is not that of the others.
+    #[error(
+        "node {node} takes no part any more: {found}. What it holds is damaged, and it must rejoin: take it out of the \
+         cluster (`pangolinctl leave --node {node}` on another node), keep {dir} for a report of the fault, and join \
+         again with an empty state directory. The other nodes are not affected"
+    )]
+    Diverged {
+        /// The state directory.
+        dir: PathBuf,
+        /// The node.
+        node: NodeId,
+        /// What was found, and when.
+        found: String,
+    },
     /// A private file cannot be read or written.
     #[error(transparent)]
     File(#[from] PrivateFileError),
@@ -216,6 +231,29 @@ impl StateDir {
         Ok(())
     }
 
+    /// Refuses to go on with a state that was found to differ from that of the majority.
+    ///
+    /// # Errors
+    /// [`StateDirError::Diverged`].
+    pub fn check_agreement(&self, node: NodeId) -> Result<(), StateDirError> {
+        match read_optional(&self.file("diverged"))? {
+            None => Ok(()),
+            Some(found) => {
+                let found = String::from_utf8_lossy(&found).trim().to_owned();
+                Err(StateDirError::Diverged { dir: self.0.clone(), node, found })
+            }
+        }
+    }
+
+    /// Notes that this node's state differs from that of the majority, and says what that means.
+    #[must_use]
+    pub fn note_diverged(&self, node: NodeId, found: &str) -> StateDirError {
+        match private_file::write(&self.file("diverged"), found.as_bytes()) {
+            Ok(()) => StateDirError::Diverged { dir: self.0.clone(), node, found: found.to_owned() },
+            Err(error) => error.into(),
+        }
+    }
+
     /// Notes that this node takes part from now on. To be called once the log is there.
     ///
     /// # Errors
@@ -329,7 +367,7 @@ impl StateDir {
                 key: self.own_key(&certificate)?,
                 certificate,
             },
-            peers: PeerPlan { cluster: Some(cluster), lineage: file.lineage, nodes },
+            peers: PeerPlan { cluster: Some(cluster), lineage: file.lineage, nodes, ..PeerPlan::default() },
             keyring,
             tunnel_key: self.tunnel_key()?,
             bootstrap,
@@ -410,7 +448,12 @@ mod tests {
         let identity = NodeIdentity { cluster, lineage: 1, node: NODE, authority, certificate, key };
         let peer =
             PlannedPeer { name: "n7".into(), address: ([127, 0, 0, 1], 7420).into(), spki: Digest([7; 32]) };
-        let peers = PeerPlan { cluster: Some(cluster), lineage: 1, nodes: [(NODE, peer)].into() };
+        let peers = PeerPlan {
+            cluster: Some(cluster),
+            lineage: 1,
+            nodes: [(NODE, peer)].into(),
+            ..PeerPlan::default()
+        };
         state_dir.store(&identity, &peers, &Keyring::create().expect("a keyring"), None).expect("stored");
         (dir, state_dir)
     }

@@ -86,6 +86,7 @@ impl From<ProposeError> for ApiFailure {
         match &error {
             ProposeError::NotAppended { reason } => Self::not_appended(reason),
             ProposeError::OutcomeUnknown { reason, .. } => Self::outcome_unknown(reason),
+            ProposeError::Level { .. } => Self::new(Code::Conflict, error.to_string()),
             ProposeError::TooLarge { .. } => Self::new(Code::TooLarge, error.to_string()),
         }
     }

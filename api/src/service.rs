@@ -50,6 +50,9 @@ pub trait NodePort: Send + Sync + 'static {
     /// Hands leadership to `to`, or to the best voter, and answers who leads then.
     fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>>;
 
+    /// Closes the rolling upgrade that is under way, and raises the feature level to what all nodes understand.
+    fn finish_upgrade(&self, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>>;
+
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);
 

@@ -139,6 +139,11 @@ impl Node {
         Client::unix(self.socket())
     }
 
+    /// Lets it run another program from its next start on.
+    pub fn set_program(&mut self, pangolind: &Path) {
+        self.pangolind = pangolind.to_owned();
+    }
+
     /// Its process; none while it does not run.
     pub fn process(&mut self) -> Option<&mut Process> {
         self.process.as_mut()

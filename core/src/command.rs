@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    feature::{self, FeatureLevel},
     id::{DomainId, Epoch, NodeId, RequestId, ResourceId, RoleId, SiteId, TargetId, TokenId, UserId},
     name::{HostName, Slug},
     record::{
@@ -176,6 +177,13 @@ pub enum Body {
     SettingsChanged(Box<Settings>),
     /// What operators want was changed.
     Catalog(Box<CatalogChange>),
+    /// Every node understands this feature level: from here on it may be used, and older programs are kept out.
+    FeatureLevelRaised(FeatureLevel),
+    /// A rolling upgrade goes on.
+    Upgrade(UpgradeChange),
+    /// What the version that is made for tests of upgrades adds to this one.
+    #[cfg(pangolin_next)]
+    Noted,
 }
 
 impl Body {
@@ -197,8 +205,39 @@ impl Body {
             Self::CertificateIssued(_) => "CertificateIssued",
             Self::SettingsChanged(_) => "SettingsChanged",
             Self::Catalog(_) => "Catalog",
+            Self::FeatureLevelRaised(_) => "FeatureLevelRaised",
+            Self::Upgrade(_) => "Upgrade",
+            #[cfg(pangolin_next)]
+            Self::Noted => "Noted",
         }
     }
+
+    /// The feature level that the cluster must be committed to before this is proposed. A variant that is new in a
+    /// release, or that means something else from a release on, names the level of that release here.
+    #[must_use]
+    pub fn feature_level(&self) -> FeatureLevel {
+        match self {
+            #[cfg(pangolin_next)]
+            Self::Noted => FeatureLevel(2),
+            _ => feature::FIRST,
+        }
+    }
+}
+
+/// See [`Body::Upgrade`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpgradeChange {
+    /// The nodes are going to run another version, one after the other.
+    Started {
+        /// It is the version that ran before the upgrade which is under way.
+        rollback: bool,
+    },
+    /// A node is taken out of service, to run another version.
+    NodeBegun(NodeId),
+    /// A node runs the other version and is back in service.
+    NodeDone(NodeId),
+    /// No node is left to be upgraded, and there is no way back.
+    Finished,
 }
 
 /// See [`Body::ClusterCreated`].

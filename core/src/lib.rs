@@ -10,9 +10,11 @@
 //! random values arrive inside commands, stamped by whoever proposes them.
 
 pub mod access;
+pub mod agreement;
 pub mod codec;
 pub mod command;
 pub mod decide;
+pub mod feature;
 pub mod id;
 pub mod name;
 pub mod observation;
@@ -24,6 +26,7 @@ pub mod time;
 
 pub use codec::CodecError;
 pub use command::{Actor, Body, CatalogChange, Cause, Command, Fence};
+pub use feature::FeatureLevel;
 pub use id::{
     CertificateId, ClusterId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId,
     TargetId, TokenId, UserId,

@@ -8,6 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    agreement::StateHash,
+    feature::FeatureLevel,
     id::{NodeId, Revision, SiteId, TargetId},
     time::Timestamp,
 };
@@ -20,7 +22,7 @@ pub const REPORT_LIFETIME: Duration = Duration::from_secs(2);
 pub struct Seen {
     /// It answers.
     pub alive: bool,
-    /// Since when it has done, or has not, by the reporter's clock.
+    /// Since when it has done, or has not, by the reporter's clock; for peers, by its steady one.
     pub since: Timestamp,
 }
 
@@ -40,7 +42,8 @@ pub enum TargetHealth {
 /// What one node says of itself and of all that it sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The reporter's clock when it wrote this.
+    /// When it wrote this, by the reporter's steady clock: one that starts with the wall clock and is never set.
+    /// What it says of durations is measured by that clock.
     pub at: Timestamp,
     /// How far it has applied the log.
     pub applied: Revision,
@@ -56,16 +59,25 @@ pub struct Report {
     pub targets: BTreeMap<TargetId, TargetHealth>,
     /// It is about to stop: it finishes what it has and should get nothing new.
     pub stopping: bool,
+    /// Its wall clock when it wrote this.
+    pub clock: Timestamp,
+    /// When its program was started, by the same steady clock as `at`.
+    pub started: Timestamp,
+    /// Highest feature level that its program understands.
+    pub feature_level: FeatureLevel,
+    /// Hashes of its state at the latest checkpoints, oldest first.
+    pub hashes: Vec<StateHash>,
 }
 
-/// The last report of each node, with the time it arrived by the reader's clock.
+/// The last report of each node, with the time it arrived by the reader's steady clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observations {
     reports: BTreeMap<NodeId, (Timestamp, Report)>,
 }
 
 impl Observations {
-    /// Takes a report that arrived at `now`.
+    /// Takes a report that arrived at `now`, by the reader's steady clock: a wall clock that is set would make old
+    /// reports fresh, or fresh ones old.
     pub fn insert(&mut self, node: NodeId, now: Timestamp, report: Report) {
         self.reports.insert(node, (now, report));
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::Cause,
+    feature::FeatureLevel,
     id::{
         CertificateId, ClusterId, DomainId, Epoch, NodeId, ResourceId, Revision, RoleId, SiteId, TargetId,
         TokenId, UserId,
@@ -128,6 +129,8 @@ pub struct NodeSpec {
     pub region: Option<Slug>,
     /// Version of the program.
     pub version: String,
+    /// Highest feature level that the program understands.
+    pub feature_level: FeatureLevel,
 }
 
 /// A node of the cluster.
@@ -149,6 +152,11 @@ pub struct Node {
     pub verdict_cause: Cause,
     /// When it joined.
     pub admitted_at: Timestamp,
+    /// Since when its program has understood the feature level that it understands.
+    pub level_since: Timestamp,
+    /// How often it went down again soon after it had come up: the more often, the longer it has to be reached
+    /// before it counts as up.
+    pub flaps: u32,
 }
 
 impl Node {
@@ -157,6 +165,44 @@ impl Node {
     pub fn in_service(&self) -> bool {
         self.verdict == Verdict::Up && self.admin == AdminState::Active && self.spec.role == NodeRole::Data
     }
+}
+
+/// A rolling upgrade, from its beginning until it is finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// Who began it.
+    pub cause: Cause,
+    /// The nodes are going back to the version that they came from.
+    pub rollback: bool,
+    /// The feature level at its beginning: once it is raised, no node can go back.
+    pub feature_level: FeatureLevel,
+    /// The nodes that were there when it began.
+    pub nodes: OrdMap<NodeId, UpgradeNode>,
+}
+
+/// A node in a rolling upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeNode {
+    /// The version it came from.
+    pub from_version: String,
+    /// How far it is.
+    pub step: UpgradeStep,
+    /// What the operator wanted of the node before it was taken out of service.
+    pub admin: AdminState,
+}
+
+/// How far a node is in a rolling upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpgradeStep {
+    /// Its turn has not come.
+    Waiting,
+    /// It is out of service, for its program to be replaced.
+    UnderWay,
+    /// It is back in service.
+    Done,
 }
 
 /// Who leads, since when.

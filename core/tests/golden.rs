@@ -10,12 +10,13 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use facts::{beginning, certificate, command, host, settings, slug, spec, token};
 use pangolin_core::{
-    Actor, Body, CatalogChange, Cause, ClusterState, Command, DomainId, Epoch, Fence, NodeId, RequestId,
-    ResourceId, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId, codec,
+    Actor, Body, CatalogChange, Cause, ClusterState, Command, DomainId, Epoch, FeatureLevel, Fence, NodeId,
+    RequestId, ResourceId, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId, codec,
+    command::UpgradeChange,
     id::ClientId,
     record::{
-        AdminState, Digest, HealthCheck, KeyScope, Method, RecordData, RecordSet, Settings, TunnelKey,
-        Verdict,
+        AdminState, Digest, HealthCheck, KeyScope, Method, NodeSpec, RecordData, RecordSet, Settings,
+        TunnelKey, Verdict,
     },
 };
 
@@ -37,7 +38,9 @@ fn variant(body: &Body) -> &'static str {
         | Body::SitePlaced { .. }
         | Body::ConnectorRegistered { .. }
         | Body::CertificateIssued(_)
-        | Body::SettingsChanged(_) => body.name(),
+        | Body::SettingsChanged(_)
+        | Body::FeatureLevelRaised(_)
+        | Body::Upgrade(_) => body.name(),
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
             C::OrgChanged { .. } => "OrgChanged",
@@ -68,7 +71,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 37;
+const VARIANTS: usize = 39;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -92,6 +95,8 @@ fn list() -> Vec<Command> {
             body: Body::NodeVerdict { node: NodeId(1), verdict: Verdict::Up },
         });
     }
+    let after = list.len() as u64 + 1;
+    list.extend(upgrades().into_iter().zip(after..).map(|(body, at)| command(at, body)));
     list
 }
 
@@ -159,6 +164,21 @@ fn later_life() -> Vec<Body> {
     ];
     bodies.extend(catalog.into_iter().map(|change| Body::Catalog(Box::new(change))));
     bodies
+}
+
+fn upgrades() -> Vec<Body> {
+    vec![
+        Body::Upgrade(UpgradeChange::Started { rollback: false }),
+        Body::Upgrade(UpgradeChange::NodeBegun(NodeId(1))),
+        Body::Upgrade(UpgradeChange::NodeDone(NodeId(1))),
+        Body::Upgrade(UpgradeChange::Started { rollback: true }),
+        Body::Upgrade(UpgradeChange::Finished),
+        Body::NodeChanged {
+            node: NodeId(1),
+            spec: Box::new(NodeSpec { feature_level: FeatureLevel(3), ..spec("n1", 1) }),
+        },
+        Body::FeatureLevelRaised(FeatureLevel(3)),
+    ]
 }
 
 /// The lines as they are now: name, bytes, outcome.

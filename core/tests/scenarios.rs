@@ -5,6 +5,9 @@
 //! ```text
 //! node NAME [witness]           joins; the first one makes the cluster
 //! node NAME drains|returns|leaves
+//! node NAME understands LEVEL   it runs a program of this feature level from now on
+//! upgrade begins|ends
+//! node NAME is upgraded         its part of the upgrade is done
 //! leader NAME                   a new term begins
 //! site NAME                     is made
 //! site NAME is at HOME [then STANDBY ...]
@@ -30,11 +33,13 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use facts::{admitted, command, created, slug, spec, token};
 use pangolin_core::{
-    Body, CatalogChange, ClusterState, Command, NodeId, Observations, Outcome, Report, SiteId, Timestamp,
+    Body, CatalogChange, ClusterState, Command, FeatureLevel, NodeId, Observations, Outcome, Report, SiteId,
+    Timestamp,
+    command::UpgradeChange,
     decide::decide,
     observation::Seen,
     outcome::Object,
-    record::{AdminState, Digest, NodeRole, Verdict},
+    record::{AdminState, Digest, NodeRole, NodeSpec, Verdict},
 };
 
 /// Rounds within which a leader comes to rest: verdicts, then what follows from them.
@@ -123,6 +128,21 @@ impl Story {
                 let node = self.node(name);
                 self.change(Body::NodeAdmin { node, admin: AdminState::Active });
             }
+            ["node", name, "understands", level] => {
+                let node = self.node(name);
+                let known = self.state.nodes().get(&node).expect("a node").spec.clone();
+                let feature_level = FeatureLevel(level.parse().expect("a level"));
+                self.change(Body::NodeChanged { node, spec: Box::new(NodeSpec { feature_level, ..known }) });
+            }
+            ["node", name, "is", "upgraded"] => {
+                self.change(Body::Upgrade(UpgradeChange::NodeDone(self.node(name))));
+            }
+            ["upgrade", "begins"] => {
+                self.change(Body::Upgrade(UpgradeChange::Started { rollback: false }));
+            }
+            ["upgrade", "ends"] => {
+                self.change(Body::Upgrade(UpgradeChange::Finished));
+            }
             ["node", name, "leaves"] => {
                 self.change(Body::NodeRemoved(self.node(name)));
             }
@@ -150,10 +170,12 @@ impl Story {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["all", "are", "up", "for", seconds, "s"] => {
-                for (id, _) in self.state.nodes() {
+                for (id, node) in self.state.nodes() {
                     let others = self.state.nodes().keys().filter(|other| *other != id);
                     let peers = others.map(|other| (*other, self.seen(true, seconds))).collect();
-                    let report = Report { at: Timestamp(self.now), peers, ..Report::default() };
+                    let feature_level = node.spec.feature_level;
+                    let report =
+                        Report { at: Timestamp(self.now), peers, feature_level, ..Report::default() };
                     self.reports.insert(*id, report);
                 }
             }
@@ -222,6 +244,7 @@ impl Story {
                 let then = if then.is_empty() { then } else { format!(" then{then}") };
                 format!("site {site} is at {}{then}", self.name_of(*home))
             }
+            Body::FeatureLevelRaised(level) => format!("the feature level is {level}"),
             other => other.name().to_owned(),
         }
     }

@@ -5,7 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
-use crate::{domain, journal, key, leader, node, org, resource, role, site, status, target, token, user};
+use crate::{
+    domain, journal, key, leader, node, org, resource, role, site, status, target, token, upgrade, user,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -88,6 +90,9 @@ pub(crate) enum Command {
     /// Hosts of the cluster
     #[command(subcommand)]
     Node(node::Verb),
+    /// Another version on every node, one after the other
+    #[command(subcommand)]
+    Upgrade(upgrade::Verb),
     /// Organisations
     #[command(subcommand)]
     Org(org::Verb),

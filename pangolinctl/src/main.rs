@@ -21,6 +21,7 @@ mod site;
 mod status;
 mod target;
 mod token;
+mod upgrade;
 mod user;
 
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Ca => status::issuer(session).await,
         Command::Leader(verb) => leader::run(session, verb).await,
         Command::Node(verb) => node::run(session, verb).await,
+        Command::Upgrade(verb) => upgrade::run(session, verb).await,
         Command::Org(verb) => org::run(session, verb).await,
         Command::User(verb) => user::run(session, verb).await,
         Command::Role(verb) => role::run(session, verb).await,

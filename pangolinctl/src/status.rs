@@ -85,6 +85,7 @@ fn human(status: &ClusterStatus) -> String {
         ("leader", leader),
         ("quorum", status.quorum.summary.clone()),
         ("revision", status.revision.to_string()),
+        ("level", level(status)),
     ]);
     if let Some(reason) = &status.partial {
         text = format!("This is one node's view only: {reason}\n\n{text}");
@@ -96,6 +97,18 @@ fn human(status: &ClusterStatus) -> String {
         text.push_str(&sites(&status.sites, &name));
     }
     text
+}
+
+fn level(status: &ClusterStatus) -> String {
+    let level = status.feature_level;
+    match &status.upgrade {
+        Some(upgrade) if upgrade.rollback => format!("{level}; a rollback is open (`upgrade plan`)"),
+        Some(_) => format!("{level}; an upgrade is open (`upgrade plan`)"),
+        None if status.common_level > level => {
+            format!("{level}; every node understands {} (`upgrade plan`)", status.common_level)
+        }
+        None => level.to_string(),
+    }
 }
 
 fn nodes(nodes: &[NodeStatus], name: &dyn Fn(&NodeId) -> String) -> String {

@@ -7,14 +7,18 @@ use std::io;
 
 use bytes::{Buf, BufMut as _};
 use pangolin_core::{
+    feature::{self, FeatureLevel},
     id::{ClusterId, NodeId},
     plan::PeerPlan,
     record::Digest,
+    time::Timestamp,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::clock::wall_now;
+
 /// The version of the streams that this program speaks best.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = if cfg!(pangolin_next) { 2 } else { 1 };
 
 /// The oldest one that it still speaks: the one before [`VERSION`], once there is one.
 pub(crate) const OLDEST: u16 = 1;
@@ -53,6 +57,45 @@ pub(crate) struct Hello {
     /// Whom it wants to reach: an address may meanwhile belong to another node.
     pub(crate) to: NodeId,
     pub(crate) lane: Lane,
+    pub(crate) program: Program,
+}
+
+/// What either side says about its program and host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// Highest feature level that it understands.
+    pub(crate) level: FeatureLevel,
+    /// Its wall clock at that moment.
+    pub(crate) clock: Timestamp,
+}
+
+impl Program {
+    /// This one, now.
+    pub(crate) fn own() -> Self {
+        Self { level: feature::NEWEST, clock: wall_now() }
+    }
+
+    fn encode(self, out: &mut Vec<u8>) {
+        out.put_u32(self.level.0);
+        out.put_u64(self.clock.0);
+    }
+
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let level = FeatureLevel(bytes.try_get_u32().ok()?);
+        Some(Self { level, clock: Timestamp(bytes.try_get_u64().ok()?) })
+    }
+
+    /// Whether it can take part in what the plan is committed to. No other program is sent the log.
+    pub(crate) fn check(self, plan: &PeerPlan, node: NodeId) -> Result<(), String> {
+        if self.level >= plan.feature_level {
+            return Ok(());
+        }
+        Err(format!(
+            "the cluster is at feature level {}, the program of node {node} understands up to {}: install the version \
+             that the other nodes run",
+            plan.feature_level, self.level
+        ))
+    }
 }
 
 impl Hello {
@@ -68,6 +111,7 @@ impl Hello {
             Lane::Control => 1,
             Lane::Bulk => 2,
         });
+        self.program.encode(&mut out);
         out
     }
 
@@ -80,7 +124,8 @@ impl Hello {
             2 => Lane::Bulk,
             _ => return None,
         };
-        Some(Self { newest, oldest, from, to, lane })
+        let program = Program::decode(&mut bytes)?;
+        Some(Self { newest, oldest, from, to, lane, program })
     }
 }
 
@@ -91,15 +136,24 @@ fn party(bytes: &mut &[u8]) -> Option<Party> {
     Some(Party { cluster: ClusterId(cluster), lineage, node: NodeId(node) })
 }
 
-/// The answer: the version that both speak, or why not.
-pub(crate) type Answer = Result<u16, String>;
+/// What the accepting side says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    /// The version that both speak.
+    pub(crate) version: u16,
+    pub(crate) program: Program,
+}
+
+/// The answer: welcome, or why not.
+pub(crate) type Answer = Result<Welcome, String>;
 
 pub(crate) fn encode_answer(answer: &Answer) -> Vec<u8> {
     let mut out = Vec::new();
     match answer {
-        Ok(version) => {
+        Ok(welcome) => {
             out.put_u8(0);
-            out.put_u16(*version);
+            out.put_u16(welcome.version);
+            welcome.program.encode(&mut out);
         }
         Err(reason) => {
             out.put_u8(1);
@@ -113,7 +167,10 @@ pub(crate) fn encode_answer(answer: &Answer) -> Vec<u8> {
 
 pub(crate) fn decode_answer(mut bytes: &[u8]) -> Option<Answer> {
     match bytes.try_get_u8().ok()? {
-        0 => bytes.try_get_u16().ok().map(Ok),
+        0 => {
+            let version = bytes.try_get_u16().ok()?;
+            Some(Ok(Welcome { version, program: Program::decode(&mut bytes)? }))
+        }
         1 => {
             let length = usize::from(bytes.try_get_u16().ok()?);
             let reason = bytes.get(..length.min(REASON_MAX))?;
@@ -126,7 +183,7 @@ pub(crate) fn decode_answer(mut bytes: &[u8]) -> Option<Answer> {
 }
 
 /// The highest version that both sides speak.
-fn negotiate(hello: &Hello) -> Answer {
+fn negotiate(hello: &Hello) -> Result<u16, String> {
     let version = hello.newest.min(VERSION);
     if version < OLDEST || version < hello.oldest {
         return Err(format!(
@@ -138,8 +195,8 @@ fn negotiate(hello: &Hello) -> Answer {
 }
 
 /// Whether `me` talks to the node that said `hello` and whose certificate's key has the digest `spki`: the one
-/// place that decides who is let in.
-pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -> Answer {
+/// place that decides who is let in. The answer is the version that both speak.
+pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -> Result<u16, String> {
     let from = &hello.from;
     if from.cluster != me.cluster {
         return Err(format!("this is cluster {}, not {}", me.cluster, from.cluster));
@@ -164,7 +221,10 @@ pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -
         Some(peer) if peer.spki != *spki => {
             Err(format!("the certificate is not the one that node {} was admitted with", from.node))
         }
-        Some(_) => negotiate(hello),
+        Some(_) => {
+            hello.program.check(plan, from.node)?;
+            negotiate(hello)
+        }
     }
 }
 
@@ -206,12 +266,13 @@ mod tests {
             spki: SPKI,
         };
         let nodes = [(NodeId(1), peer(1)), (NodeId(5), peer(5))].into();
-        PeerPlan { cluster: Some(me().cluster), lineage: 2, nodes }
+        PeerPlan { cluster: Some(me().cluster), lineage: 2, feature_level: FeatureLevel(1), nodes }
     }
 
     fn hello() -> Hello {
         let from = Party { node: NodeId(5), ..me() };
-        Hello { newest: VERSION, oldest: OLDEST, from, to: NodeId(1), lane: Lane::Control }
+        let program = Program { level: FeatureLevel(1), clock: Timestamp(7) };
+        Hello { newest: VERSION, oldest: OLDEST, from, to: NodeId(1), lane: Lane::Control, program }
     }
 
     #[test]
@@ -246,6 +307,15 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_does_not_understand_the_committed_level_is_kept_out() {
+        let raised = PeerPlan { feature_level: FeatureLevel(2), ..plan() };
+        let reason = judge(&me(), &raised, &hello(), &SPKI).unwrap_err();
+        assert!(reason.contains("feature level 2") && reason.contains("install"), "{reason}");
+        let newer = Hello { program: Program { level: FeatureLevel(3), ..hello().program }, ..hello() };
+        assert_eq!(judge(&me(), &raised, &newer, &SPKI), Ok(VERSION));
+    }
+
+    #[test]
     fn fields_of_a_later_version_are_skipped() {
         let mut bytes = hello().encode();
         bytes.extend(b"more");
@@ -259,7 +329,10 @@ mod tests {
         let answer: Answer = Err("ä".repeat(400));
         let Some(Err(reason)) = decode_answer(&encode_answer(&answer)) else { panic!() };
         assert_eq!(reason, "ä".repeat(250));
-        assert_eq!(decode_answer(&encode_answer(&Ok(1))), Some(Ok(1)));
+        let welcome = Welcome { version: 1, program: hello().program };
+        assert_eq!(decode_answer(&encode_answer(&Ok(welcome))), Some(Ok(welcome)));
+        let longer = [encode_answer(&Ok(welcome)), b"more".to_vec()].concat();
+        assert_eq!(decode_answer(&longer), Some(Ok(welcome)));
     }
 
     proptest! {

@@ -12,6 +12,7 @@
 //! Not here: what the requests say, and who is a member. Both come from the callers.
 
 mod bulk;
+mod clock;
 mod control;
 mod error;
 mod frame;
@@ -27,6 +28,7 @@ mod socket;
 mod tls;
 
 pub use bulk::PeerStream;
+pub use clock::{steady_now, wall_now};
 pub use error::PeerError;
 pub use frame::MESSAGE_MAX;
 pub use futures_util::future::BoxFuture;

@@ -22,7 +22,7 @@ use crate::{
     bulk::{self, BulkClient, PeerStream},
     control::{ControlClient, ControlConnection, broken},
     error::PeerError,
-    hello::{Hello, Lane, NO_MEMBER, OLDEST, VERSION, decode_answer, read_text, write_text},
+    hello::{Hello, Lane, NO_MEMBER, OLDEST, Program, VERSION, decode_answer, read_text, write_text},
     identity::spki_digest_of_certificate,
     service::Service,
     shared::Shared,
@@ -289,12 +289,19 @@ impl Link {
         let connector = TlsConnector::from(own.client.clone());
         let mut stream = connector.connect(name, stream).await.map_err(|e| broken(&e))?;
         check_key(&stream, &self.peer.spki)?;
-        let hello = Hello { newest: VERSION, oldest: OLDEST, from, to: self.node, lane };
+        let program = Program::own();
+        let hello = Hello { newest: VERSION, oldest: OLDEST, from, to: self.node, lane, program };
         write_text(&mut stream, &hello.encode()).await.map_err(|e| broken(&e))?;
         let answer = read_text(&mut stream).await.map_err(|e| broken(&e))?;
         match decode_answer(&answer) {
-            Some(Ok(version)) if (OLDEST..=VERSION).contains(&version) => Ok(stream),
-            Some(Ok(version)) => Err(format!("it wants to speak version {version}, which nobody offered")),
+            Some(Ok(welcome)) if (OLDEST..=VERSION).contains(&welcome.version) => {
+                shared.note_clock(self.node, welcome.program.clock);
+                shared.check_program(welcome.program, self.node)?;
+                Ok(stream)
+            }
+            Some(Ok(welcome)) => {
+                Err(format!("it wants to speak version {}, which nobody offered", welcome.version))
+            }
             Some(Err(reason)) => Err(format!("it refuses this node: {reason}")),
             None => Err("its answer to the hello is malformed".to_owned()),
         }

@@ -18,7 +18,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
     bulk, control,
-    hello::{Hello, Lane, encode_answer, read_text, write_text},
+    hello::{Hello, Lane, Program, Welcome, encode_answer, read_text, write_text},
     identity::spki_digest_of_certificate,
     join::{self, WrongProofs},
     shared::{Place, Shared},
@@ -130,7 +130,10 @@ async fn welcome(shared: &Shared, mut stream: TlsStream<TcpStream>) -> Result<Gu
     let hello = Hello::decode(&text).ok_or("its hello is malformed")?;
     let place = prove(&stream, &hello).and_then(|spki| shared.enter(&hello, &spki));
     let answer = match &place {
-        Ok(place) => Ok(place.version),
+        Ok(place) => {
+            shared.note_clock(hello.from.node, hello.program.clock);
+            Ok(Welcome { version: place.version, program: Program::own() })
+        }
         Err(reason) => Err(reason.clone()),
     };
     let written = write_text(&mut stream, &encode_answer(&answer)).await;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use pangolin_core::{id::NodeId, observation::Seen, plan::PeerPlan};
+use pangolin_core::{id::NodeId, observation::Seen, plan::PeerPlan, time::Timestamp};
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -199,6 +199,18 @@ impl Peers {
     #[must_use]
     pub fn rtt(&self, node: NodeId) -> Option<Duration> {
         self.shared.link(node)?.rtt()
+    }
+
+    /// Notes what another node's wall clock says now.
+    pub fn note_clock(&self, node: NodeId, clock: Timestamp) {
+        self.shared.note_clock(node, clock);
+    }
+
+    /// What another node's wall clock says now, by what it last told (when it was connected to, and since by its
+    /// reports) and the time that has passed; none if it never did.
+    #[must_use]
+    pub fn clock_of(&self, node: NodeId) -> Option<Timestamp> {
+        self.shared.clock_of(node)
     }
 
     fn link(&self, node: NodeId) -> Result<Arc<Link>, PeerError> {

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
-    time::SystemTime,
+    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
@@ -14,7 +14,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    hello::{Hello, Lane, Party, judge},
+    clock::steady_now,
+    hello::{Hello, Lane, Party, Program, judge},
     join::JoinDoor,
     link::Link,
     service::{Handler, Service},
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
     handlers: RwLock<[Option<Arc<dyn Handler>>; Service::ALL.len() + 1]>,
     door: RwLock<Option<Arc<dyn JoinDoor>>>,
+    /// The wall clocks of others: what they were when they were told, and when that was.
+    clocks: Mutex<BTreeMap<NodeId, (Timestamp, Instant)>>,
 }
 
 #[derive(Default)]
@@ -74,6 +77,7 @@ impl Shared {
             links: RwLock::default(),
             handlers: RwLock::default(),
             door: RwLock::default(),
+            clocks: Mutex::default(),
         }
     }
 
@@ -114,6 +118,21 @@ impl Shared {
         self.links.read().values().cloned().collect()
     }
 
+    /// Notes what another node's wall clock says now. The way it took is shorter than what clocks may differ by.
+    pub(crate) fn note_clock(&self, node: NodeId, clock: Timestamp) {
+        self.clocks.lock().insert(node, (clock, Instant::now()));
+    }
+
+    /// What another node's wall clock says now, as far as it has told; this node's own may have been set since.
+    pub(crate) fn clock_of(&self, node: NodeId) -> Option<Timestamp> {
+        self.clocks.lock().get(&node).map(|(clock, told)| *clock + told.elapsed())
+    }
+
+    /// Whether a node's program can take part in what the cluster is committed to.
+    pub(crate) fn check_program(&self, program: Program, node: NodeId) -> Result<(), String> {
+        program.check(&self.membership.lock().plan, node)
+    }
+
     /// Who this node is, with the lineage it lives in now.
     pub(crate) fn me(&self) -> Option<Party> {
         let lineage = self.membership.lock().plan.lineage;
@@ -146,6 +165,7 @@ impl Shared {
                 links.entry(*node).or_insert_with(|| Arc::new(Link::new(*node, peer)));
             }
         }
+        self.clocks.lock().retain(|node, _| plan.nodes.contains_key(node));
         // After the links are cancelled: a cancelled link writes nothing any more.
         self.seen.send_if_modified(|seen| {
             let before = seen.len();
@@ -163,7 +183,7 @@ impl Shared {
             if same || link.is_cancelled() {
                 return false;
             }
-            seen.insert(link.node, Seen { alive, since: now() });
+            seen.insert(link.node, Seen { alive, since: steady_now() });
             true
         });
     }
@@ -196,9 +216,4 @@ impl Shared {
 
 fn with_lineage(own: &Party, planned: u64) -> Party {
     Party { lineage: own.lineage.max(planned), ..*own }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

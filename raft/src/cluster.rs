@@ -1,18 +1,22 @@
 //! One node's part in the group.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
     sync::Arc,
     time::Duration,
 };
 
 use openraft::{EmptyNode, Instant as _, async_runtime::watch::WatchReceiver as _};
 use pangolin_core::{
+    agreement::{HASHES_KEPT, StateHash},
+    codec::{CodecError, SectionsReader},
     id::{NodeId, Revision},
     state::ClusterState,
+    time::Timestamp,
 };
 use pangolin_peer::Service;
-use pangolin_storage::{LogStore, RaftStore, StateDir};
+use pangolin_storage::{LogStore, RaftStore, SnapshotStore, StateDir};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
@@ -36,6 +40,8 @@ use crate::{
 
 /// How long a planned shutdown waits for another leader.
 const HANDOVER: Duration = Duration::from_secs(2);
+/// A leader with a wrong clock that found nobody to hand over to tries again after this time.
+const STEP_DOWN_RETRY: Duration = Duration::from_secs(10);
 
 /// One node's part in the group; clones share it. It ends with [`Cluster::shutdown`].
 #[derive(Clone, Debug)]
@@ -51,7 +57,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) state: watch::Receiver<Arc<ClusterState>>,
     pub(crate) in_flight: Semaphore,
-    pub(crate) last_stamp: Mutex<u64>,
+    pub(crate) last_stamp: Mutex<Timestamp>,
     pub(crate) receiving: tokio::sync::Mutex<()>,
     /// Whoever leads, as far as this node knows.
     pub(crate) known_leader: watch::Sender<Option<NodeId>>,
@@ -59,6 +65,9 @@ pub(crate) struct Inner {
     heard: Mutex<Option<Instant>>,
     log: LogStore,
     follow: Mutex<Option<JoinHandle<()>>>,
+    hashes: Mutex<VecDeque<StateHash>>,
+    hash: Mutex<Option<JoinHandle<()>>>,
+    stepped_down: Mutex<Option<Instant>>,
     lock: Mutex<Option<StateDir>>,
 }
 
@@ -70,7 +79,7 @@ impl std::fmt::Debug for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(task) = self.follow.lock().take() {
+        for task in [self.follow.lock().take(), self.hash.lock().take()].into_iter().flatten() {
             task.abort();
         }
     }
@@ -102,9 +111,14 @@ impl Cluster {
         let peers: Arc<dyn Transport> = Arc::new(peers);
         let openraft = Arc::new(config.openraft()?);
         let RaftStore { log, snapshots, snapshot, lock } = store;
+        if let Some(Err(CodecError::Level(too_new))) =
+            snapshot.as_ref().map(|snapshot| SectionsReader::new(&snapshot.data))
+        {
+            return Err(too_new.into());
+        }
         let machine = Machine::new(snapshots.clone(), snapshot.as_ref())
             .map_err(|error| snapshots.rejoin(format!("the snapshot cannot be read: {error}")))?;
-        let state = machine.watch();
+        let (state, checkpoints) = (machine.watch(), machine.checkpoints());
         let network = Network { node: config.node, peers: peers.clone(), timing: config.timing };
         let raft = Raft::new(config.node.0, openraft, network, Log(log.clone()), machine)
             .await
@@ -124,10 +138,14 @@ impl Cluster {
             heard: Mutex::default(),
             log,
             follow: Mutex::default(),
+            hashes: Mutex::default(),
+            hash: Mutex::default(),
+            stepped_down: Mutex::default(),
             lock: Mutex::new(lock),
         });
         // Owned by the value it serves, and ended with it.
         *inner.follow.lock() = Some(tokio::spawn(follow(Arc::downgrade(&inner))));
+        *inner.hash.lock() = Some(tokio::spawn(hash(Arc::downgrade(&inner), checkpoints, snapshots)));
         for service in [Service::Raft, Service::Snapshot, Service::Propose] {
             peers.serve(service, Endpoint { service, inner: Arc::downgrade(&inner) });
         }
@@ -163,6 +181,13 @@ impl Cluster {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.inner.state.clone()
+    }
+
+    /// Hashes of the state at the latest checkpoints, oldest first: to be compared with those of the other nodes
+    /// ([`pangolin_core::agreement`]).
+    #[must_use]
+    pub fn hashes(&self) -> Vec<StateHash> {
+        self.inner.hashes.lock().iter().copied().collect()
     }
 
     /// Whoever leads, as far as this node knows.
@@ -296,8 +321,8 @@ impl Cluster {
         if let Err(error) = inner.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not end in an orderly way");
         }
-        let follow = inner.follow.lock().take();
-        if let Some(task) = follow {
+        let tasks = [inner.follow.lock().take(), inner.hash.lock().take()];
+        for task in tasks.into_iter().flatten() {
             task.abort();
         }
         inner.known_leader.send_replace(None);
@@ -344,6 +369,28 @@ impl Inner {
         *self.heard.lock() = Some(Instant::now());
     }
 
+    /// Hands the leadership over when this node's clock is too far from those of the other voters: what it stamps
+    /// would stand still, or be wrong.
+    fn step_down_with_a_wrong_clock(self: &Arc<Self>) {
+        let Some(error) = self.clocks().own_error() else { return };
+        let mut last = self.stepped_down.lock();
+        if last.is_some_and(|last| last.elapsed() < STEP_DOWN_RETRY) {
+            return;
+        }
+        *last = Some(Instant::now());
+        tracing::warn!(
+            seconds = error / 1000,
+            "this node's clock is off by that much from those of the other voters: it hands the leadership over; set \
+             the clock, and keep it with NTP"
+        );
+        let cluster = Cluster { inner: self.clone() };
+        tokio::spawn(async move {
+            if let Err(error) = cluster.transfer_leadership(None).await {
+                tracing::warn!(%error, "the leadership was not handed over");
+            }
+        });
+    }
+
     async fn ask_read_index(&self, deadline: Instant) -> Result<u64, String> {
         match self.leader() {
             None => Err("no leader is known".into()),
@@ -373,6 +420,32 @@ impl Inner {
         }
         let left = self.timing.election_max.checked_sub(leader.last_quorum_acked()?.elapsed())?;
         Some((term, left))
+    }
+}
+
+/// Hashes the state at checkpoints, always the latest one: a node that catches up passes many.
+async fn hash(
+    inner: std::sync::Weak<Inner>,
+    mut checkpoints: watch::Receiver<Option<Arc<ClusterState>>>,
+    snapshots: SnapshotStore,
+) {
+    while checkpoints.changed().await.is_ok() {
+        let Some(state) = checkpoints.borrow_and_update().clone() else { continue };
+        let revision = state.revision();
+        // Where snapshots are encoded as well: it takes as long as one.
+        let digest = match snapshots.run(move |_| state.digest().map_err(io::Error::other)).await {
+            Ok(digest) => digest,
+            Err(error) => {
+                tracing::warn!(%revision, %error, "the state could not be hashed");
+                continue;
+            }
+        };
+        let Some(inner) = inner.upgrade() else { return };
+        let mut hashes = inner.hashes.lock();
+        hashes.push_back(StateHash { revision, digest });
+        while hashes.len() > HASHES_KEPT {
+            hashes.pop_front();
+        }
     }
 }
 
@@ -409,8 +482,12 @@ async fn follow(inner: std::sync::Weak<Inner>) {
             server.borrow_and_update();
             let leader = inner.leader();
             inner.known_leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
-            let claims = leader == Some(inner.node) || inner.raft.as_leader().is_ok();
-            let look = look(inner.led_term(), claims, inner.timing.heartbeat);
+            let (led, claims) =
+                (inner.led_term(), leader == Some(inner.node) || inner.raft.as_leader().is_ok());
+            if led.is_some() {
+                inner.step_down_with_a_wrong_clock();
+            }
+            let look = look(led, claims, inner.timing.heartbeat);
             inner.leadership.send_if_modified(|known| std::mem::replace(known, look.term) != look.term);
             look.again
         };

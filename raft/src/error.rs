@@ -1,6 +1,9 @@
 //! What can go wrong.
 
-use pangolin_core::id::{NodeId, RequestId, Revision};
+use pangolin_core::{
+    feature::{FeatureLevel, TooNew},
+    id::{NodeId, RequestId, Revision},
+};
 use pangolin_storage::StorageError;
 
 /// The node's part in the cluster cannot begin, or has ended.
@@ -9,6 +12,9 @@ pub enum RaftError {
     /// What is on disk cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The state is of a version that this program does not understand.
+    #[error("this program cannot take part: {0}")]
+    TooNew(#[from] TooNew),
     /// The timing makes no sense.
     #[error("the Raft timing cannot be used: {0}")]
     Timing(String),
@@ -39,6 +45,19 @@ pub enum ProposeError {
         request: Option<RequestId>,
         /// What happened.
         reason: String,
+    },
+    /// Not every node is known to understand it; not proposed.
+    #[error(
+        "{what} needs feature level {needed}, the cluster is at {committed}: bring every node to the newer version, \
+         then `pangolinctl upgrade finish`"
+    )]
+    Level {
+        /// What was to be proposed.
+        what: &'static str,
+        /// What it needs.
+        needed: FeatureLevel,
+        /// What the cluster is committed to.
+        committed: FeatureLevel,
     },
     /// Larger than what the log takes; not proposed.
     #[error("the change has {size} bytes, {limit} are allowed")]

@@ -50,6 +50,7 @@ impl Leader<'_> {
     /// # Errors
     /// As for [`Cluster::propose`]; another leader is never asked.
     pub async fn propose(&self, proposal: Proposal) -> Result<Committed, ProposeError> {
+        proposal.check_level(&self.inner.state.borrow())?;
         let size = proposal.size()?;
         let _permit = self.inner.admit(size).map_err(|reason| ProposeError::NotAppended { reason })?;
         let deadline = Instant::now() + PROPOSE_DEADLINE;

@@ -12,7 +12,9 @@ use openraft::{
     alias::SnapshotOf,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
-use pangolin_core::{outcome::Outcome, state::ClusterState};
+use pangolin_core::{
+    agreement::is_checkpoint, command::Command, feature, outcome::Outcome, state::ClusterState,
+};
 use pangolin_storage::{Snapshot, SnapshotStore};
 use tokio::sync::watch;
 
@@ -30,6 +32,8 @@ type OpenraftSnapshot = SnapshotOf<TypeConfig, SnapshotData>;
 #[derive(Debug)]
 pub(crate) struct Machine {
     state: watch::Sender<Arc<ClusterState>>,
+    /// The state at the latest checkpoint.
+    checkpoint: watch::Sender<Option<Arc<ClusterState>>>,
     last: Option<LogId>,
     membership: StoredMembership,
     snapshots: SnapshotStore,
@@ -40,6 +44,7 @@ impl Machine {
     pub(crate) fn new(snapshots: SnapshotStore, found: Option<&Snapshot>) -> io::Result<Self> {
         let mut machine = Self {
             state: watch::Sender::default(),
+            checkpoint: watch::Sender::default(),
             last: None,
             membership: StoredMembership::default(),
             snapshots,
@@ -54,18 +59,25 @@ impl Machine {
         self.state.subscribe()
     }
 
+    pub(crate) fn checkpoints(&self) -> watch::Receiver<Option<Arc<ClusterState>>> {
+        self.checkpoint.subscribe()
+    }
+
     fn adopt(&mut self, meta: &SnapshotMeta, state: ClusterState) {
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.state.send_replace(Arc::new(state));
     }
 
-    fn apply_entry(&mut self, state: &mut ClusterState, entry: Entry) -> Applied {
+    fn apply_entry(&mut self, state: &mut ClusterState, entry: Entry) -> Result<Applied, io::Error> {
         let index = entry.log_id.index;
-        self.last = Some(entry.log_id);
+        let before = state.time();
         let (request, outcome) = match entry.payload {
             EntryPayload::Normal(request) => {
-                let outcome = state.apply(index, &request.0);
+                let outcome = apply_command(state, index, &request.0);
+                // From here on the log holds what this program does not understand. It stops before it has noted the
+                // entry as applied, so that a newer one goes on with it.
+                feature::check(state.feature_level()).map_err(io::Error::other)?;
                 (request.0.request, outcome)
             }
             EntryPayload::Blank => {
@@ -78,11 +90,15 @@ impl Machine {
                 (None, Outcome::Done(None))
             }
         };
+        self.last = Some(entry.log_id);
+        if is_checkpoint(before, state.time()) {
+            self.checkpoint.send_replace(Some(Arc::new(state.clone())));
+        }
         // A repeated request is told where it was done.
         let revision = request
             .and_then(|request| state.outcome_of(request))
             .map_or(state.revision(), |(revision, _)| revision);
-        Applied { revision, outcome }
+        Ok(Applied { revision, outcome })
     }
 
     fn publish(&self, state: ClusterState, answers: &mut Vec<(ApplyResponder<TypeConfig>, Applied)>) {
@@ -91,6 +107,26 @@ impl Machine {
             responder.send(applied);
         }
     }
+}
+
+#[cfg(not(pangolin_next))]
+fn apply_command(state: &mut ClusterState, index: u64, command: &Command) -> Outcome {
+    state.apply(index, command)
+}
+
+/// In the version that is made for tests, a node can be told to forget an organisation: its state then differs from
+/// that of the others.
+#[cfg(pangolin_next)]
+fn apply_command(state: &mut ClusterState, index: u64, command: &Command) -> Outcome {
+    use pangolin_core::command::{Body, CatalogChange};
+    if let Body::Catalog(change) = &command.body
+        && let CatalogChange::OrgCreated { id, .. } = &**change
+        && std::env::var("PANGOLIN_NEXT_FORGETS").is_ok_and(|forgotten| forgotten == id.as_str())
+    {
+        state.advance(index);
+        return Outcome::Done(None);
+    }
+    state.apply(index, command)
 }
 
 fn decode_state(bytes: &[u8]) -> io::Result<ClusterState> {
@@ -114,7 +150,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut count = 0;
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let applied = self.apply_entry(&mut state, entry);
+            let applied = self.apply_entry(&mut state, entry)?;
             answers.extend(responder.map(|responder| (responder, applied)));
             count += 1;
             if count % PUBLISH_EVERY == 0 {

@@ -10,9 +10,11 @@ use openraft::{errors::ClientWriteError, impls::ProgressResponder};
 use pangolin_core::{
     codec::{self, COMMAND_MAX},
     command::{Body, Cause, Command, Fence},
+    feature,
     id::{NodeId, RequestId, Revision},
     outcome::Outcome,
-    time::Timestamp,
+    state::ClusterState,
+    time::{Clocks, Timestamp},
 };
 use pangolin_peer::Service;
 use serde::{Deserialize, Serialize};
@@ -68,6 +70,17 @@ impl Proposal {
         Command { request, at, cause, fence, body }
     }
 
+    /// Whether a state's feature level includes it. A command that some node does not understand must never get into
+    /// the log: that node could not go on.
+    pub(crate) fn check_level(&self, state: &ClusterState) -> Result<(), ProposeError> {
+        // Without a cluster there is nothing but what makes one, which is of the first level.
+        let (needed, committed) = (self.body.feature_level(), state.feature_level().max(feature::FIRST));
+        if needed <= committed {
+            return Ok(());
+        }
+        Err(ProposeError::Level { what: self.body.name(), needed, committed })
+    }
+
     /// Bytes in the log, at most.
     pub(crate) fn size(&self) -> Result<usize, ProposeError> {
         let size = codec::encode(&self.clone().at(Timestamp(u64::MAX))).map(|bytes| bytes.len());
@@ -88,6 +101,7 @@ impl Cluster {
     /// [`ProposeError`] says whether the change may have been made.
     pub async fn propose(&self, proposal: Proposal) -> Result<Committed, ProposeError> {
         let inner = &self.inner;
+        proposal.check_level(&inner.state.borrow())?;
         let _permit = inner.admit(proposal.size()?).map_err(|reason| ProposeError::NotAppended { reason })?;
         let deadline = Instant::now() + PROPOSE_DEADLINE;
         let mut not_yet = "no leader is known".to_owned();
@@ -176,6 +190,10 @@ impl Inner {
         expected: Option<LeaderId>,
         within: Duration,
     ) -> Attempt {
+        // The one place where commands are appended. This state may lack the latest entries, but a level never falls.
+        if let Err(error) = proposal.check_level(&self.state.borrow()) {
+            return Attempt::NotAppended(error.to_string());
+        }
         let command = Request(proposal.at(self.stamp()).into());
         let (responder, answer) = ProgressResponder::complete_only();
         let mut write = self.raft.write(command).responder(responder);
@@ -211,10 +229,22 @@ impl Inner {
         let _ = timeout_at(deadline.min(Instant::now() + RETRY), leader.changed()).await;
     }
 
-    /// The time for a command: never before that of an earlier one.
+    /// The time for a command: never before that of an earlier one, nor far ahead of what most voters' clocks say.
     fn stamp(&self) -> Timestamp {
+        let clocks = self.clocks();
         let mut last = self.last_stamp.lock();
-        *last = (*last).max(self.clock.now().0).max(self.state.borrow().time().0);
-        Timestamp(*last)
+        *last = clocks.log_time((*last).max(self.state.borrow().time()));
+        *last
+    }
+
+    /// The voters' clocks, as far as they have told.
+    pub(crate) fn clocks(&self) -> Clocks {
+        let voters: Vec<u64> = self.raft.voter_ids().collect();
+        let others = voters.iter().filter(|id| **id != self.node.0);
+        Clocks {
+            own: self.clock.now(),
+            others: others.filter_map(|id| self.peers.clock_of(NodeId(*id))).collect(),
+            voters: voters.len(),
+        }
     }
 }

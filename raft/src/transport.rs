@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use pangolin_core::id::NodeId;
+use pangolin_core::{id::NodeId, time::Timestamp};
 use pangolin_peer::{BoxFuture, Handler, PeerError, PeerStream, Peers, Service};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -33,6 +33,12 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether a node does not answer.
     fn is_suspect(&self, node: NodeId) -> bool;
+
+    /// What a node's wall clock says now, as far as it has told; see [`Peers::clock_of`].
+    fn clock_of(&self, node: NodeId) -> Option<Timestamp> {
+        let _ = node;
+        None
+    }
 }
 
 impl Transport for Peers {
@@ -56,6 +62,10 @@ impl Transport for Peers {
 
     fn is_suspect(&self, node: NodeId) -> bool {
         Self::is_suspect(self, node)
+    }
+
+    fn clock_of(&self, node: NodeId) -> Option<Timestamp> {
+        Self::clock_of(self, node)
     }
 }
 

@@ -111,7 +111,13 @@ pub(crate) fn encode_entry(entry: &Entry) -> io::Result<storage::Entry> {
 }
 
 pub(crate) fn decode_entry(entry: &storage::Entry) -> io::Result<Entry> {
-    let stored = codec::decode(&entry.body, storage::log::ENTRY_MAX).map_err(invalid)?;
+    let stored = codec::decode(&entry.body, storage::log::ENTRY_MAX).map_err(|error| {
+        invalid(format!(
+            "entry {} cannot be read ({error}). Its checksum is right, so a newer version has written it: install the \
+             version that the other nodes run and start again; nothing is lost",
+            entry.id.index
+        ))
+    })?;
     let payload = match stored {
         Stored::Blank => EntryPayload::Blank,
         Stored::Command(command) => EntryPayload::Normal(Request(command)),

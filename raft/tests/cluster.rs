@@ -5,13 +5,17 @@ mod support;
 use std::time::Duration;
 
 use pangolin_core::{
+    agreement::HASHES_KEPT,
     codec::COMMAND_MAX,
     command::{Body, Fence},
+    feature::{self, FeatureLevel},
     id::{NodeId, Revision},
     name::Slug,
     outcome::{Outcome, Refusal},
+    record::NodeSpec,
+    time::Timestamp,
 };
-use pangolin_raft::{MembershipError, NotYet, ProposeError, RaftError, ServerState};
+use pangolin_raft::{Clock, MembershipError, NotYet, ProposeError, RaftError, ServerState};
 use pangolin_storage::simulated::{Disk, Fault};
 use support::{Group, WAIT, insist, named, org, proposal, until};
 
@@ -266,4 +270,73 @@ async fn a_failed_disk_ends_the_node_and_takes_nothing_acknowledged() {
         let state = group.node(1).state();
         assert!(state.orgs().contains_key(&"kept".parse::<Slug>().expect("slug")), "{state:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_a_wrong_clock_stamps_no_wrong_time_and_hands_over() {
+    let mut group = Group::tweaked(|config| {
+        if config.node == NodeId(2) {
+            config.clock = Clock::from_fn(|| pangolin_peer::wall_now() + Duration::from_secs(3600));
+        }
+    })
+    .await;
+    for id in [2, 3] {
+        group.add(id).await;
+        group.join(id).await;
+        group.promote(id).await;
+    }
+    let leader = group.leader().await;
+    if leader != 2 {
+        group.node(leader).transfer_leadership(Some(NodeId(2))).await.expect("node 2 leads");
+    }
+    insist(group.node(2), named(org("stamped"))).await;
+    let latest = pangolin_peer::wall_now() + Duration::from_secs(2);
+    let stamped = group.node(2).state().time();
+    assert!(stamped <= latest, "the log is at {stamped}, it is {latest}");
+    let deadline = tokio::time::Instant::now() + WAIT;
+    while group.node(1).leader().is_none_or(|leader| leader == NodeId(2)) {
+        assert!(tokio::time::Instant::now() < deadline, "node 2 still leads");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_state_is_hashed_at_checkpoints() {
+    // A second for each millisecond: every entry is a checkpoint.
+    let group = Group::tweaked(|config| {
+        config.clock = Clock::from_fn(|| Timestamp(pangolin_peer::wall_now().0 * 1000))
+    })
+    .await;
+    let cluster = group.node(1);
+    let deadline = tokio::time::Instant::now() + WAIT;
+    for number in 0.. {
+        let committed = insist(cluster, named(org(&format!("o{number}")))).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let hashes = cluster.hashes();
+        if hashes.len() == HASHES_KEPT {
+            let last = hashes.last().expect("a hash");
+            assert_eq!(last.revision, committed.revision);
+            assert_eq!(last.digest, cluster.state().digest().expect("a digest"));
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{hashes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_meets_a_higher_level_stops_says_why_and_loses_nothing() {
+    let mut group = Group::of_one().await;
+    let cluster = group.node(1).clone();
+    let higher = FeatureLevel(feature::NEWEST.0 + 1);
+    let known = cluster.state().nodes()[&NodeId(1)].spec.clone();
+    let spec = Box::new(NodeSpec { feature_level: higher, ..known });
+    insist(&cluster, named(Body::NodeChanged { node: NodeId(1), spec })).await;
+    // A newer version would go on from here.
+    let _ = cluster.propose(proposal(Body::FeatureLevelRaised(higher))).await;
+    let reason = tokio::time::timeout(WAIT, cluster.failed()).await.expect("it ends").to_string();
+    assert!(reason.contains("feature level") && reason.contains("nothing is lost"), "{reason}");
+    drop(cluster);
+    let stopped = group.stop(1).await;
+    let reason = group.try_revive(stopped).await.expect_err("not with this program").to_string();
+    assert!(reason.contains("feature level") && reason.contains("install"), "{reason}");
 }

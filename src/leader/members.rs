@@ -108,6 +108,7 @@ mod tests {
             tunnel_key: TunnelKey([0; 32]),
             region: None,
             version: "1".into(),
+            feature_level: pangolin_core::feature::NEWEST,
         };
         let sealed = || Sealed { kek: 1, wrapped_key: vec![], content: vec![] };
         let authority = || Authority { certificate: vec![], key: sealed() };

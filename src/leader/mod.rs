@@ -86,7 +86,8 @@ impl Leading {
         self.lead(cause, Fence::None, Body::LeaderStarted { term, node: self.node }).await
     }
 
-    async fn lead(&self, cause: Cause, fence: Fence, body: Body) -> Result<(), String> {
+    /// Brings a decision of this leadership into the log.
+    pub(crate) async fn lead(&self, cause: Cause, fence: Fence, body: Body) -> Result<(), String> {
         let leader = self.cluster.lead().ok_or("this node does not lead any more")?;
         let committed = leader
             .propose(Proposal { request: None, cause, fence, body })
@@ -108,7 +109,7 @@ impl Leading {
         loop {
             let state = self.cluster.state();
             if state.cluster().is_some() {
-                for command in decide(&state, &self.reports.snapshot(), self.node, clock::now()) {
+                for command in decide(&state, &self.reports.snapshot(), self.node, clock::steady()) {
                     let what = command.to_string();
                     info!(decision = what, "deciding");
                     if let Err(reason) = self.lead(command.cause, command.fence, command.body).await {

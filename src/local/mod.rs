@@ -3,6 +3,7 @@
 //!
 //! Architecture invariant: nothing in here waits for a leader, an election or a commit to carry traffic.
 
+pub mod agreement;
 pub mod control;
 pub mod dialer;
 pub mod journal;

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pangolin_core::{
-    NodeId, Observations, Report, SiteId, TargetId, codec,
+    NodeId, Observations, Report, SiteId, TargetId, Timestamp, codec, feature,
     observation::{Seen, TargetHealth},
 };
 use pangolin_peer::{Handler, Peers, Service};
@@ -65,13 +65,13 @@ impl Reports {
     /// The nodes with a live tunnel to a site.
     #[must_use]
     pub fn tunnels_to(&self, site: SiteId) -> Vec<NodeId> {
-        self.seen.read().tunnels_to(site, clock::now()).collect()
+        self.seen.read().tunnels_to(site, clock::steady()).collect()
     }
 
     /// What is known of the targets.
     #[must_use]
     pub fn target_health(&self) -> BTreeMap<TargetId, TargetHealth> {
-        let (seen, now) = (self.seen.read(), clock::now());
+        let (seen, now) = (self.seen.read(), clock::steady());
         let ids: BTreeSet<TargetId> =
             seen.fresh(now).flat_map(|(_, report)| report.targets.keys().copied()).collect();
         ids.into_iter().map(|id| (id, seen.target(id, now))).collect()
@@ -79,12 +79,12 @@ impl Reports {
 
     /// Looks at a node's last report, if it still says something.
     pub fn look_at<T>(&self, node: NodeId, look: impl FnOnce(&Report) -> T) -> Option<T> {
-        let (seen, now) = (self.seen.read(), clock::now());
+        let (seen, now) = (self.seen.read(), clock::steady());
         seen.fresh(now).find(|(id, _)| *id == node).map(|(_, report)| look(report))
     }
 
     pub(super) fn insert(&self, node: NodeId, report: Report) {
-        self.seen.write().insert(node, clock::now(), report);
+        self.seen.write().insert(node, clock::steady(), report);
         self.changed.send_replace(());
     }
 
@@ -98,11 +98,21 @@ impl Reports {
     }
 }
 
-impl Handler for Reports {
+/// Takes the reports of other nodes.
+pub struct Inbox {
+    /// Where they go.
+    pub reports: Reports,
+    /// What else is learned from them: the others' clocks.
+    pub peers: Peers,
+}
+
+impl Handler for Inbox {
     fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
-            let report = codec::decode(&body, REPORT_MAX).map_err(|error| error.to_string())?;
-            self.insert(from, report);
+            // Reports grow from version to version: both sides of an upgrade read those of the other.
+            let report: Report = codec::decode_grown(&body, REPORT_MAX).map_err(|error| error.to_string())?;
+            self.peers.note_clock(from, report.clock);
+            self.reports.insert(from, report);
             Ok(Bytes::new())
         })
     }
@@ -120,6 +130,8 @@ pub struct Reporter {
     pub tunnel: TunnelLayer,
     /// Which control sockets are here, and what they say of targets.
     pub control: Arc<ControlService>,
+    /// When this node was started, by its steady clock.
+    pub started: Timestamp,
     /// Told when this node is about to stop, so that the others take it out of DNS at once.
     pub stopping: CancellationToken,
 }
@@ -139,7 +151,11 @@ impl Reporter {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let report = Report {
-                at: clock::now(),
+                at: clock::steady(),
+                clock: clock::now(),
+                started: self.started,
+                feature_level: feature::NEWEST,
+                hashes: self.cluster.hashes(),
                 applied: self.cluster.state().revision(),
                 version: crate::VERSION.to_owned(),
                 peers: peers_seen.borrow_and_update().clone(),

@@ -7,14 +7,16 @@ use futures_util::future::BoxFuture;
 use pangolin_api::{ApiFailure, NodePort};
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Timestamp, TokenId,
+    command::UpgradeChange,
+    decide::common_level,
     plan::plan,
-    record::{JoinToken, NodeRole},
+    record::{JoinToken, NodeRole, Upgrade},
 };
 use pangolin_peer::{Handler, Peers, Service, identity::Keyring, join::JoinTokenText};
 use pangolin_raft::{Cluster, Proposal, RaftStatus};
 use pangolin_wire::{
     ApiWrite, ClusterStatus, Code, CreatedToken, JournalEvent, JournalPage, LeaderStatus, Moment, NodeStatus,
-    QuorumStatus, RaftPart, SiteStatus,
+    QuorumStatus, RaftPart, SiteStatus, UpgradeNodeStatus, UpgradeStatus,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -59,6 +61,7 @@ pub struct NodeAnswers {
 enum Verb {
     Remove { node: NodeId, cause: Cause },
     Transfer { to: Option<NodeId> },
+    FinishUpgrade { cause: Cause },
 }
 
 /// How it went.
@@ -66,6 +69,7 @@ enum Verb {
 enum Done {
     Removed,
     Transferred(NodeId),
+    Finished,
     /// The one that was asked leads no more: ask again.
     NotLeader,
     NotFound,
@@ -74,7 +78,7 @@ enum Done {
 
 impl NodeAnswers {
     fn view(&self) -> Option<ClusterStatus> {
-        compose(&self.cluster.state(), &self.cluster.status(), &self.reports.snapshot(), clock::now())
+        compose(&self.cluster.state(), &self.cluster.status(), &self.reports.snapshot(), clock::steady())
     }
 
     async fn leaders_view(&self) -> Result<ClusterStatus, String> {
@@ -133,6 +137,7 @@ impl NodeAnswers {
         match verb {
             Verb::Remove { node, cause } => self.remove(*node, cause.clone()).await,
             Verb::Transfer { to } => self.transfer(*to).await,
+            Verb::FinishUpgrade { cause } => self.finish_upgrade(cause.clone()).await,
         }
     }
 
@@ -166,6 +171,34 @@ impl NodeAnswers {
                 Err(error) => Done::Refused(error.to_string()),
             },
         }
+    }
+
+    /// Closes the upgrade that is under way, and raises the feature level to what all nodes understand by now.
+    async fn finish_upgrade(&self, cause: Cause) -> Done {
+        let state = self.cluster.state();
+        let level = common_level(&state, &self.reports.snapshot(), clock::steady());
+        let missing = state.nodes().values().find(|node| self.reports.look_at(node.id, |_| ()).is_none());
+        if let Some(node) = missing {
+            return Done::Refused(format!(
+                "node {} (id {}) has not reported, so nobody knows what it runs: start it, or take it out of the \
+                 cluster with `pangolinctl leave --node {}`",
+                node.spec.name, node.id, node.id
+            ));
+        }
+        let mut steps = Vec::new();
+        // First: it is refused while some node waits for its turn.
+        if state.upgrade().is_some() {
+            steps.push(Body::Upgrade(UpgradeChange::Finished));
+        }
+        if level > state.feature_level() {
+            steps.push(Body::FeatureLevelRaised(level));
+        }
+        for step in steps {
+            if let Err(reason) = self.leading.lead(cause.clone(), Fence::None, step).await {
+                return Done::Refused(reason);
+            }
+        }
+        Done::Finished
     }
 
     async fn make_token(
@@ -258,7 +291,7 @@ impl NodePort for NodeAnswers {
                 }
                 Done::NotFound => Err(ApiFailure::not_found(&Object::Node(node))),
                 Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
-                Done::Transferred(_) | Done::NotLeader => {
+                Done::Transferred(_) | Done::Finished | Done::NotLeader => {
                     Err(ApiFailure::internal("the leader misunderstood"))
                 }
             }
@@ -274,7 +307,19 @@ impl NodePort for NodeAnswers {
                     "there is no such voter: `pangolinctl node list` shows them",
                 )),
                 Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
-                Done::Removed | Done::NotLeader => Err(ApiFailure::internal("the leader misunderstood")),
+                Done::Removed | Done::Finished | Done::NotLeader => {
+                    Err(ApiFailure::internal("the leader misunderstood"))
+                }
+            }
+        })
+    }
+
+    fn finish_upgrade(&self, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        Box::pin(async move {
+            match self.have_done(&Verb::FinishUpgrade { cause }).await? {
+                Done::Finished => Ok(()),
+                Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
+                _ => Err(ApiFailure::internal("the leader misunderstood")),
             }
         })
     }
@@ -315,6 +360,25 @@ pub(super) fn in_contact(raft: &RaftStatus) -> bool {
     alone || raft.leader_contact.is_some_and(|ago| ago <= CONTACT_LOST)
 }
 
+fn upgrade_status(upgrade: &Upgrade) -> UpgradeStatus {
+    UpgradeStatus {
+        started_at: Moment(upgrade.started_at),
+        cause: upgrade.cause.to_string(),
+        rollback: upgrade.rollback,
+        feature_level: upgrade.feature_level,
+        nodes: upgrade
+            .nodes
+            .iter()
+            .map(|(id, node)| UpgradeNodeStatus {
+                node_id: *id,
+                from_version: node.from_version.clone(),
+                step: node.step,
+                admin: node.admin,
+            })
+            .collect(),
+    }
+}
+
 /// How the cluster stands, as one node knows it; none before the cluster is made.
 fn compose(
     state: &ClusterState,
@@ -343,6 +407,8 @@ fn compose(
                 admin: node.admin,
                 address: node.spec.peer_address,
                 version: report.map_or_else(|| node.spec.version.clone(), |report| report.version.clone()),
+                feature_level: report.map_or(node.spec.feature_level, |report| report.feature_level),
+                started_at: report.map(|report| Moment(report.started)),
                 applied: report.map(|report| report.applied),
                 lag: report.map(|report| raft.committed.unwrap_or(0).saturating_sub(report.applied.index)),
                 seen_by: seen
@@ -391,6 +457,9 @@ fn compose(
             })
             .collect(),
         nodes,
+        feature_level: state.feature_level(),
+        common_level: common_level(state, seen, now),
+        upgrade: state.upgrade().map(upgrade_status),
         partial: None,
     })
 }
@@ -437,8 +506,12 @@ mod tests {
 
     #[test]
     fn before_the_cluster_is_made_there_is_no_status() {
-        let status =
-            compose(&ClusterState::default(), &raft(None, &[], None), &Observations::default(), clock::now());
+        let status = compose(
+            &ClusterState::default(),
+            &raft(None, &[], None),
+            &Observations::default(),
+            clock::steady(),
+        );
         assert!(status.is_none());
     }
 }

@@ -78,7 +78,12 @@ pub fn init(config: &Config, options: &InitOptions) -> Result<ClusterId, Members
         spec: spec.clone(),
     };
     let peer = PlannedPeer { name: config.name.to_string(), address: config.peer_advertise, spki: spec.spki };
-    let peers = PeerPlan { cluster: Some(cluster), lineage: 1, nodes: [(FIRST_NODE, peer)].into() };
+    let peers = PeerPlan {
+        cluster: Some(cluster),
+        lineage: 1,
+        nodes: [(FIRST_NODE, peer)].into(),
+        ..PeerPlan::default()
+    };
     let identity = NodeIdentity {
         cluster,
         lineage: 1,

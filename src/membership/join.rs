@@ -151,7 +151,11 @@ fn unpack(
         certificate: base64(&welcome.certificate)?,
         key,
     };
-    Ok((identity, PeerPlan { cluster: Some(cluster), lineage: welcome.lineage, nodes }, keyring))
+    Ok((
+        identity,
+        PeerPlan { cluster: Some(cluster), lineage: welcome.lineage, nodes, ..PeerPlan::default() },
+        keyring,
+    ))
 }
 
 #[cfg(test)]

@@ -183,6 +183,7 @@ pub fn spec_of(config: &Config, spki: Digest, tunnel_key: TunnelKey) -> NodeSpec
         tunnel_key,
         region: config.region.clone(),
         version: crate::VERSION.to_owned(),
+        feature_level: pangolin_core::feature::NEWEST,
     }
 }
 
@@ -200,7 +201,10 @@ mod tests {
             spki: Digest([last; 32]),
         };
         let nodes = [(NodeId(1), peer(1)), (NodeId(9), peer(9))].into();
-        let text = Invitation::to_text(&token, &PeerPlan { cluster: None, lineage: 1, nodes });
+        let text = Invitation::to_text(
+            &token,
+            &PeerPlan { cluster: None, lineage: 1, nodes, ..PeerPlan::default() },
+        );
         (token, text)
     }
 

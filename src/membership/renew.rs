@@ -137,6 +137,7 @@ mod tests {
             tunnel_key: TunnelKey([1; 32]),
             region: None,
             version: "1".into(),
+            feature_level: pangolin_core::feature::NEWEST,
         };
         let settings = Settings {
             zone: "lab.example".parse().expect("a zone"),

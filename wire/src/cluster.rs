@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use pangolin_core::{
-    ClusterId, HostName, NodeId, Revision, SiteId, Slug, TokenId,
-    record::{AdminState, NodeRole, Verdict},
+    ClusterId, FeatureLevel, HostName, NodeId, Revision, SiteId, Slug, TokenId,
+    record::{AdminState, NodeRole, UpgradeStep, Verdict},
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,9 +46,72 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// The sites, by id.
     pub sites: Vec<SiteStatus>,
+    /// The feature level that the cluster is committed to.
+    #[serde(default)]
+    pub feature_level: FeatureLevel,
+    /// The highest one that every node understands: what `upgrade finish` raises it to.
+    #[serde(default)]
+    pub common_level: FeatureLevel,
+    /// The rolling upgrade that is under way.
+    #[serde(default)]
+    pub upgrade: Option<UpgradeStatus>,
     /// Why this is one node's view only; none = the leader's view.
     #[serde(default)]
     pub partial: Option<String>,
+}
+
+/// A rolling upgrade under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeStatus {
+    /// When it began.
+    pub started_at: Moment,
+    /// Who began it, and how.
+    pub cause: String,
+    /// The nodes are going back to the version that they came from.
+    pub rollback: bool,
+    /// The feature level at its beginning; once it is raised there is no way back.
+    pub feature_level: FeatureLevel,
+    /// The nodes that take part, by id.
+    pub nodes: Vec<UpgradeNodeStatus>,
+}
+
+/// A node in a rolling upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeNodeStatus {
+    /// Id.
+    pub node_id: NodeId,
+    /// The version that it came from.
+    pub from_version: String,
+    /// How far it is.
+    pub step: UpgradeStep,
+    /// What the operator wanted of it before.
+    pub admin: AdminState,
+}
+
+/// Request of `POST /cluster/upgrade`: one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "camelCase", deny_unknown_fields)]
+pub enum UpgradeAction {
+    /// Open an upgrade.
+    Start,
+    /// Turn the upgrade that is open around: the nodes go back.
+    Rollback,
+    /// A node is going to be taken out of service and its program replaced.
+    #[serde(rename_all = "camelCase")]
+    Begin {
+        /// Which.
+        node_id: NodeId,
+    },
+    /// A node runs the other version and is back in service.
+    #[serde(rename_all = "camelCase")]
+    Done {
+        /// Which.
+        node_id: NodeId,
+    },
+    /// Close the upgrade, and raise the feature level to what all nodes understand: there is no way back then.
+    Finish,
 }
 
 /// Who leads.
@@ -144,6 +207,12 @@ pub struct NodeStatus {
     pub address: SocketAddr,
     /// Version of its program.
     pub version: String,
+    /// Highest feature level that its program understands.
+    #[serde(default)]
+    pub feature_level: FeatureLevel,
+    /// When its program was started; none if it has not reported lately.
+    #[serde(default)]
+    pub started_at: Option<Moment>,
     /// How far it has applied the log; none if it has not reported lately.
     #[serde(default, with = "optional_revision")]
     pub applied: Option<Revision>,
@@ -406,11 +475,16 @@ mod tests {
                 admin: AdminState::Active,
                 address: "127.0.0.11:7420".parse().expect("an address"),
                 version: "0.1.0".into(),
+                feature_level: FeatureLevel(1),
+                started_at: None,
                 applied: Some(Revision { lineage: 1, index: 12 }),
                 lag: Some(0),
                 seen_by: vec![NodeId(2)],
             }],
             sites: vec![],
+            feature_level: FeatureLevel(1),
+            common_level: FeatureLevel(1),
+            upgrade: None,
             partial: None,
         };
         let text = serde_json::to_string(&status).expect("JSON");

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use pangolin_core::Object;
-use pangolin_wire::{Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader};
+use pangolin_core::{Body, Object, command::UpgradeChange};
+use pangolin_wire::{Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader, UpgradeAction};
 use warp::Filter;
 
 use super::{Route, Routes, arrived, at};
@@ -22,6 +22,7 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.get("/cluster/issuer", issuer);
     routes.post("/cluster/leave", leave);
     routes.post("/cluster/leader/transfer", transfer);
+    routes.post("/cluster/upgrade", upgrade);
 }
 
 /// Says that this node answers, to anyone: load balancers and probes have no credentials.
@@ -71,6 +72,31 @@ async fn leave(call: Call) -> Result<Answer, ApiFailure> {
     call.app.node.leave(node_id, call.cause()).await?;
     let who = node_id.map_or_else(|| "this node".to_owned(), |id| format!("node {id}"));
     Ok(Answer::done(call.app.cluster.state().revision(), format!("{who} has left the cluster")))
+}
+
+/// One step of a rolling upgrade. Who takes the steps is whoever upgrades: `pangolinctl upgrade run`.
+async fn upgrade(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let (change, message) = match call.body()? {
+        UpgradeAction::Start => (UpgradeChange::Started { rollback: false }, "an upgrade is open".to_owned()),
+        UpgradeAction::Rollback => {
+            (UpgradeChange::Started { rollback: true }, "the nodes are going back".to_owned())
+        }
+        UpgradeAction::Begin { node_id } => {
+            (UpgradeChange::NodeBegun(node_id), format!("node {node_id} is being upgraded"))
+        }
+        UpgradeAction::Done { node_id } => {
+            (UpgradeChange::NodeDone(node_id), format!("node {node_id} is upgraded"))
+        }
+        UpgradeAction::Finish => {
+            call.app.node.finish_upgrade(call.cause()).await?;
+            let level = call.app.cluster.state().feature_level();
+            let message = format!("no upgrade is open, and the feature level is {level}");
+            return Ok(Answer::done(call.app.cluster.state().revision(), message));
+        }
+    };
+    let changed = call.propose(Body::Upgrade(change)).await?;
+    Ok(Answer::done(changed.revision, message))
 }
 
 async fn transfer(call: Call) -> Result<Answer, ApiFailure> {

@@ -40,7 +40,7 @@ pub(crate) async fn cluster(dir: &Path, tasks: &mut JoinSet<()>) -> Cluster {
     tasks.spawn(async move {
         let _ = task.run(CancellationToken::new()).await;
     });
-    peers.set_plan(PeerPlan { cluster: Some(id), lineage: 1, nodes: [].into() });
+    peers.set_plan(PeerPlan { cluster: Some(id), lineage: 1, ..PeerPlan::default() });
     let config = RaftConfig { timing: TIMING, ..RaftConfig::new(node, dir) };
     let cluster = Cluster::start(config, peers).await.expect("a cluster");
     cluster.bootstrap().await.expect("the first node");

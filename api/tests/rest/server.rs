@@ -208,6 +208,7 @@ pub(crate) fn cluster_created() -> Body {
             tunnel_key: TunnelKey([1; 32]),
             region: None,
             version: "0.1.0".into(),
+            feature_level: pangolin_core::feature::NEWEST,
         },
     }))
 }
@@ -239,6 +240,8 @@ impl NodePort for OneNode {
                 admin: node.admin,
                 address: node.spec.peer_address,
                 version: node.spec.version.clone(),
+                feature_level: node.spec.feature_level,
+                started_at: None,
                 applied: Some(state.revision()),
                 lag: Some(0),
                 seen_by: vec![],
@@ -253,6 +256,9 @@ impl NodePort for OneNode {
                 revision: state.revision(),
                 nodes: nodes.collect(),
                 sites: vec![],
+                feature_level: state.feature_level(),
+                common_level: state.feature_level(),
+                upgrade: None,
                 partial: None,
             })
         })
@@ -292,6 +298,10 @@ impl NodePort for OneNode {
                 Outcome::Refused(refusal) => Err(refusal.into()),
             }
         })
+    }
+
+    fn finish_upgrade(&self, _cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>> {

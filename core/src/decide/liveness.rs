@@ -1,7 +1,8 @@
 //! Which nodes are up and which are down.
 //!
 //! *Suspect* is a node's own and immediate judgement and steers its data path. *Down* is committed here, with
-//! hysteresis and by a majority of those who report; it affects DNS and new placement only.
+//! hysteresis and by a majority of those who report; it affects DNS and new placement only. A node that keeps going
+//! down has to be reached for longer each time before it is up again.
 
 use std::time::Duration;
 
@@ -16,8 +17,16 @@ use crate::{
 
 /// A node that a majority has not reached for this long is down.
 pub const DOWN_AFTER: Duration = Duration::from_millis(1500);
-/// A node that a majority has reached for this long is up again.
+/// A node that a majority has reached for this long is up again, if it has not flapped.
 pub const UP_AFTER: Duration = Duration::from_millis(2000);
+/// However often a node has flapped, it is up again when it has been reached for this long.
+pub const UP_AFTER_MAX: Duration = Duration::from_secs(120);
+
+/// How long a node that is down has to be reached before it is up again: twice as long after each flap.
+#[must_use]
+pub fn up_after(node: &Node) -> Duration {
+    UP_AFTER.saturating_mul(1 << node.flaps.min(16)).min(UP_AFTER_MAX)
+}
 
 pub(super) fn decide(
     state: &ClusterState,
@@ -25,19 +34,24 @@ pub(super) fn decide(
     leadership: Leadership,
     now: Timestamp,
 ) -> Vec<Command> {
-    state.nodes().values().filter_map(|node| judge(node, seen, leadership, now)).collect()
+    state.nodes().values().filter_map(|node| judge(state, node, seen, leadership, now)).collect()
 }
 
-fn judge(node: &Node, seen: &Observations, leadership: Leadership, now: Timestamp) -> Option<Command> {
+fn judge(
+    state: &ClusterState,
+    node: &Node,
+    seen: &Observations,
+    leadership: Leadership,
+    now: Timestamp,
+) -> Option<Command> {
     let wanted = match node.verdict {
         Verdict::Up => Verdict::Down,
         Verdict::Down => Verdict::Up,
     };
     let (alive, patience) = match wanted {
-        Verdict::Up => (true, UP_AFTER),
+        Verdict::Up => (true, up_after(node)),
         Verdict::Down => (false, DOWN_AFTER),
     };
-    // The leader reports about itself: nobody else has to reach it for its own followers to know that it lives.
     let reporters: Vec<(NodeId, bool)> = seen
         .fresh(now)
         .filter(|(reporter, _)| *reporter != node.id)
@@ -50,9 +64,19 @@ fn judge(node: &Node, seen: &Observations, leadership: Leadership, now: Timestam
     // Its own word: none, at work, or about to stop.
     let own = seen.fresh(now).find(|(reporter, _)| *reporter == node.id).map(|(_, report)| report.stopping);
     let majority = agreeing.len() * 2 > reporters.len();
+    // Those who should have a say. A leader that was stopped for a moment has its own report alone at first, and
+    // judges nobody by it.
+    let witnesses = state
+        .nodes()
+        .values()
+        .filter(|other| other.id != node.id)
+        .filter(|other| other.verdict == Verdict::Up || other.id == leadership.node)
+        .count();
+    let enough = agreeing.len() * 2 > witnesses;
     let agreed = match wanted {
         Verdict::Up => own == Some(false) && majority,
-        Verdict::Down => node.id != leadership.node && (own == Some(true) || majority),
+        // Nobody has to reach the leader for its followers to know that it lives: they follow it.
+        Verdict::Down => node.id != leadership.node && (own == Some(true) || (majority && enough)),
     };
     if !agreed {
         return None;
@@ -60,6 +84,10 @@ fn judge(node: &Node, seen: &Observations, leadership: Leadership, now: Timestam
     let observers = agreeing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let reason = match wanted {
         Verdict::Down if own == Some(true) => "it is stopping".to_owned(),
+        Verdict::Up if node.flaps > 0 => format!(
+            "reached for {} s by node {observers}; that long because it keeps going down",
+            patience.as_secs_f32()
+        ),
         Verdict::Up => format!("reached for {} s by node {observers}", patience.as_secs_f32()),
         Verdict::Down => format!("not reached for {} s by node {observers}", patience.as_secs_f32()),
     };

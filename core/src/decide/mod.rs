@@ -1,5 +1,6 @@
 //! The leader's judgement: what to propose, given the state and what the nodes have seen.
 
+mod levels;
 mod liveness;
 mod placement;
 mod renewal;
@@ -8,12 +9,14 @@ use crate::{command::Command, id::NodeId, observation::Observations, state::Clus
 
 pub use renewal::certificates_due;
 
-pub use liveness::{DOWN_AFTER, UP_AFTER};
+pub use levels::{LEVEL_STABLE, common_level};
+pub use liveness::{DOWN_AFTER, UP_AFTER, UP_AFTER_MAX, up_after};
 
 /// What the leader proposes now. Every command carries the fence it was decided under, so that one which comes late
 /// changes nothing.
 ///
-/// `leader` is the node that decides: the leader of the state's current term. At rest the answer is empty.
+/// `leader` is the node that decides: the leader of the state's current term; `now` is the time by its steady clock,
+/// as for [`Observations::insert`]. At rest the answer is empty.
 #[must_use]
 pub fn decide(state: &ClusterState, seen: &Observations, leader: NodeId, now: Timestamp) -> Vec<Command> {
     let Some(leadership) = state.leadership().filter(|leadership| leadership.node == leader) else {
@@ -21,5 +24,6 @@ pub fn decide(state: &ClusterState, seen: &Observations, leader: NodeId, now: Ti
     };
     let mut commands = liveness::decide(state, seen, leadership, now);
     commands.extend(placement::decide(state, seen, leadership, now));
+    commands.extend(levels::decide(state, seen, leadership, now));
     commands
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
+    feature::FeatureLevel,
     id::{ClusterId, NodeId},
     record::Digest,
     state::ClusterState,
@@ -26,6 +27,8 @@ pub struct PeerPlan {
     pub cluster: Option<ClusterId>,
     /// Its lineage.
     pub lineage: u64,
+    /// The feature level that the cluster is committed to: programs that do not understand it are kept out.
+    pub feature_level: FeatureLevel,
     /// All nodes that have been admitted and not removed.
     pub nodes: BTreeMap<NodeId, PlannedPeer>,
 }
@@ -34,6 +37,7 @@ pub(super) fn plan(state: &ClusterState) -> PeerPlan {
     PeerPlan {
         cluster: state.cluster().map(|cluster| cluster.id),
         lineage: state.revision().lineage,
+        feature_level: state.feature_level(),
         nodes: state
             .nodes()
             .values()

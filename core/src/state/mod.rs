@@ -5,20 +5,21 @@
 
 mod catalog;
 mod certificates;
+mod encoding;
 mod nodes;
 mod requests;
 mod sites;
+mod upgrade;
 
 use std::net::Ipv4Addr;
 
 use imbl::OrdMap;
-use serde::{Deserialize, Serialize};
-
 pub use requests::{REQUEST_LIFETIME, REQUESTS_MAX};
 
 use crate::{
-    codec::{self, CodecError},
+    codec::CodecError,
     command::{Body, Command, Fence},
+    feature::FeatureLevel,
     id::{
         CertificateId, DomainId, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, TokenId,
         UserId,
@@ -27,14 +28,14 @@ use crate::{
     outcome::{Outcome, Refusal},
     record::{
         ApiKey, Certificate, Cluster, Connector, Digest, Domain, JoinToken, Leadership, Node, Org, Placement,
-        RecordKind, RecordSet, Resource, Role, Settings, Site, Target, User,
+        RecordKind, RecordSet, Resource, Role, Settings, Site, Target, Upgrade, User,
     },
     time::Timestamp,
 };
 use requests::Requests;
 
 /// The state of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterState {
     revision: Revision,
     time: Timestamp,
@@ -57,6 +58,11 @@ pub struct ClusterState {
     connectors: OrdMap<SiteId, Connector>,
     certificates: OrdMap<CertificateId, Certificate>,
     requests: Requests,
+    feature_level: FeatureLevel,
+    upgrade: Option<Upgrade>,
+    /// What the version that is made for tests of upgrades adds to this one.
+    #[cfg(pangolin_next)]
+    notes: u64,
 }
 
 macro_rules! readers {
@@ -125,6 +131,25 @@ impl ClusterState {
         self.settings.as_ref()
     }
 
+    /// The feature level that the cluster is committed to; zero before `init`.
+    #[must_use]
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.feature_level
+    }
+
+    /// The rolling upgrade that was begun and not finished.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<&Upgrade> {
+        self.upgrade.as_ref()
+    }
+
+    /// How often it was noted what the next version can do.
+    #[cfg(pangolin_next)]
+    #[must_use]
+    pub fn notes(&self) -> u64 {
+        self.notes
+    }
+
     /// The leader that last took up its duties.
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
@@ -164,15 +189,15 @@ impl ClusterState {
     /// # Errors
     /// It is larger than what may be decoded.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        codec::encode(self)
+        encoding::encode(self)
     }
 
     /// A state from its encoded form.
     ///
     /// # Errors
-    /// The bytes are not one.
+    /// The bytes are not one, or one of a feature level that this program does not understand.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(bytes, codec::DECODE_MAX)
+        encoding::decode(bytes)
     }
 
     /// SHA-256 of the encoded form: what nodes compare at equal index.
@@ -254,6 +279,13 @@ impl ClusterState {
             Body::CertificateIssued(issued) => self.issue_certificate(issued),
             Body::SettingsChanged(settings) => self.change_settings(settings),
             Body::Catalog(change) => self.change_catalog(change),
+            Body::FeatureLevelRaised(level) => self.raise_feature_level(*level),
+            Body::Upgrade(change) => self.change_upgrade(change, &command.cause),
+            #[cfg(pangolin_next)]
+            Body::Noted => {
+                self.notes += 1;
+                Ok(None)
+            }
         }
     }
 

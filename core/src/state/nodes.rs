@@ -1,9 +1,10 @@
 //! What commands do to the cluster's own records: nodes, tokens, leadership, settings.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     command::{Cause, ClusterCreated, NodeAdmitted},
+    feature,
     id::{NodeId, Revision, TokenId},
     name::Slug,
     outcome::{Object, Refusal},
@@ -17,6 +18,8 @@ pub(super) const NODES_MAX: u32 = 250;
 pub(super) const TOKENS_MAX: usize = 1000;
 /// Most public addresses of one node.
 pub(super) const PUBLIC_ADDRESSES_MAX: usize = 16;
+/// A node that goes down within this time after it has come up has flapped.
+const FLAP_WINDOW: Duration = Duration::from_secs(600);
 /// Shortest prefix host part of the tunnel network: room for the nodes' block and some sites.
 const TUNNEL_PREFIX_MAX: u8 = 22;
 
@@ -27,6 +30,10 @@ impl ClusterState {
         }
         check_settings(&created.settings)?;
         check_spec(&created.spec)?;
+        if created.spec.feature_level < feature::FIRST {
+            return Err(Refusal::Invalid("a cluster begins at the feature level of its first node".into()));
+        }
+        self.feature_level = created.spec.feature_level;
         self.revision = Revision { lineage: 1, index: self.revision.index };
         self.cluster = Some(Cluster {
             id: created.id,
@@ -83,6 +90,7 @@ impl ClusterState {
             return Err(Refusal::TokenExpired(token.id));
         }
         check_spec(&admitted.spec)?;
+        self.check_level(&admitted.spec)?;
         let id = NodeId(self.revision.index);
         // Nothing is sent to a host that has not been seen at work.
         self.add_node(id, &NodeSpec { role: token.role, ..admitted.spec.clone() }, Verdict::Down, cause)?;
@@ -115,6 +123,8 @@ impl ClusterState {
             verdict_at: self.time,
             verdict_cause: cause.clone(),
             admitted_at: self.time,
+            level_since: self.time,
+            flaps: 0,
         };
         self.nodes.insert(id, node);
         Ok(())
@@ -140,6 +150,19 @@ impl ClusterState {
         }
     }
 
+    /// A program that does not understand what the cluster is committed to could not read the log.
+    fn check_level(&self, spec: &NodeSpec) -> Result<(), Refusal> {
+        let (needed, has) = (self.feature_level, spec.feature_level);
+        if has >= needed {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(format!(
+            "the cluster is at feature level {needed}, version {} of node {} understands up to {has}: install the \
+             version that the other nodes run",
+            spec.version, spec.name
+        )))
+    }
+
     fn check_peer_address(&self, id: NodeId, address: SocketAddr) -> Result<(), Refusal> {
         match self.nodes.values().find(|node| node.spec.peer_address == address && node.id != id) {
             Some(other) => Err(Refusal::NameTaken { name: address.to_string(), by: Object::Node(other.id) }),
@@ -153,8 +176,13 @@ impl ClusterState {
 
     pub(super) fn change_node(&mut self, id: NodeId, spec: &NodeSpec) -> Applied {
         check_spec(spec)?;
+        self.check_level(spec)?;
         self.check_peer_address(id, spec.peer_address)?;
+        let now = self.time;
         let node = self.node_mut(id)?;
+        if node.spec.feature_level != spec.feature_level {
+            node.level_since = now;
+        }
         // Identity stays with the admission: a node cannot rename itself or take another key or role.
         let NodeSpec { name, role, spki, .. } = node.spec.clone();
         node.spec = NodeSpec { name, role, spki, ..spec.clone() };
@@ -170,6 +198,12 @@ impl ClusterState {
         let now = self.time;
         let node = self.node_mut(id)?;
         if node.verdict != verdict {
+            if verdict == Verdict::Down {
+                let soon = now.since(node.verdict_at) < FLAP_WINDOW;
+                // Before its first verdict it was not up: being admitted is no flap.
+                node.flaps =
+                    if soon && node.verdict_at > node.admitted_at { node.flaps.saturating_add(1) } else { 0 };
+            }
             node.verdict = verdict;
             node.verdict_at = now;
             node.verdict_cause = cause.clone();

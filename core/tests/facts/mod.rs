@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use pangolin_core::{
     Actor, Body, CatalogChange, Cause, ClusterId, Command, DomainId, Epoch, Fence, HostName, NodeId,
     RequestId, ResourceId, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
-    command::{CertificateIssued, ClusterCreated, NodeAdmitted},
+    command::{CertificateIssued, ClusterCreated, NodeAdmitted, UpgradeChange},
+    feature::{self, FeatureLevel},
     id::ClientId,
     record::{
         AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole, NodeSpec,
@@ -49,6 +50,7 @@ pub(crate) fn spec(name: &str, n: u8) -> NodeSpec {
         tunnel_key: TunnelKey([n; 32]),
         region: None,
         version: "0.1.0".to_owned(),
+        feature_level: feature::FIRST,
     }
 }
 
@@ -166,15 +168,18 @@ pub(crate) mod any {
     }
 
     fn node_spec() -> impl Strategy<Value = NodeSpec> {
-        (select(&["n1", "n2", "n3", "n4", "hello", "control"][..]), 1..6u8, any::<bool>(), 0..20usize)
-            .prop_map(|(name, n, witness, addresses)| {
+        let name = select(&["n1", "n2", "n3", "n4", "hello", "control"][..]);
+        (name, 1..6u8, any::<bool>(), 0..20usize, 0..10u32).prop_map(
+            |(name, n, witness, addresses, level)| {
                 let plain = spec(name, n);
                 NodeSpec {
                     role: if witness { NodeRole::Witness } else { NodeRole::Data },
                     public_addresses: vec![plain.public_addresses[0]; addresses],
+                    feature_level: FeatureLevel(level.min(feature::NEWEST.0)),
                     ..plain
                 }
-            })
+            },
+        )
     }
 
     fn any_settings() -> impl Strategy<Value = Settings> {
@@ -329,6 +334,17 @@ pub(crate) mod any {
             }),
             vec(name(), 0..3).prop_map(certificate),
             any_settings().prop_map(|settings| Body::SettingsChanged(Box::new(settings))),
+            (0..4u32).prop_map(|level| Body::FeatureLevelRaised(FeatureLevel(level))),
+            upgrade().prop_map(Body::Upgrade),
+        ]
+    }
+
+    fn upgrade() -> impl Strategy<Value = UpgradeChange> {
+        prop_oneof![
+            any::<bool>().prop_map(|rollback| UpgradeChange::Started { rollback }),
+            node().prop_map(UpgradeChange::NodeBegun),
+            node().prop_map(UpgradeChange::NodeDone),
+            Just(UpgradeChange::Finished),
         ]
     }
 

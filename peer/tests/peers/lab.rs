@@ -54,7 +54,7 @@ impl Lab {
 
     pub(crate) fn plan(&self, nodes: &[&Node]) -> PeerPlan {
         let nodes = nodes.iter().map(|node| (node.id(), node.planned())).collect();
-        PeerPlan { cluster: Some(self.cluster), lineage: self.lineage, nodes }
+        PeerPlan { cluster: Some(self.cluster), lineage: self.lineage, nodes, ..PeerPlan::default() }
     }
 
     /// Nodes 1 to `count`, all of them connected.

@@ -18,7 +18,7 @@ use pangolin_peer::{
     BoundPeers, Peers,
     identity::{AuthorityKey, NodeIdentity, NodeKey},
 };
-use pangolin_raft::{Cluster, Committed, Proposal, RaftConfig, Timing};
+use pangolin_raft::{Cluster, Committed, Proposal, RaftConfig, RaftError, Timing};
 use pangolin_storage::{RaftStore, simulated::Disk};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -100,6 +100,10 @@ impl Group {
     }
 
     async fn start(&mut self, id: u64, dir: TempDir, key: NodeKey) {
+        self.try_start(id, dir, key).await.expect("started");
+    }
+
+    async fn try_start(&mut self, id: u64, dir: TempDir, key: NodeKey) -> Result<(), RaftError> {
         let certificate = self
             .authority
             .sign_node(&key.csr_der().expect("csr"), CLUSTER, NodeId(id), SystemTime::now())
@@ -120,15 +124,16 @@ impl Group {
         let mut config = RaftConfig { timing: TIMING, ..RaftConfig::new(NodeId(id), dir.path()) };
         (self.tweak)(&mut config);
         let cluster = match &self.disk {
-            None => Cluster::start(config, peers.clone()).await.expect("started"),
+            None => Cluster::start(config, peers.clone()).await?,
             Some(disk) => {
                 let store = RaftStore::open_on(dir.path(), disk.open()).expect("opened");
-                Cluster::start_on(config, peers.clone(), store).await.expect("started")
+                Cluster::start_on(config, peers.clone(), store).await?
             }
         };
         let node = Node { id: NodeId(id), cluster, peers, address, key, dir, _network: network.drop_guard() };
         self.nodes.insert(id, node);
         self.plan();
+        Ok(())
     }
 
     /// Tells everyone where everyone is.
@@ -139,7 +144,7 @@ impl Group {
             spki: node.key.spki_digest(),
         };
         let nodes = self.nodes.values().map(|node| (node.id, planned(node))).collect();
-        let plan = PeerPlan { cluster: Some(CLUSTER), lineage: 1, nodes };
+        let plan = PeerPlan { cluster: Some(CLUSTER), lineage: 1, nodes, ..PeerPlan::default() };
         self.nodes.values().for_each(|node| node.peers.set_plan(plan.clone()));
     }
 
@@ -175,6 +180,11 @@ impl Group {
 
     pub(crate) async fn revive(&mut self, (id, dir, key): (u64, TempDir, NodeKey)) {
         self.start(id, dir, key).await;
+    }
+
+    pub(crate) async fn try_revive(&mut self, stopped: (u64, TempDir, NodeKey)) -> Result<(), RaftError> {
+        let (id, dir, key) = stopped;
+        self.try_start(id, dir, key).await
     }
 
     /// Ends a node in an orderly way.
@@ -274,6 +284,7 @@ fn created() -> Body {
             tunnel_key: TunnelKey([1; 32]),
             region: None,
             version: "1".into(),
+            feature_level: pangolin_core::feature::NEWEST,
         },
     }))
 }

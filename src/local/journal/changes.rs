@@ -216,6 +216,7 @@ pub(super) mod tests {
             tunnel_key: TunnelKey([n; 32]),
             region: None,
             version: "1".to_owned(),
+            feature_level: pangolin_core::feature::NEWEST,
         }
     }
 

@@ -1,0 +1,239 @@
+//! The run: one node after the other. How far it is stands in the replicated state, so that it goes on after an
+//! interruption, from here or from another host.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use pangolin_core::{
+    NodeId,
+    record::{AdminState, Verdict},
+};
+use pangolin_wire::{
+    ClusterStatus, NodeStatus, RaftPart, Settings, TransferLeader, UpdateNode, UpgradeAction,
+};
+use tokio::{process::Command, time::sleep};
+
+use super::{Run, order};
+use crate::{failure::Failure, print, session::Session};
+
+/// How often a waiting run looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long others may take to do what they do by themselves: take leadership over, take over sites.
+const SETTLE: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(session: &Session, options: &Run, rollback: bool) -> Result<(), Failure> {
+    let again = if rollback { "pangolinctl upgrade rollback" } else { "pangolinctl upgrade run" };
+    let status = open(session, rollback).await?;
+    let upgrade = Turns { session, options, rollback };
+    let mut waiting = order::turns(&status);
+    while let Some(node) = waiting.first().copied() {
+        if let Err(failure) = upgrade.turn(node).await {
+            return Err(failure.hint(format!(
+                "The run has stopped; the cluster goes on. Remove the cause, then go on with `{again}`{}. \
+                 `pangolinctl upgrade plan` shows how far it is.",
+                if rollback { "" } else { ", or back with `pangolinctl upgrade rollback`" }
+            )));
+        }
+        waiting = order::turns(&look(session).await?);
+    }
+    if rollback {
+        session.post("/cluster/upgrade", &UpgradeAction::Finish).await?;
+        return print::line("All nodes are back at the previous version.");
+    }
+    print::line(
+        "All nodes run the new version. The feature level is as before, so they can go back: `pangolinctl upgrade \
+         rollback`. When you are content: `pangolinctl upgrade finish`.",
+    )
+}
+
+/// Opens an upgrade, or finds the one that is open.
+async fn open(session: &Session, rollback: bool) -> Result<ClusterStatus, Failure> {
+    let status = look(session).await?;
+    match &status.upgrade {
+        Some(open) if open.rollback == rollback => {
+            print::remark("Going on with what was begun.");
+            return Ok(status);
+        }
+        Some(_) if !rollback => {
+            return Err(Failure::new("a rollback is under way")
+                .hint("Bring it to its end first: `pangolinctl upgrade rollback`."));
+        }
+        _ => {}
+    }
+    if !rollback {
+        let first = order::turns(&status).first().copied();
+        if let Some(obstacle) = order::obstacles(&status, first).first() {
+            return Err(Failure::new(format!("the cluster is not ready to be upgraded: {obstacle}"))
+                .hint("`pangolinctl upgrade plan` shows what else is in the way."));
+        }
+    }
+    let action = if rollback { UpgradeAction::Rollback } else { UpgradeAction::Start };
+    session.post("/cluster/upgrade", &action).await?;
+    look(session).await
+}
+
+async fn look(session: &Session) -> Result<ClusterStatus, Failure> {
+    session.parse(&session.get("/cluster/status").await?)
+}
+
+struct Turns<'a> {
+    session: &'a Session,
+    options: &'a Run,
+    rollback: bool,
+}
+
+impl Turns<'_> {
+    async fn turn(&self, id: NodeId) -> Result<(), Failure> {
+        let status = look(self.session).await?;
+        let node = find(&status, id)?.clone();
+        self.say(&node, "its turn begins");
+        if let Some(obstacle) = order::obstacles(&status, Some(id)).first() {
+            return Err(Failure::new(format!("node {} must not be taken out now: {obstacle}", node.name)));
+        }
+        if !order::has_spare(&status, id) && !self.options.without_spare {
+            return Err(Failure::new(format!(
+                "while node {} restarts the cluster would take no changes: {}; --without-spare accepts that",
+                node.name, status.quorum.summary
+            )));
+        }
+        self.session.post("/cluster/upgrade", &UpgradeAction::Begin { node_id: id }).await?;
+        self.hand_over(id, &status).await?;
+        self.drain(&node).await?;
+        self.hook("--replace", &self.options.replace, &node).await?;
+        if let Some(restart) = &self.options.restart {
+            self.hook("--restart", restart, &node).await?;
+        }
+        self.back(&node).await?;
+        self.restore(&node).await?;
+        self.session.post("/cluster/upgrade", &UpgradeAction::Done { node_id: id }).await?;
+        Ok(())
+    }
+
+    /// Leadership goes first: the others need not miss it.
+    async fn hand_over(&self, id: NodeId, status: &ClusterStatus) -> Result<(), Failure> {
+        let leads =
+            |status: &ClusterStatus| status.leader.as_ref().is_some_and(|leader| leader.node_id == id);
+        if !leads(status) || status.quorum.voters < 2 {
+            return Ok(());
+        }
+        self.session.post("/cluster/leader/transfer", &TransferLeader { to: None }).await?;
+        self.until(SETTLE, "another node leads", |status| {
+            status.leader.as_ref().is_some_and(|leader| leader.node_id != id && leader.since.is_some())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Takes the node out of DNS and moves its sites, then lets clients follow.
+    async fn drain(&self, node: &NodeStatus) -> Result<(), Failure> {
+        let id = node.id;
+        let drained = UpdateNode { admin: AdminState::Drained };
+        self.session.post(&format!("/node/{id}"), &drained).await?;
+        self.until(SETTLE, "its sites have moved", |status| {
+            let others = status.nodes.iter().any(|other| {
+                other.id != id && other.verdict == Verdict::Up && other.admin == AdminState::Active
+            });
+            !others || status.sites.iter().all(|site| site.home != Some(id))
+        })
+        .await?;
+        let time = match self.options.drain_time {
+            Some(time) => time,
+            None => {
+                let settings: Settings = self.session.parse(&self.session.get("/cluster/settings").await?)?;
+                Duration::from_secs(u64::from(settings.ttl))
+            }
+        };
+        self.say(node, &format!("drained; its clients get {} s to move away", time.as_secs_f32()));
+        sleep(time).await;
+        Ok(())
+    }
+
+    async fn hook(&self, option: &str, command: &str, node: &NodeStatus) -> Result<(), Failure> {
+        self.say(node, &format!("running {option}"));
+        let status = Command::new("sh")
+            .arg("-c")
+            .arg(command)
+            .env("PANGOLIN_ACTION", if self.rollback { "rollback" } else { "upgrade" })
+            .env("PANGOLIN_NODE", node.name.as_str())
+            .env("PANGOLIN_NODE_ID", node.id.to_string())
+            .env("PANGOLIN_NODE_ADDRESS", node.address.ip().to_string())
+            .env("PANGOLIN_FROM_VERSION", &node.version)
+            .stdin(Stdio::null())
+            .status()
+            .await
+            .map_err(|error| {
+                Failure::new(format!("{option} of node {} cannot be run: {error}", node.name))
+            })?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{option} of node {} has failed ({status}); the node is drained",
+            node.name
+        )))
+    }
+
+    /// The health gate: the node was restarted, reports, is reached by the others, votes as before, has caught up.
+    async fn back(&self, before: &NodeStatus) -> Result<(), Failure> {
+        let voted = matches!(before.raft, RaftPart::Leader | RaftPart::Voter);
+        let back = |node: &NodeStatus| {
+            node.started_at.is_some()
+                && node.started_at != before.started_at
+                && order::unwell(node).is_none()
+                && (!voted || matches!(node.raft, RaftPart::Leader | RaftPart::Voter))
+        };
+        let what = "it was restarted, is up and has caught up";
+        let status = self
+            .until(self.options.node_timeout, what, |status| {
+                status.nodes.iter().find(|node| node.id == before.id).is_some_and(back)
+            })
+            .await
+            .map_err(|failure| Failure::new(format!("node {}: {}", before.name, failure.message())))?;
+        let now = find(&status, before.id)?;
+        self.say(now, &format!("back with version {}, feature level {}", now.version, now.feature_level));
+        Ok(())
+    }
+
+    /// Back to what the operator wanted of the node before its turn.
+    async fn restore(&self, node: &NodeStatus) -> Result<(), Failure> {
+        let status = look(self.session).await?;
+        let kept =
+            status.upgrade.iter().flat_map(|upgrade| &upgrade.nodes).find(|kept| kept.node_id == node.id);
+        let admin = kept.map_or(AdminState::Active, |kept| kept.admin);
+        self.session.post(&format!("/node/{}", node.id), &UpdateNode { admin }).await?;
+        Ok(())
+    }
+
+    /// Looks until a status is as wanted. The node that is asked may be the one that restarts.
+    async fn until(
+        &self,
+        patience: Duration,
+        what: &str,
+        wanted: impl Fn(&ClusterStatus) -> bool,
+    ) -> Result<ClusterStatus, Failure> {
+        let end = Instant::now() + patience;
+        loop {
+            let last = match look(self.session).await {
+                Ok(status) if status.partial.is_none() && wanted(&status) => return Ok(status),
+                Ok(status) => status.partial.unwrap_or_default(),
+                Err(failure) => failure.message().to_owned(),
+            };
+            if Instant::now() >= end {
+                let last = if last.is_empty() { last } else { format!(" ({last})") };
+                return Err(Failure::new(format!("not within {} s: {what}{last}", patience.as_secs())));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn say(&self, node: &NodeStatus, what: &str) {
+        print::remark(&format!("{} (id {}): {what}", node.name, node.id));
+    }
+}
+
+fn find(status: &ClusterStatus, id: NodeId) -> Result<&NodeStatus, Failure> {
+    let node = status.nodes.iter().find(|node| node.id == id);
+    node.ok_or_else(|| Failure::new(format!("node {id} is no longer in the cluster")))
+}

@@ -1,0 +1,3 @@
+#!/bin/sh
+# The compiler for scripts/next.sh.
+exec "$@" --cfg pangolin_next
