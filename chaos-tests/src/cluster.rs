@@ -13,7 +13,9 @@ use pangolin_wire::{Client, ClusterStatus, CreateToken, CreatedToken, Health, Is
 use tempfile::TempDir;
 
 use crate::{
+    host::Host,
     https::Https,
+    leftovers,
     ports::Ports,
     process::{self, Process},
     programs::Programs,
@@ -73,6 +75,8 @@ pub struct Node {
     pub address: IpAddr,
     /// Its ports.
     pub ports: Ports,
+    /// Where its programs run.
+    pub host: Host,
     dir: PathBuf,
     pangolind: PathBuf,
     process: Option<Process>,
@@ -85,10 +89,16 @@ impl Node {
         self.dir.join("pangolin.toml")
     }
 
+    /// The folder of everything that it writes for good: in a test bed, a disk of its own.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk")
+    }
+
     /// Where it keeps what outlives a restart.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
-        self.dir.join("state")
+        self.disk().join("state")
     }
 
     /// Its local socket.
@@ -160,6 +170,7 @@ impl Node {
     pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.pangolind);
         command.arg(verb).arg("--config").arg(self.config());
+        self.host.place(&mut command);
         command
     }
 
@@ -266,7 +277,7 @@ impl Cluster {
     /// The programs are not built, or the files cannot be written.
     pub fn prepare(options: Options) -> Result<Self> {
         let programs = Programs::find()?;
-        let dir = tempfile::Builder::new().prefix("pangolin-").tempdir()?;
+        let dir = leftovers::folder()?;
         let mut nodes = Vec::new();
         for (number, address) in (1..).zip(&options.addresses) {
             let name = format!("n{number}");
@@ -275,10 +286,11 @@ impl Cluster {
                 name,
                 address: *address,
                 ports: options.ports,
+                host: Host::default(),
                 pangolind: programs.pangolind.clone(),
                 process: None,
             };
-            std::fs::create_dir_all(&node.dir)?;
+            std::fs::create_dir_all(node.disk())?;
             node.write_config(&options)?;
             nodes.push(node);
         }

@@ -43,6 +43,8 @@ pub struct Answer {
     pub addresses: Vec<IpAddr>,
     /// Number of records in the answer section.
     pub answers: u16,
+    /// Serial of the SOA record in the answer section, where there is one (RFC 1035 §3.3.13).
+    pub serial: Option<u32>,
 }
 
 /// Asks over UDP.
@@ -109,12 +111,16 @@ fn read(bytes: &[u8]) -> Result<Answer> {
         reader.name()?;
         reader.skip(4)?;
     }
-    let mut addresses = Vec::new();
+    let (mut addresses, mut serial) = (Vec::new(), None);
     for _ in 0..answers {
         reader.name()?;
         let kind = reader.number()?;
         reader.skip(6)?;
         let length = usize::from(reader.number()?);
+        if kind == Kind::Soa as u16 {
+            serial = Some(reader.serial(length)?);
+            continue;
+        }
         let data = reader.take(length)?;
         if let (1, Ok(octets)) = (kind, <[u8; 4]>::try_from(data)) {
             addresses.push(IpAddr::from(octets));
@@ -124,7 +130,7 @@ fn read(bytes: &[u8]) -> Result<Answer> {
         }
     }
     let code = u8::try_from(flags & 0xf)?;
-    Ok(Answer { code, authoritative: flags & 0x0400 != 0, addresses, answers })
+    Ok(Answer { code, authoritative: flags & 0x0400 != 0, addresses, answers, serial })
 }
 
 struct Reader<'a> {
@@ -141,6 +147,17 @@ impl<'a> Reader<'a> {
 
     fn skip(&mut self, length: usize) -> Result<()> {
         self.take(length).map(|_| ())
+    }
+
+    /// Walks over the data of an SOA record.
+    fn serial(&mut self, length: usize) -> Result<u32> {
+        let end = self.at + length;
+        self.name()?;
+        self.name()?;
+        let taken = self.take(4)?;
+        let serial = u32::from_be_bytes([taken[0], taken[1], taken[2], taken[3]]);
+        self.skip(end.checked_sub(self.at).context("an SOA record ends too early")?)?;
+        Ok(serial)
     }
 
     fn number(&mut self) -> Result<u16> {
@@ -178,6 +195,16 @@ mod tests {
             read.addresses,
             ["192.0.2.1", "192.0.2.2"].map(|a| a.parse::<IpAddr>().expect("an address"))
         );
+    }
+
+    #[test]
+    fn the_serial_is_read_from_an_soa_record() {
+        let mut answer = question("a.test", Kind::Soa).expect("a question");
+        (answer[2], answer[7]) = (0x84, 1);
+        answer.extend([0xc0, 12, 0, 6, 0, 1, 0, 0, 0, 30, 0, 24, 0xc0, 12, 0xc0, 12, 0, 0, 1, 4]);
+        answer.extend([0; 16]);
+        let read = read(&answer).expect("an answer");
+        assert_eq!((read.serial, read.answers, read.addresses), (Some(260), 1, vec![]));
     }
 
     #[test]

@@ -14,6 +14,12 @@ use std::{
 use pangolin_core::{NodeId, Revision, SiteId};
 use serde::{Deserialize, Serialize};
 
+/// How long before a span of time lateness still counts for it, in microseconds: what was held up then goes on now.
+const LATE_BEFORE: u64 = 2_000_000;
+
+/// Time that is excused for each microsecond that somebody had to wait for a processor: nodes wait for each other, too.
+pub const PER_LATE: u64 = 10;
+
 /// Version of the format.
 pub const FORMAT: u32 = 1;
 
@@ -141,6 +147,49 @@ pub enum What {
         /// What.
         text: String,
     },
+    /// A visitor asked a node for the published page, and was answered or gave up.
+    Probe(Probe),
+    /// What the process of a node takes of its host.
+    Usage(Usage),
+    /// The harness, or a node's threads taken together, had to wait so long for a processor: the machine is busy, and
+    /// silence before this is nobody's fault.
+    Late {
+        /// How much, in microseconds.
+        micros: u64,
+    },
+    /// Something happened that must not happen, whatever the faults: a panic, an end without a reason, a start on a
+    /// disk that has lost what was acknowledged.
+    Wrong {
+        /// The node.
+        node: NodeId,
+        /// What.
+        text: String,
+    },
+}
+
+/// A visitor's request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The node whose edge was asked.
+    pub node: NodeId,
+    /// When, in microseconds since the run began.
+    pub sent: u64,
+    /// What went wrong; none if the page came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// What a process takes of its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The node.
+    pub node: NodeId,
+    /// The id of its process.
+    pub process: u32,
+    /// Resident memory, in bytes.
+    pub memory: u64,
+    /// Open files and sockets.
+    pub descriptors: usize,
 }
 
 /// What a client asks. A key stands for one register.
@@ -322,6 +371,19 @@ impl History {
             }
         }
         all
+    }
+
+    /// How long somebody had to wait for a processor between two moments, and shortly before, in microseconds: 0 in a
+    /// simulation.
+    #[must_use]
+    pub fn late_between(&self, from: u64, to: u64) -> u64 {
+        let first = self.events.partition_point(|event| event.at < from.saturating_sub(LATE_BEFORE));
+        let events = self.events[first..].iter().take_while(|event| event.at <= to);
+        let late = events.filter_map(|event| match event.what {
+            What::Late { micros } => Some(micros),
+            _ => None,
+        });
+        late.sum()
     }
 
     /// Writes it as `history.jsonl` wants it.

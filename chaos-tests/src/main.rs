@@ -1,4 +1,4 @@
-//! `pangolin-chaos`: the demo, its check, and the sample backend.
+//! `pangolin-chaos`: the demo and its check, chaos runs, leader kills, and the sample backend.
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -6,6 +6,10 @@ use clap::{Parser, Subcommand};
 use pangolin_chaos::{
     backend,
     demo::{self, DemoOptions},
+    kills::{self, KillOptions},
+    leftovers,
+    run::{self, RunOptions},
+    verdict::Verdict,
 };
 
 /// Clusters of real processes on this host
@@ -20,6 +24,12 @@ struct Cli {
 enum Verb {
     /// Start three nodes with a site and a backend, and show how to use them
     Demo(DemoOptions),
+    /// Let faults loose on a cluster of real processes, and judge it (root). Exit code: 0 true, 1 false, 2 unknown
+    Run(RunOptions),
+    /// Kill the leader again and again under load, and look for lost writes. Exit code: 0 none, 1 some, 2 unknown
+    Kills(KillOptions),
+    /// Remove what runs that were killed have left behind
+    Clean,
     /// Be the sample backend
     Backend {
         /// Where to listen; port 0 takes a free one and prints it
@@ -38,8 +48,13 @@ fn main() -> ExitCode {
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let done = runtime.block_on(async {
             match cli.verb {
-                Verb::Demo(options) => demo::run(&options).await,
-                Verb::Backend { listen, name } => backend::serve(listen, name).await.map(|()| true),
+                Verb::Demo(options) => demo::run(&options).await.map(done_or_not),
+                Verb::Backend { listen, name } => {
+                    backend::serve(listen, name).await.map(|()| ExitCode::SUCCESS)
+                }
+                Verb::Run(options) => Ok(run::run(&options).await.unwrap_or_else(undecided).exit_code()),
+                Verb::Kills(options) => Ok(kills::run(&options).await.unwrap_or_else(undecided).exit_code()),
+                Verb::Clean => clean(),
             }
         });
         // Somebody may still be waited for at the keyboard.
@@ -47,13 +62,32 @@ fn main() -> ExitCode {
         done
     });
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn done_or_not(went_well: bool) -> ExitCode {
+    if went_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A run that could not begin has shown nothing.
+fn undecided(error: anyhow::Error) -> Verdict {
+    complain(&format!("{error:#}"));
+    Verdict::Unknown
+}
+
+#[expect(clippy::print_stdout, reason = "the answer")]
+fn clean() -> anyhow::Result<ExitCode> {
+    let removed = leftovers::clean()?;
+    for path in &removed {
+        println!("removed {}", path.display());
+    }
+    println!("{} removed", removed.len());
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stderr, reason = "the program's own last word")]

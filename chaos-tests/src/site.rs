@@ -17,7 +17,7 @@ use pangolin_wire::{
     SiteStatus, Target,
 };
 
-use crate::{cluster::Cluster, https::Https, prober, process::Process};
+use crate::{cluster::Cluster, host::Host, https::Https, prober, process::Process};
 
 /// The organisation that owns everything here.
 pub const ORG: &str = "demo";
@@ -40,6 +40,7 @@ pub struct Site {
     connector_command: Vec<String>,
     connector_program: PathBuf,
     connector_log: PathBuf,
+    place: Host,
 }
 
 impl Site {
@@ -61,16 +62,30 @@ impl Site {
     /// # Errors
     /// The API refuses, or a program does not come up.
     pub async fn publish(cluster: &Cluster, name: &str, label: &str, tunnels: Option<usize>) -> Result<Self> {
+        Self::publish_on(cluster, name, label, tunnels, Host::default()).await
+    }
+
+    /// The same, with both programs on a host of their own.
+    ///
+    /// # Errors
+    /// The API refuses, or a program does not come up.
+    pub async fn publish_on(
+        cluster: &Cluster,
+        name: &str,
+        label: &str,
+        tunnels: Option<usize>,
+        host: Host,
+    ) -> Result<Self> {
         let client = cluster.any_node()?.client().with_deadline(STEP_PATIENCE);
-        let (backend, at) = start_backend(cluster, label).await?;
+        let (backend, at) = start_backend(cluster, label, &host).await?;
         let site =
             CreateSite { name: name.to_owned(), kind: None, nice_id: None, newt_id: None, secret: None };
         let created: CreatedSite = client.put(&format!("/org/{ORG}/site"), &site).await?;
-        let host = format!("{label}.{}", cluster.options.zone);
+        let full_domain = format!("{label}.{}", cluster.options.zone);
         let resource = CreateResource {
             name: Some(label.to_owned()),
             nice_id: None,
-            full_domain: Some(host.parse()?),
+            full_domain: Some(full_domain.parse()?),
             domain_id: None,
             subdomain: None,
             http: None,
@@ -87,13 +102,14 @@ impl Site {
         cluster.authority().await?;
         let mut site = Self {
             id: created.site.site_id,
-            host,
+            host: full_domain,
             tunnels,
             backend,
             connector: None,
             connector_command: connector_arguments(cluster, &created, tunnels)?,
             connector_program: cluster.programs.connector.clone(),
             connector_log: cluster.dir().join(format!("connector-{name}.log")),
+            place: host,
         };
         site.start_connector()?;
         Ok(site)
@@ -106,6 +122,7 @@ impl Site {
     pub fn start_connector(&mut self) -> Result<()> {
         let mut command = Command::new(&self.connector_program);
         command.args(&self.connector_command);
+        self.place.place(&mut command);
         self.connector = Some(Process::spawn("connector", command, &self.connector_log)?);
         Ok(())
     }
@@ -181,11 +198,12 @@ impl Site {
 }
 
 /// Starts a sample backend on a free port, and reads from its log where it listens.
-async fn start_backend(cluster: &Cluster, name: &str) -> Result<(Process, SocketAddr)> {
+async fn start_backend(cluster: &Cluster, name: &str, host: &Host) -> Result<(Process, SocketAddr)> {
     let log = cluster.dir().join(format!("backend-{name}.log"));
     let mut command = Command::new(&cluster.programs.chaos);
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string();
     command.args(["backend", "--listen", &listen, "--name", name]);
+    host.place(&mut command);
     let mut process = Process::spawn("backend", command, &log)?;
     let until = Instant::now() + STEP_PATIENCE;
     loop {

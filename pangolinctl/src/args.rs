@@ -73,6 +73,9 @@ pub(crate) enum Command {
     /// Let this host join a cluster (runs `pangolind join`)
     #[command(disable_help_flag = true)]
     Join(Rest),
+    /// Let faults loose on a cluster of real processes, and judge it (runs `pangolin-chaos`)
+    #[command(disable_help_flag = true)]
+    Chaos(Rest),
     /// Print the certificate to trust for what the cluster's internal issuer signs (PEM)
     Ca,
     /// Take a node out of the cluster for good
@@ -127,7 +130,7 @@ pub(crate) enum Command {
 /// Arguments that are handed on as they are.
 #[derive(Debug, Args)]
 pub(crate) struct Rest {
-    /// Arguments of pangolind: see `pangolinctl init --help` and `pangolinctl join --help`
+    /// Arguments of the program that is run: see `pangolinctl init --help`, `join --help`, `chaos --help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
     pub(crate) args: Vec<std::ffi::OsString>,
 }

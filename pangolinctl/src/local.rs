@@ -1,13 +1,22 @@
-//! Verbs that pangolind does itself on this host: `init` and `join`.
+//! Verbs that another program does itself on this host: `init`, `join` and `chaos`.
 
-use std::{io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+use std::{ffi::OsString, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 use crate::{args::Rest, failure::Failure};
 
 /// Becomes `pangolind VERB ARGS`; comes back only if that cannot be started.
 pub(crate) fn pangolind(verb: &str, rest: &Rest) -> Result<(), Failure> {
-    let program = beside().unwrap_or_else(|| "pangolind".into());
-    let error = Command::new(&program).arg(verb).args(&rest.args).exec();
+    become_program("pangolind", [verb.into()].into_iter().chain(rest.args.iter().cloned()))
+}
+
+/// Becomes `pangolin-chaos ARGS`; comes back only if that cannot be started.
+pub(crate) fn chaos(rest: &Rest) -> Result<(), Failure> {
+    become_program("pangolin-chaos", rest.args.iter().cloned())
+}
+
+fn become_program(name: &str, arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    let program = beside(name).unwrap_or_else(|| name.into());
+    let error = Command::new(&program).args(arguments).exec();
     let failure = Failure::new(format!("{} cannot be started: {error}", program.display()));
     Err(match error.kind() {
         io::ErrorKind::NotFound => {
@@ -17,8 +26,8 @@ pub(crate) fn pangolind(verb: &str, rest: &Rest) -> Result<(), Failure> {
     })
 }
 
-/// The pangolind that was installed, or built, together with this program.
-fn beside() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?.with_file_name("pangolind");
+/// The program that was installed, or built, together with this one.
+fn beside(name: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?.with_file_name(name);
     program.is_file().then_some(program)
 }

@@ -43,6 +43,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Init(rest) => return local::pangolind("init", rest),
         Command::Join(rest) => return local::pangolind("join", rest),
+        Command::Chaos(rest) => return local::chaos(rest),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "pangolinctl", &mut std::io::stdout());
             return Ok(());
@@ -57,7 +58,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Init(_) | Command::Join(_) | Command::Completions { .. } => Ok(()),
+        Command::Init(_) | Command::Join(_) | Command::Chaos(_) | Command::Completions { .. } => Ok(()),
         Command::Status(args) => status::run(session, &args).await,
         Command::Journal(args) => journal::run(session, &args).await,
         Command::Token(verb) => token::run(session, verb).await,

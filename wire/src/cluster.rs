@@ -20,6 +20,12 @@ pub struct Health {
     pub revision: Revision,
     /// The leader that this node knows of.
     pub leader: Option<NodeId>,
+    /// The Raft term that this node is in.
+    #[serde(default)]
+    pub term: u64,
+    /// Whether this node holds itself for the leader of that term.
+    #[serde(default)]
+    pub leads: bool,
 }
 
 /// Answer of `GET /cluster/status`: the same from every node, because the leader is asked.

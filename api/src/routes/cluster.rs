@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pangolin_core::{Body, Object, command::UpgradeChange};
+use pangolin_raft::ServerState;
 use pangolin_wire::{Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader, UpgradeAction};
 use warp::Filter;
 
@@ -30,7 +31,9 @@ pub(super) fn health(app: &Arc<App>) -> Route {
     let app = app.clone();
     let answer = move |_: Vec<String>, arrived: Arc<Arrived>| {
         let revision = app.cluster.state().revision();
-        let health = Health { revision, leader: app.cluster.leader() };
+        let raft = app.cluster.status();
+        let leads = raft.state == ServerState::Leader;
+        let health = Health { revision, leader: app.cluster.leader(), term: raft.term, leads };
         respond(Answer::ok(revision, "this node answers", &health), arrived.name())
     };
     at(HEALTH).and(warp::get()).and(arrived()).map(answer).boxed()

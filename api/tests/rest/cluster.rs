@@ -13,7 +13,9 @@ async fn health_needs_no_credentials_and_tells_the_revision() {
     let reply = server.ask_as(&[], Method::GET, "/health", "").await;
     assert_eq!(reply.status, StatusCode::OK);
     let health: Health = serde_json::from_value(reply.body["data"].clone()).expect("health");
-    assert_eq!(health, Health { revision: server.cluster.state().revision(), leader: Some(NodeId(1)) });
+    let revision = server.cluster.state().revision();
+    let term = server.cluster.status().term;
+    assert_eq!(health, Health { revision, leader: Some(NodeId(1)), term, leads: true });
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pangolin_core::NodeId;
 
 use crate::{
-    history::{History, What},
+    history::{History, PER_LATE, What},
     verdict::Finding,
 };
 
@@ -43,7 +43,8 @@ pub fn check(history: &History) -> Finding {
             What::DnsAnswer(answer) => {
                 let [(dead, _)] = away.iter().collect::<Vec<_>>()[..] else { continue };
                 let elsewhere = faults.values().flatten().any(|node| node != dead);
-                if elsewhere || answer.names.is_empty() || event.at < calm_since + GONE_WITHIN {
+                let within = GONE_WITHIN + PER_LATE * history.late_between(calm_since, event.at);
+                if elsewhere || answer.names.is_empty() || event.at < calm_since + within {
                     continue;
                 }
                 checked += 1;

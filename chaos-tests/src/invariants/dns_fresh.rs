@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pangolin_core::{NodeId, Revision};
 
 use crate::{
-    history::{History, What},
+    history::{History, PER_LATE, What},
     verdict::Finding,
 };
 
@@ -28,7 +28,8 @@ pub fn check(history: &History) -> Finding {
                 let seen = nodes.entry(answer.node).or_default();
                 seen.note(event.at, answer.applied);
                 checked += 1;
-                let wanted = seen.applied_at(event.at.saturating_sub(LAG)).map_or(0, serial);
+                let lag = LAG + PER_LATE * history.late_between(event.at.saturating_sub(LAG), event.at);
+                let wanted = seen.applied_at(event.at.saturating_sub(lag)).map_or(0, serial);
                 let (node, served, question) = (answer.node, answer.serial, &answer.question);
                 if is_before(served, wanted) {
                     return Finding::broken(

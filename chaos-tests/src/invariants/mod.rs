@@ -2,15 +2,18 @@
 //! [`History`](crate::history::History); what it cannot tell, it calls unknown.
 
 pub mod acknowledged_write;
+pub mod bounded_use;
 pub mod coverage;
 pub mod dead_node_gone;
 pub mod dns_agrees;
 pub mod dns_fresh;
 pub mod epoch_grows;
+pub mod in_order;
 pub mod linearizable;
 pub mod one_home;
 pub mod one_leader;
 pub mod serves_again;
+pub mod serves_through;
 pub mod sessions;
 pub mod stale_fence;
 pub mod state_hash;
@@ -82,6 +85,21 @@ pub const ALL: &[Invariant] = &[
         name: "serves-again",
         says: "when the faults are over, writes are taken again within a bound",
         check: serves_again::check,
+    },
+    Invariant {
+        name: "serves-through",
+        says: "a node that no fault has hit serves visitors all the while",
+        check: serves_through::check,
+    },
+    Invariant {
+        name: "in-order",
+        says: "no node panics, ends without a reason, or starts on a log that has lost something",
+        check: in_order::check,
+    },
+    Invariant {
+        name: "bounded-use",
+        says: "memory and open files of a node stay within bounds",
+        check: bounded_use::check,
     },
     Invariant {
         name: "coverage",

@@ -1,7 +1,7 @@
 //! When the faults are over, the cluster serves.
 
 use crate::{
-    history::{Call, End, History, What},
+    history::{Call, End, History, PER_LATE, What},
     verdict::Finding,
 };
 
@@ -15,6 +15,7 @@ pub fn check(history: &History) -> Finding {
     let healed = history.events.iter().rev().find(|event| event.what == What::Healed).map(|event| event.at);
     let Some(healed) = healed else { return Finding::holds(0) };
     let end = history.events.last().map_or(0, |event| event.at);
+    let within = WITHIN + PER_LATE * history.late_between(healed, end);
     let first = |wanted: fn(&Call) -> bool| {
         let operations = history.operations().into_iter();
         operations
@@ -26,12 +27,12 @@ pub fn check(history: &History) -> Finding {
     let read = first(|call| matches!(call, Call::Read { .. }));
     for (what, served) in [("write", write), ("read", read)] {
         match served {
-            Some(at) if at <= healed + WITHIN => {}
+            Some(at) if at <= healed + within => {}
             Some(at) => {
                 let after = (at - healed) / 1000;
                 return Finding::broken(1, format!("the first {what} after the faults took {after} ms"));
             }
-            None if end > healed + WITHIN => {
+            None if end > healed + within => {
                 return Finding::broken(1, format!("no {what} was answered after the faults"));
             }
             None => {

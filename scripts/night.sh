@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Everything that takes too long for every change. Runs, one after the other and whatever becomes of each:
+# 2,000 seeds of the simulator, the planted bugs, 1,000 leader kills under load, the chaos profile "night" (root), and
+# the fuzz targets. Takes several hours on two cores.
+#
+#     night.sh [--quick] [--out DIR]
+#
+#     --quick      a tenth of each, to see that it works
+#     --out DIR    where logs, histories and reports go (default: target/night)
+#
+# A part that cannot run here says so on a line `skipped: REASON`. The last line is one JSON object with the result of
+# every part; the exit status is 0 only when none failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seeds=2000 planted=200 kills=1000 minutes=() fuzz=600 out=target/night
+while [[ $# -gt 0 ]]; do
+    case "$1" in
+        --quick) seeds=200 planted=50 kills=100 minutes=(--minutes 5) fuzz=60; shift ;;
+        --out) out="$2"; shift 2 ;;
+        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
+    esac
+done
+
+mkdir -p "$out"
+./scripts/packages.sh
+echo "--- building (profile release)"
+cargo build --locked --release --workspace --bins
+chaos="${CARGO_TARGET_DIR:-target}/release/pangolin-chaos"
+
+results=()
+failed=0
+# part NAME COMMAND...: runs it, keeps what it says, and notes how it ended: 0 true, 2 unknown, anything else false.
+part() {
+    local name="$1" status=0 began=$SECONDS verdict=false last
+    shift
+    echo "--- $name: $*"
+    "$@" 2>&1 | tee "$out/$name.log" || status=$?
+    last="$(tail -n 1 "$out/$name.log")"
+    [[ $status -eq 0 ]] && verdict=true
+    [[ $status -eq 2 ]] && verdict=unknown
+    grep -q '^skipped: ' "$out/$name.log" && verdict=skipped
+    [[ $verdict == true || $verdict == skipped ]] || failed=1
+    jq -e . > /dev/null 2>&1 <<< "$last" || last=null
+    results+=("{\"part\":\"$name\",\"verdict\":\"$verdict\",\"seconds\":$((SECONDS - began)),\"result\":$last}")
+}
+
+# skip NAME REASON: notes a part that cannot run here.
+skip() {
+    echo "skipped: $2"
+    results+=("{\"part\":\"$1\",\"verdict\":\"skipped\",\"seconds\":0,\"result\":null}")
+}
+
+part simulator "$chaos" sim --seeds "$seeds"
+part planted-bugs ./scripts/planted-bugs.sh --seeds "$planted"
+part kills "$chaos" kills --count "$kills" --out "$out/kills.json"
+if [[ $EUID -eq 0 ]]; then
+    part night "$chaos" run --profile night "${minutes[@]}" --out "$out/report"
+else
+    skip night "the chaos profile night needs root"
+fi
+if command -v cargo-fuzz > /dev/null; then
+    part fuzz ./scripts/fuzz.sh "$fuzz"
+else
+    skip fuzz "cargo-fuzz is not installed"
+fi
+
+joined="$(IFS=,; echo "${results[*]}")"
+echo "{\"commit\":\"$(git rev-parse --short HEAD)\",\"parts\":[$joined]}" | tee "$out/result.json"
+exit "$failed"
