@@ -250,15 +250,19 @@ async fn whole(cluster: &mut Cluster) -> Result<()> {
         if all && seen.iter().all(|(_, index)| index + LAG_MAX >= newest) {
             return Ok(());
         }
+        let late = Instant::now() >= until;
+        let mut silent = String::new();
         for node in &mut cluster.nodes {
-            let name = node.name.clone();
-            if let Some(process) = node.process()
-                && let Some(status) = process.exit_status()
-            {
+            let (name, answers) = (node.name.clone(), late && health(&node.client()).await.is_some());
+            let Some(process) = node.process() else { continue };
+            if let Some(status) = process.exit_status() {
                 anyhow::bail!("{name} has ended by itself ({status})\n{}", process.tail());
             }
+            if late && !answers {
+                silent = format!("{silent}\n{name} does not answer\n{}", process.tail());
+            }
         }
-        ensure!(Instant::now() < until, "the nodes do not come together within {PATIENCE:?}: {seen:?}");
+        ensure!(!late, "the nodes do not come together within {PATIENCE:?}: {seen:?}{silent}");
         sleep(LOOK_EVERY).await;
     }
 }

@@ -20,6 +20,8 @@ use crate::{
 const HOLD: Duration = Duration::from_secs(4);
 /// How long a single dead node stays away: it has to be gone from DNS before it is back.
 const HOLD_DEAD: Duration = Duration::from_secs(9);
+/// How much longer at most on a machine that is busy.
+const HOLD_DEAD_MORE: Duration = Duration::from_secs(20);
 /// Longest and shortest time that a node stands still.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
 /// How much longer than it was to be held a fault is waited for to take effect.
@@ -98,7 +100,7 @@ async fn alone(
         bed.recorder.note(format!("{} is not possible now", kind.name));
         return Ok(());
     };
-    while !active.is_over() {
+    while !active.is_over(bed) {
         active.look(bed)?;
         caretaker.look(bed, std::slice::from_ref(&active))?;
         sleep(LOOK_EVERY).await;
@@ -134,8 +136,12 @@ fn hold(kind: &str, chance: &mut Chance) -> Duration {
 
 impl Active {
     /// Long enough in effect, or given up.
-    fn is_over(&self) -> bool {
+    fn is_over(&self, bed: &Bed) -> bool {
         match self.shown {
+            Some(shown) if self.hold == HOLD_DEAD => {
+                let held = shown.elapsed();
+                held >= self.hold + bed.recorder.excused(held).min(HOLD_DEAD_MORE)
+            }
             Some(shown) => shown.elapsed() >= self.hold,
             None => self.began.elapsed() >= self.hold + SHOW_PATIENCE,
         }
@@ -233,7 +239,7 @@ async fn turn(
         one.look(bed)?;
     }
     caretaker.look(bed, active)?;
-    while let Some(over) = active.iter().position(Active::is_over) {
+    while let Some(over) = active.iter().position(|one| one.is_over(bed)) {
         let over = active.remove(over);
         let name = over.kind.name;
         end(over, bed).await.context(name)?;

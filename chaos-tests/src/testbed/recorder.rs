@@ -5,10 +5,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use crate::history::{Header, History, OpId, What};
+use crate::history::{Header, History, OpId, PER_LATE, What};
 
 /// The history of a run while it is written. Clones write the same one.
 #[derive(Clone, Debug)]
@@ -43,6 +43,16 @@ impl Recorder {
     /// Notes something for those who read.
     pub fn note(&self, text: impl Into<String>) {
         self.push(What::Note { text: text.into() });
+    }
+
+    /// How much time of the last `span` is excused, because the machine was busy.
+    #[must_use]
+    pub fn excused(&self, span: Duration) -> Duration {
+        let now = self.began.elapsed();
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = history.late_between(micros(now.saturating_sub(span)), micros(now));
+        Duration::from_micros(late.saturating_mul(PER_LATE))
     }
 
     /// A new operation's, fault's or request's name.
