@@ -100,7 +100,7 @@ struct PeerSection {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimingChoice {
-    /// One site: heartbeat 100 ms, election 250 to 500 ms.
+    /// One site: heartbeat 200 ms, election 250 to 500 ms.
     #[default]
     Lan,
     /// Several sites: heartbeat 200 ms, election 1000 to 2000 ms.

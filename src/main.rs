@@ -103,8 +103,12 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run(file) => {
             let config = Config::load(&file.config)?;
             start_log(&config)?;
-            // On a worker, not on the main thread: what wakes it often would cost a switch of threads each time.
-            runtime()?.block_on(async { tokio::spawn(node::run(config)).await })?
+            let traffic = runtime()?;
+            let node = node::run(config, traffic.handle().clone());
+            // As a task: whatever wakes the future that a runtime blocks on wakes the driver as well.
+            let outcome = decisions()?.block_on(async { tokio::spawn(node).await })?;
+            traffic.shutdown_background();
+            outcome
         }
         Verb::Init(options) => init(&options),
         Verb::Join(options) => join(&options),
@@ -113,6 +117,12 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// One thread for all that wakes many times a second though nothing happens (heartbeats, probes, reports): on
+/// several, each wake-up would cost switches between them. Traffic never stands in its way.
+fn decisions() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -18,6 +18,7 @@ use pangolin_raft::{Cluster, Proposal, RaftConfig, Timing};
 use pangolin_tunnel::{TunnelConfig, TunnelLayer, control::ControlService};
 use pangolin_wire::JournalEvent;
 use tokio::{
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -71,17 +72,21 @@ struct Core {
 
 /// Runs a node until it is told to stop, leaves the cluster, or a part of it fails.
 ///
+/// Decisions are made on the runtime that this is called on, traffic is carried on `traffic`.
+///
 /// # Errors
 /// What failed, where, and what to do.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut tasks = Tasks::default();
+    let mut tasks = Tasks::new(traffic.clone());
 
     let state_dir = StateDir::new(&config.state_dir);
     let member = state_dir.load()?;
-    let socket = LocalSocket::bind(config.socket())?;
-    let bound_edge = BoundEdge::bind(edge_config(&config))?;
+    let (socket, bound_edge) = {
+        let _on = traffic.enter();
+        (LocalSocket::bind(config.socket())?, BoundEdge::bind(edge_config(&config))?)
+    };
     check_free(&config)?;
     let core = start_core(config, member, &mut tasks).await?;
     let api = Api::new(core.cluster.clone(), Arc::new(core.answers.clone()));
@@ -143,7 +148,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let spki = identity.key.spki_digest();
     let keyring = Arc::new(keyring);
 
-    let (peers, peers_task) = BoundPeers::bind(config.peer_listen).await?.start(identity);
+    let (peers, peers_task) = BoundPeers::bind(config.peer_listen).await?.start(identity, tasks.traffic());
     peers.set_plan(known);
     tasks.spawn("peers", peers_task.run(shutdown.clone()));
 
@@ -323,10 +328,14 @@ async fn start_layers(
         .ok_or_else(|| anyhow::anyhow!("the state knows no tunnel address for node {}", core.node))?;
 
     let state_dir = StateDir::new(&core.config.state_dir);
-    let (tunnel, tunnel_task) =
-        TunnelLayer::open(tunnel_config(&core.config, &state_dir)?, address, network).await?;
-    tasks.spawn("tunnels", tunnel_task.run(shutdown.clone()));
-    let (dns, dns_task) = DnsServer::bind(dns_config(core))?;
+    let traffic = tasks.traffic().clone();
+    let opening = TunnelLayer::open(tunnel_config(&core.config, &state_dir)?, address, network);
+    let (tunnel, tunnel_task) = traffic.spawn(opening).await??;
+    tasks.spawn_traffic("tunnels", tunnel_task.run(shutdown.clone()));
+    let (dns, dns_task) = {
+        let _on = traffic.enter();
+        DnsServer::bind(dns_config(core))?
+    };
 
     let (tunnel_plan, tunnel_plans) = watch::channel(Arc::default());
     let edge_plan = Arc::new(ArcSwap::default());
@@ -363,7 +372,8 @@ async fn start_layers(
         edge_plan,
         reached: reached_tx,
     };
-    tasks.spawn("layers", layers.run(shutdown.clone()));
+    // Bringing a layer in line starts what carries its traffic.
+    tasks.spawn_traffic("layers", layers.run(shutdown.clone()));
     // Nobody is answered before the first plan stands.
     reached.wait_for(|revision| *revision >= first.revision()).await?;
     tasks.spawn_front("edge", edge_task.run(tasks.closing()));

@@ -3,7 +3,10 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::{
+    runtime::Handle,
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span};
 
@@ -35,9 +38,11 @@ pub enum TaskError {
 /// Name, whether it is a front, and how it ended.
 type Ended = (&'static str, bool, Result<(), String>);
 
-/// The node's tasks.
-#[derive(Debug, Default)]
+/// The node's tasks. Those that decide run where [`Tasks`] is used, those that carry traffic on a runtime of their
+/// own: neither waits for the other.
+#[derive(Debug)]
 pub struct Tasks {
+    traffic: Handle,
     set: JoinSet<Ended>,
     fronts: usize,
     closing: CancellationToken,
@@ -45,6 +50,24 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    /// No tasks yet. `traffic` is the runtime of those that carry traffic.
+    #[must_use]
+    pub fn new(traffic: Handle) -> Self {
+        Self {
+            traffic,
+            set: JoinSet::new(),
+            fronts: 0,
+            closing: CancellationToken::new(),
+            shutdown: CancellationToken::new(),
+        }
+    }
+
+    /// The runtime of what carries traffic.
+    #[must_use]
+    pub fn traffic(&self) -> &Handle {
+        &self.traffic
+    }
+
     /// Told when the node is to end; every task gets it.
     #[must_use]
     pub fn shutdown(&self) -> CancellationToken {
@@ -58,13 +81,22 @@ impl Tasks {
         self.closing.clone()
     }
 
-    /// Starts a task that lives as long as the node.
+    /// Starts a task that takes part in decisions and lives as long as the node.
     pub fn spawn<E: std::fmt::Display>(
         &mut self,
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        self.start(name, false, task);
+        self.start(name, false, &Handle::current(), task);
+    }
+
+    /// Starts a task that carries traffic and lives as long as the node.
+    pub fn spawn_traffic<E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.start(name, false, &self.traffic.clone(), task);
     }
 
     /// Starts a task that serves those outside; it ends with [`Tasks::closing`].
@@ -74,18 +106,19 @@ impl Tasks {
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         self.fronts += 1;
-        self.start(name, true, task);
+        self.start(name, true, &self.traffic.clone(), task);
     }
 
     fn start<E: std::fmt::Display>(
         &mut self,
         name: &'static str,
         front: bool,
+        runtime: &Handle,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let span = info_span!("task", name);
         let run = async move { (name, front, task.await.map_err(|error| error.to_string())) };
-        self.set.spawn(run.instrument(span));
+        self.set.spawn_on(run.instrument(span), runtime);
     }
 
     /// Waits until a task ends, which none should.
@@ -147,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn fronts_finish_while_all_that_they_stand_on_still_runs() {
-        let mut tasks = Tasks::default();
+        let mut tasks = Tasks::new(Handle::current());
         let order = Arc::new(Mutex::new(Vec::new()));
         let (closing, shutdown) = (tasks.closing(), tasks.shutdown());
         let log = order.clone();
@@ -169,7 +202,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_ends_of_itself_is_named_and_ends_the_node() {
-        let mut tasks = Tasks::default();
+        let mut tasks = Tasks::new(Handle::current());
         tasks.spawn_front("dns", async { Err("no socket") });
         assert_eq!(tasks.first_end().await.to_string(), "dns failed: no socket");
         tasks.end().await;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{net::TcpStream, time::timeout};
@@ -79,6 +79,42 @@ impl Https {
             .with_context(|| format!("no answer within {patience:?}"))?
     }
 
+    /// Asks `at` for several paths of `https://HOST` at the same time, over one HTTP/2 connection. The answers come
+    /// in the order of the paths.
+    ///
+    /// # Errors
+    /// The other side does not speak HTTP/2, or not all answers come within `patience`.
+    pub async fn get_all_over_http2(
+        &self,
+        at: SocketAddr,
+        host: &str,
+        paths: &[&str],
+        patience: Duration,
+    ) -> Result<Vec<Response>> {
+        let exchange = async {
+            let mut config = (*self.config).clone();
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            let stream = Self { config: Arc::new(config) }.connect(at, host).await?;
+            anyhow::ensure!(stream.get_ref().1.alpn_protocol() == Some(b"h2"), "{at} does not speak HTTP/2");
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+            let asks = paths.iter().map(|path| {
+                let mut sender = sender.clone();
+                async move {
+                    let request = Request::get(format!("https://{host}{path}")).body(Empty::<Bytes>::new())?;
+                    read(sender.send_request(request).await.context("sending the request")?).await
+                }
+            });
+            // The last sender ends the connection; until then it is driven here.
+            tokio::select! {
+                biased;
+                answers = futures_util::future::try_join_all(asks) => answers,
+                ended = connection => Err(anyhow::anyhow!("the connection has ended: {ended:?}")),
+            }
+        };
+        timeout(patience, exchange).await.with_context(|| format!("no answer within {patience:?}"))?
+    }
+
     /// A TLS connection to `at`, with `host` as server name.
     ///
     /// # Errors
@@ -117,13 +153,8 @@ impl Https {
         let stream = self.connect(at, host).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("HTTP handshake")?;
-        let exchange = async {
-            let (head, body) =
-                sender.send_request(request).await.context("sending the request")?.into_parts();
-            let body = Limited::new(body, BODY_MAX).collect().await;
-            let body = body.map_err(|error| anyhow::anyhow!("reading the body: {error}"))?.to_bytes();
-            Ok(Response { status: head.status, headers: head.headers, body })
-        };
+        let exchange =
+            async { read(sender.send_request(request).await.context("sending the request")?).await };
         // The connection is driven here and ends with the exchange.
         tokio::pin!(connection);
         tokio::pin!(exchange);
@@ -136,4 +167,11 @@ impl Https {
             },
         }
     }
+}
+
+async fn read(response: http::Response<hyper::body::Incoming>) -> Result<Response> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, BODY_MAX).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("reading the body: {error}"))?.to_bytes();
+    Ok(Response { status: head.status, headers: head.headers, body })
 }

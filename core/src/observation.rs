@@ -69,6 +69,15 @@ pub struct Report {
     pub hashes: Vec<StateHash>,
 }
 
+impl Report {
+    /// Whether it says anything that `before`, of the same node, did not: more than that time goes on.
+    #[must_use]
+    pub fn has_news_since(&self, before: &Self) -> bool {
+        let said = Self { at: self.at, clock: self.clock, applied: self.applied, ..before.clone() };
+        *self != said
+    }
+}
+
 /// The last report of each node, with the time it arrived by the reader's steady clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observations {

@@ -30,12 +30,12 @@ use crate::{
     tls::server_name,
 };
 
-/// How often a peer is probed.
-pub const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a peer that says nothing is probed. More often would cost an idle node more than anything else it does.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A peer that has said nothing for this long is suspect. With one probe interval on top, it is noticed within
-/// half a second.
-pub const SUSPECT_AFTER: Duration = Duration::from_millis(400);
+/// A peer that has said nothing for this long, and a round-trip time on top, is suspect. With one probe interval on top
+/// of that, it is noticed within half a second.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(300);
 
 /// How long TLS and the hello may take once the connection is there.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,6 +50,9 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(2);
 
 /// How long a caller waits for a first connection.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
+
+/// Why a cancelled link does not work.
+const NO_LONGER: &str = "this node no longer talks to it";
 
 /// Where a lane stands.
 #[derive(Clone)]
@@ -175,17 +178,24 @@ impl Link {
         !self.started.swap(true, Ordering::Relaxed)
     }
 
-    /// Keeps both lanes connected until the link is cancelled.
-    pub(crate) async fn run(self: Arc<Self>, shared: Arc<Shared>) {
+    /// Keeps the control lane connected until the link is cancelled.
+    pub(crate) async fn run_control(self: Arc<Self>, shared: Arc<Shared>) {
         tokio::select! {
             () = self.cancel.cancelled() => {}
             () = shared.stop.cancelled() => {}
             () = self.keep_control(&shared) => {}
+        }
+        self.control.send_replace(Stand::Down(NO_LONGER.into()));
+    }
+
+    /// Keeps the bulk lane connected until the link is cancelled.
+    pub(crate) async fn run_bulk(self: Arc<Self>, shared: Arc<Shared>) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = shared.stop.cancelled() => {}
             () = self.keep_bulk(&shared) => {}
         }
-        let reason: Arc<str> = "this node no longer talks to it".into();
-        self.control.send_replace(Stand::Down(reason.clone()));
-        self.bulk.send_replace(Stand::Down(reason));
+        self.bulk.send_replace(Stand::Down(NO_LONGER.into()));
     }
 
     async fn keep_control(&self, shared: &Shared) {
@@ -198,7 +208,7 @@ impl Link {
                     shared.mark(self, true);
                     tracing::info!(node = %self.node, address = %self.peer.address, "connected to the node");
                     let began = Instant::now();
-                    let reason = connection.run(stream, &self.rtt).await;
+                    let reason = connection.run(stream, &self.rtt, shared.beat).await;
                     self.suspect(shared, reason);
                     if began.elapsed() > GOOD_CONNECTION {
                         wait = BACKOFF_FIRST;

@@ -17,7 +17,8 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
-    bulk, control,
+    bulk,
+    control::{self, broken},
     hello::{Hello, Lane, Program, Welcome, encode_answer, read_text, write_text},
     identity::spki_digest_of_certificate,
     join::{self, WrongProofs},
@@ -87,18 +88,36 @@ async fn serve(
     if let Some(link) = shared.link(from) {
         link.peer_is_here();
     }
-    let reason = tokio::select! {
-        () = place.cut.cancelled() => "it was cut: replaced by a newer one, or the node is no longer a member".to_owned(),
-        reason = speak(shared, from, hello.lane, stream) => reason,
-    };
+    let reason = speak(shared, from, hello.lane, stream, &place).await;
     shared.leave(&place);
     Err(format!("node {from}: {reason}"))
 }
 
-async fn speak(shared: &Arc<Shared>, from: NodeId, lane: Lane, stream: TlsStream<TcpStream>) -> String {
-    match lane {
-        Lane::Control => control::serve(shared, from, stream).await,
-        Lane::Bulk => bulk::serve(shared, from, stream).await,
+async fn speak(
+    shared: &Arc<Shared>,
+    from: NodeId,
+    lane: Lane,
+    stream: TlsStream<TcpStream>,
+    place: &Place,
+) -> String {
+    let cut = place.cut.clone();
+    let reason = match lane {
+        Lane::Control => cut.run_until_cancelled_owned(control::serve(shared, from, stream)).await,
+        Lane::Bulk => {
+            let serving = serve_traffic(shared.clone(), from, stream);
+            let task = shared.tasks.spawn_on(cut.run_until_cancelled_owned(serving), &shared.traffic);
+            task.await.unwrap_or_else(|error| Some(error.to_string()))
+        }
+    };
+    reason.unwrap_or_else(|| {
+        "it was cut: replaced by a newer one, or the node is no longer a member".to_owned()
+    })
+}
+
+async fn serve_traffic(shared: Arc<Shared>, from: NodeId, mut stream: TlsStream<TcpStream>) -> String {
+    match socket::adopt(stream.get_mut().0) {
+        Ok(()) => bulk::serve(&shared, from, stream).await,
+        Err(error) => broken(&error),
     }
 }
 

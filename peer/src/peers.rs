@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pangolin_core::{id::NodeId, observation::Seen, plan::PeerPlan, time::Timestamp};
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -53,13 +53,15 @@ impl BoundPeers {
 
     /// Gives the node its identity. Nothing moves until the task runs; plan, handlers and door may be set before
     /// or after. An identity that cannot be used is reported by [`PeersTask::run`].
+    ///
+    /// Requests and probes are served where the task runs; byte streams, which carry traffic, on `traffic`.
     #[must_use]
-    pub fn start(self, identity: NodeIdentity) -> (Peers, PeersTask) {
+    pub fn start(self, identity: NodeIdentity, traffic: &Handle) -> (Peers, PeersTask) {
         let (credentials, broken) = match Credentials::new(&identity) {
             Ok(credentials) => (Some(credentials), None),
             Err(error) => (None, Some(error)),
         };
-        let shared = Arc::new(Shared::new(self.address, identity.node, credentials));
+        let shared = Arc::new(Shared::new(self.address, identity.node, credentials, traffic.clone()));
         (Peers { shared: shared.clone() }, PeersTask { listener: self.listener, shared, broken })
     }
 }
@@ -86,7 +88,8 @@ impl PeersTask {
             loop {
                 for link in shared.links() {
                     if link.begin() {
-                        shared.tasks.spawn(link.run(shared.clone()));
+                        shared.tasks.spawn(link.clone().run_control(shared.clone()));
+                        shared.tasks.spawn_on(link.run_bulk(shared.clone()), &shared.traffic);
                     }
                 }
                 shared.links_changed.notified().await;

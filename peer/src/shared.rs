@@ -4,13 +4,16 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
-    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
 use pangolin_core::{id::NodeId, observation::Seen, plan::PeerPlan, record::Digest, time::Timestamp};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -32,6 +35,10 @@ pub(crate) struct Shared {
     /// All connections and handlers; cancelled by [`Shared::stop`].
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    /// When this part came to life: what happens regularly keeps its time.
+    pub(crate) beat: Instant,
+    /// Where byte streams are served.
+    pub(crate) traffic: Handle,
     credentials: ArcSwapOption<Credentials>,
     membership: Mutex<Membership>,
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
@@ -64,7 +71,12 @@ pub(crate) struct Place {
 }
 
 impl Shared {
-    pub(crate) fn new(address: SocketAddr, node: NodeId, credentials: Option<Credentials>) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        node: NodeId,
+        credentials: Option<Credentials>,
+        traffic: Handle,
+    ) -> Self {
         Self {
             address,
             node,
@@ -72,6 +84,8 @@ impl Shared {
             links_changed: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            beat: Instant::now(),
+            traffic,
             credentials: ArcSwapOption::new(credentials.map(Arc::new)),
             membership: Mutex::default(),
             links: RwLock::default(),

@@ -52,6 +52,13 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)
 }
 
+/// Moves a socket to the runtime that this is called on, so that its wake-ups come to where it is used.
+pub(crate) fn adopt(stream: &mut TcpStream) -> io::Result<()> {
+    let own = TcpStream::from_std(SockRef::from(&*stream).try_clone()?.into())?;
+    *stream = own;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,13 +38,13 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Nodes within a few milliseconds of each other: a lost leader is replaced within a second. Five heartbeats
+    /// Nodes within a few milliseconds of each other: a lost leader is replaced within a second. Two heartbeats
     /// fit into the lease; more would cost an idle node more than they tell, since openraft wakes five times
     /// for each.
     #[must_use]
     pub const fn lan() -> Self {
         Self {
-            heartbeat: Duration::from_millis(100),
+            heartbeat: Duration::from_millis(200),
             election_min: Duration::from_millis(250),
             election_max: Duration::from_millis(500),
         }

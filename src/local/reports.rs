@@ -56,7 +56,7 @@ impl Reports {
         self.seen.read().clone()
     }
 
-    /// Told when something has become known.
+    /// Told when something has become known, not when it is only confirmed.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -84,8 +84,14 @@ impl Reports {
     }
 
     pub(super) fn insert(&self, node: NodeId, report: Report) {
-        self.seen.write().insert(node, clock::steady(), report);
-        self.changed.send_replace(());
+        let (mut seen, now) = (self.seen.write(), clock::steady());
+        let known = seen.fresh(now).find(|(known, _)| *known == node);
+        let news = known.is_none_or(|(_, before)| report.has_news_since(before));
+        seen.insert(node, now, report);
+        drop(seen);
+        if news {
+            self.changed.send_replace(());
+        }
     }
 
     /// Forgets nodes that are no members any more.

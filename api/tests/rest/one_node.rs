@@ -36,7 +36,7 @@ pub(crate) async fn cluster(dir: &Path, tasks: &mut JoinSet<()>) -> Cluster {
         key,
     };
     let bound = BoundPeers::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
-    let (peers, task) = bound.start(identity);
+    let (peers, task) = bound.start(identity, &tokio::runtime::Handle::current());
     tasks.spawn(async move {
         let _ = task.run(CancellationToken::new()).await;
     });

@@ -98,6 +98,15 @@ impl<K: Ord + Copy> Liveness<K> {
         changed
     }
 
+    /// The first moment after `now` at which [`Liveness::tick`] may find a tunnel dead whose other end probes, unless
+    /// it probes again. Never later than a tunnel that comes alive after `now` could die.
+    pub(crate) fn next_end(&self, now: Instant) -> Instant {
+        // A tunnel is alive to the end of its lifetime, and dead right after.
+        let end = |at: Instant| at + PROBE_LIFETIME + Duration::from_millis(1);
+        let probed = self.0.values().filter(|entry| entry.seen.alive).filter_map(|entry| entry.probed);
+        probed.map(end).filter(|end| *end > now).min().unwrap_or_else(|| end(now))
+    }
+
     /// Whether this tunnel is alive.
     pub(crate) fn is_alive(&self, id: K) -> bool {
         self.0.get(&id).is_some_and(|entry| entry.seen.alive)
@@ -174,5 +183,21 @@ mod tests {
         assert_eq!(liveness.seen()[&7], Seen { alive: true, since: Timestamp(2) });
         assert!(liveness.tick(start + Duration::from_secs(2), Timestamp(5)));
         assert_eq!(liveness.seen()[&7], Seen { alive: false, since: Timestamp(5) });
+    }
+
+    #[test]
+    fn a_tunnel_is_looked_at_when_it_may_have_died() {
+        let start = Instant::now();
+        let (lifetime, wall) = (PROBE_LIFETIME + Duration::from_millis(1), Timestamp(0));
+        let mut liveness = Liveness::new();
+        assert_eq!(liveness.next_end(start), start + lifetime, "one that comes alive now");
+        for (id, ms) in [(1, 100), (2, 200)] {
+            liveness.add(id, wall);
+            liveness.probed(id, start + Duration::from_millis(ms), wall);
+        }
+        let end = start + Duration::from_millis(100) + lifetime;
+        assert_eq!(liveness.next_end(start + Duration::from_millis(300)), end);
+        assert!(liveness.tick(end, wall), "the first is dead");
+        assert_eq!(liveness.next_end(end), start + Duration::from_millis(200) + lifetime);
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, timeout_at},
+    time::{Instant, MissedTickBehavior, interval_at, timeout_at},
 };
 
 use super::{Status, Urgent, read_frames, write_frames};
@@ -36,10 +36,14 @@ const BUDGET_KIB: usize = 64 * 1024;
 const PROBES_REMEMBERED: usize = 8;
 
 /// How often requests whose callers have gone are forgotten, in probe intervals.
-const SWEEP_EVERY: u32 = 50;
+const SWEEP_EVERY: u32 = 25;
 
 /// A probe is sent at least this often, in probe intervals, however much else is answered.
-const MEASURE_EVERY: u32 = 10;
+const MEASURE_EVERY: u32 = 5;
+
+/// Whoever has said something within this time needs no probe. Whoever is silent for [`SUSPECT_AFTER`] has had a whole
+/// probe interval for an answer.
+const HEARD_JUST_NOW: Duration = SUSPECT_AFTER.saturating_sub(PROBE_INTERVAL);
 
 /// Weight of a new round-trip time in the average, as 1/8 (RFC 6298 §2.3).
 const RTT_WEIGHT: u64 = 8;
@@ -139,6 +143,28 @@ pub(crate) struct ControlConnection {
 struct Probes {
     sent: VecDeque<(u32, Instant)>,
     heard: Instant,
+    /// A probe has been sent since then.
+    asked: bool,
+}
+
+/// What to do about a peer.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Probe,
+    Suspect,
+}
+
+/// What to do about a peer that has said nothing for `silence`, and whether a probe of that time is unanswered. `due` is
+/// when its round-trip time is to be measured anew.
+fn step(silence: Duration, asked: bool, rtt: Duration, due: bool) -> Step {
+    if asked && silence >= SUSPECT_AFTER + rtt {
+        Step::Suspect
+    } else if due || silence >= HEARD_JUST_NOW {
+        Step::Probe
+    } else {
+        Step::Nothing
+    }
 }
 
 impl ControlConnection {
@@ -146,17 +172,19 @@ impl ControlConnection {
     pub(crate) fn new(node: NodeId) -> (ControlClient, Self) {
         let (sender, queue) = mpsc::channel(QUEUE);
         let client = ControlClient { node, queue: sender, budget: Arc::new(Semaphore::new(BUDGET_KIB)) };
-        let probes = Mutex::new(Probes { sent: VecDeque::new(), heard: Instant::now() });
+        let probes = Mutex::new(Probes { sent: VecDeque::new(), heard: Instant::now(), asked: false });
         let (pending, urgent, next_id) = (Mutex::default(), Urgent::default(), AtomicU32::new(1));
         (client, Self { queue, pending, probes, urgent, next_id })
     }
 
     /// Runs the connection until it breaks or probes stay unanswered; gives the reason. `rtt` receives the
-    /// smoothed round-trip time in nanoseconds.
+    /// smoothed round-trip time in nanoseconds. Connections with the same `beat` probe at the same moments: the
+    /// process wakes once for all of them.
     pub(crate) async fn run(
         &mut self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin,
         rtt: &AtomicU64,
+        beat: Instant,
     ) -> String {
         let Self { queue, pending, probes, urgent, next_id } = self;
         let (reader, writer) = tokio::io::split(stream);
@@ -169,7 +197,7 @@ impl ControlConnection {
             biased;
             reason = read => reason,
             reason = write => reason,
-            reason = probe(pending, probes, urgent) => reason,
+            reason = probe(pending, probes, urgent, rtt, beat) => reason,
         }
     }
 }
@@ -189,7 +217,10 @@ fn take(
     rtt: &AtomicU64,
 ) -> Result<(), String> {
     let now = Instant::now();
-    probes.lock().heard = now;
+    {
+        let mut probes = probes.lock();
+        (probes.heard, probes.asked) = (now, false);
+    }
     match message.kind {
         Kind::Answer => {
             let status = Status::from_tag(message.tag).ok_or("the other side has sent an unknown status")?;
@@ -220,40 +251,104 @@ fn smooth(average: &AtomicU64, sample: Duration) {
     average.store(after, Ordering::Relaxed);
 }
 
+/// The first moment after `now` that is a whole number of probe intervals away from `beat`.
+fn next_beat(beat: Instant, now: Instant) -> Instant {
+    let passed = now.saturating_duration_since(beat).as_nanos() / PROBE_INTERVAL.as_nanos();
+    beat + PROBE_INTERVAL * u32::try_from(passed + 1).unwrap_or(u32::MAX)
+}
+
 /// Sends probes; ends when nothing has been heard for too long.
-async fn probe(pending: &Mutex<HashMap<u32, Pending>>, probes: &Mutex<Probes>, urgent: &Urgent) -> String {
-    let mut ticks = interval(PROBE_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn probe(
+    pending: &Mutex<HashMap<u32, Pending>>,
+    probes: &Mutex<Probes>,
+    urgent: &Urgent,
+    rtt: &AtomicU64,
+    beat: Instant,
+) -> String {
+    let mut ticks = interval_at(next_beat(beat, Instant::now()), PROBE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut last, mut ticked, mut count) = (Instant::now(), 0_u32, 0_u32);
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        let late = (now - last).saturating_sub(2 * PROBE_INTERVAL);
+        let late = (now - last).saturating_sub(PROBE_INTERVAL);
         last = now;
+        ticked = ticked.wrapping_add(1);
+        if ticked.is_multiple_of(SWEEP_EVERY) {
+            pending.lock().retain(|_, call| !call.reply.is_closed());
+        }
         {
             let mut probes = probes.lock();
             // When this program itself has stood still, the silence of the others says nothing.
             probes.heard += late;
-            if now.saturating_duration_since(probes.heard) >= SUSPECT_AFTER {
-                return format!("it has not answered probes for {SUSPECT_AFTER:?}");
-            }
-            // Whoever has just answered something else needs no probe; now and then one is sent all the same,
-            // because they measure the round-trip time.
-            ticked = ticked.wrapping_add(1);
-            if ticked.is_multiple_of(SWEEP_EVERY) {
-                pending.lock().retain(|_, call| !call.reply.is_closed());
-            }
-            if now.saturating_duration_since(probes.heard) < PROBE_INTERVAL
-                && !ticked.is_multiple_of(MEASURE_EVERY)
-            {
-                continue;
+            let silence = now.saturating_duration_since(probes.heard);
+            let rtt = Duration::from_nanos(rtt.load(Ordering::Relaxed));
+            match step(silence, probes.asked, rtt, ticked.is_multiple_of(MEASURE_EVERY)) {
+                Step::Suspect => return format!("it has not answered probes for {silence:?}"),
+                Step::Nothing => continue,
+                Step::Probe => {}
             }
             count = count.wrapping_add(1);
             if probes.sent.len() >= PROBES_REMEMBERED {
                 probes.sent.pop_front();
             }
             probes.sent.push_back((count, now));
+            probes.asked = true;
         }
         urgent.set(Kind::Ping, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_suspect_when_it_leaves_a_probe_unanswered() {
+        let cases = [
+            // Silence in ms, asked, round-trip time in ms, due.
+            (0, false, 1, false, Step::Nothing),
+            (99, false, 1, false, Step::Nothing),
+            (10, false, 1, true, Step::Probe),
+            (100, false, 1, false, Step::Probe),
+            (299, true, 0, false, Step::Probe),
+            (300, true, 0, false, Step::Suspect),
+            (300, true, 1, false, Step::Probe),
+            (499, true, 200, false, Step::Probe),
+            (500, true, 200, true, Step::Suspect),
+            // Nobody has asked it yet: this program itself was slow.
+            (5000, false, 1, false, Step::Probe),
+        ];
+        for (silence, asked, rtt, due, expected) in cases {
+            let ms = Duration::from_millis;
+            let got = step(ms(silence), asked, ms(rtt), due);
+            assert_eq!(got, expected, "{silence} ms, asked {asked}, rtt {rtt} ms, due {due}");
+        }
+    }
+
+    #[test]
+    fn a_dead_peer_is_suspect_within_half_a_second() {
+        // The peer dies so many ms after a beat, having been heard that long after it.
+        for died in 0..200_u64 {
+            let (mut asked, mut beat) = (false, 0);
+            let noticed = loop {
+                beat += 200;
+                match step(Duration::from_millis(beat - died), asked, Duration::ZERO, false) {
+                    Step::Suspect => break beat - died,
+                    Step::Probe => asked = true,
+                    Step::Nothing => {}
+                }
+            };
+            assert!((300..=500).contains(&noticed), "died at {died} ms, noticed after {noticed} ms");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_connections_probe_at_the_same_moments() {
+        let beat = Instant::now();
+        for (now, next) in [(0, 200), (1, 200), (199, 200), (200, 400), (12_345, 12_400)] {
+            let at = |ms| beat + Duration::from_millis(ms);
+            assert_eq!(next_beat(beat, at(now)), at(next), "after {now} ms");
+        }
     }
 }

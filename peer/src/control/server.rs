@@ -21,7 +21,7 @@ use crate::{
 /// Most requests of one peer that are worked on at the same time.
 const CONCURRENT_MAX: usize = 256;
 
-/// How long nothing may come: the other side probes ten times a second.
+/// How long nothing may come: the other side probes several times a second.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// How long a handler may work on one request: longer than any caller waits.

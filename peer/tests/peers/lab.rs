@@ -92,7 +92,7 @@ impl Node {
     pub(crate) async fn start_at(identity: NodeIdentity, address: SocketAddr) -> Self {
         let bound = BoundPeers::bind(address).await.unwrap();
         let (address, spki) = (bound.local_addr(), identity.key.spki_digest());
-        let (peers, task) = bound.start(identity);
+        let (peers, task) = bound.start(identity, &tokio::runtime::Handle::current());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(task.run(shutdown.clone()));
         for service in [Service::Raft, Service::Relay, Service::Snapshot, Service::Status] {

@@ -143,7 +143,7 @@ async fn an_identity_that_cannot_be_used_is_reported_by_the_task() {
     let lab = Lab::new();
     let mixed = pangolin_peer::identity::NodeIdentity { key: lab.identity(2).key, ..lab.identity(1) };
     let bound = BoundPeers::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let (peers, task) = bound.start(mixed);
+    let (peers, task) = bound.start(mixed, &tokio::runtime::Handle::current());
     let error = task.run(CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, PeerError::Identity(_)), "{error}");
     until("nothing was seen", || peers.seen().borrow().is_empty()).await;

@@ -118,7 +118,7 @@ impl Group {
         };
         let bound = BoundPeers::bind("127.0.0.1:0".parse().expect("address")).await.expect("bound");
         let address = bound.local_addr();
-        let (peers, task) = bound.start(identity);
+        let (peers, task) = bound.start(identity, &tokio::runtime::Handle::current());
         let network = CancellationToken::new();
         tokio::spawn(task.run(network.clone()));
         let mut config = RaftConfig { timing: TIMING, ..RaftConfig::new(NodeId(id), dir.path()) };

@@ -26,8 +26,6 @@ use crate::{
     wall_clock,
 };
 
-/// How often tunnels are looked at: a dead one is noticed that much later at most.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the interface is looked for.
 const INTERFACE_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after an error of the probe socket, so that a lasting one does not spin.
@@ -143,12 +141,15 @@ impl TunnelLayer {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         };
-        let (mut look, mut count, mut check) =
-            (every(WATCH_INTERVAL), every(COUNTER_INTERVAL), every(INTERFACE_INTERVAL));
+        let (mut count, mut check) = (every(COUNTER_INTERVAL), every(INTERFACE_INTERVAL));
         loop {
+            let next_end = self.0.state.lock().liveness.next_end(Instant::now());
             tokio::select! {
-                _ = look.tick() => self.look(),
-                _ = count.tick() => self.count().await?,
+                () = tokio::time::sleep_until(next_end.into()) => self.look(),
+                _ = count.tick() => {
+                    self.count().await?;
+                    self.look();
+                }
                 _ = check.tick() => self.check_interface()?,
             }
         }
