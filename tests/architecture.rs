@@ -19,8 +19,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pangolin-api", &["pangolin-core", "pangolin-wire", "pangolin-storage", "pangolin-raft"]),
     ("pangolin-connector", &["pangolin-core", "pangolin-wire", "pangolin-tunnel"]),
     ("pangolinctl", &["pangolin-core", "pangolin-wire"]),
-    // The harness sees the cluster only from outside: what it says to it, any client may say.
-    ("pangolin-chaos", &["pangolin-core", "pangolin-wire"]),
+    // The harness sees real clusters only from outside: what it says to them, any client may say. Its simulator builds
+    // nodes of the parts that the node is built of.
+    (
+        "pangolin-chaos",
+        &["pangolin-core", "pangolin-wire", "pangolin-peer", "pangolin-storage", "pangolin-raft"],
+    ),
 ];
 
 /// The crate that puts the parts together.

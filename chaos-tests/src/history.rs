@@ -139,6 +139,10 @@ pub enum What {
         target: String,
         /// The fence that it was decided under: terms, epochs or revisions of one target grow.
         fence: u64,
+        /// Where the log says that it was done. Effects that have a place in the log are compared in its order, all
+        /// others in that of the clock.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revision: Option<Revision>,
     },
     /// A node's DNS answered.
     DnsAnswer(DnsAnswer),
@@ -545,7 +549,7 @@ mod tests {
             What::Stopped { node: NodeId(1) },
             observed(1, Role::Leader, 3, 9, "ab"),
             What::Placement { node: NodeId(1), revision: rev(3), site: SiteId(1), epoch: 2, home: NodeId(3) },
-            What::Effect { node: NodeId(1), target: "ca".into(), fence: 3 },
+            What::Effect { node: NodeId(1), target: "ca".into(), fence: 3, revision: None },
             What::DnsAnswer(dns),
             What::Note { text: "x".into() },
         ];

@@ -32,6 +32,7 @@ pub mod process;
 pub mod programs;
 pub mod run;
 pub mod shim;
+pub mod sim;
 pub mod site;
 pub mod testbed;
 pub mod verdict;

@@ -9,8 +9,11 @@ use pangolin_chaos::{
     kills::{self, KillOptions},
     leftovers,
     run::{self, RunOptions},
+    sim::batch::{SimOptions, simulate},
     verdict::Verdict,
 };
+
+mod libc_overrides;
 
 /// Clusters of real processes on this host
 #[derive(Debug, Parser)]
@@ -30,6 +33,8 @@ enum Verb {
     Kills(KillOptions),
     /// Remove what runs that were killed have left behind
     Clean,
+    /// Simulate clusters under faults, one per seed, and judge them: exit status 0 true, 1 false, 2 unknown
+    Sim(SimOptions),
     /// Be the sample backend
     Backend {
         /// Where to listen; port 0 takes a free one and prints it
@@ -43,6 +48,15 @@ enum Verb {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Verb::Sim(options) = &cli.verb {
+        return simulate(options).map_or_else(
+            |error| {
+                complain(&format!("{error:#}"));
+                ExitCode::from(2)
+            },
+            Verdict::exit_code,
+        );
+    }
     // One thread: children get their death signal when the thread that started them ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
@@ -55,6 +69,7 @@ fn main() -> ExitCode {
                 Verb::Run(options) => Ok(run::run(&options).await.unwrap_or_else(undecided).exit_code()),
                 Verb::Kills(options) => Ok(kills::run(&options).await.unwrap_or_else(undecided).exit_code()),
                 Verb::Clean => clean(),
+                Verb::Sim(_) => unreachable!("it has a runtime of its own"),
             }
         });
         // Somebody may still be waited for at the keyboard.

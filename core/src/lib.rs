@@ -20,6 +20,8 @@ pub mod name;
 pub mod observation;
 pub mod outcome;
 pub mod plan;
+#[cfg(planted)]
+pub mod planted;
 pub mod record;
 pub mod state;
 pub mod time;

@@ -419,7 +419,8 @@ impl Inner {
             return Some((term, self.timing.election_max));
         }
         let left = self.timing.election_max.checked_sub(leader.last_quorum_acked()?.elapsed())?;
-        Some((term, left))
+        // A lease that ends now has ended: whoever waits for no time at all does not wait.
+        (!left.is_zero()).then_some((term, left))
     }
 }
 

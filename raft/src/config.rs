@@ -80,7 +80,9 @@ impl Clock {
         Self(Arc::new(now))
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
+    /// What it says.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
         (self.0)()
     }
 }

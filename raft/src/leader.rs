@@ -129,6 +129,12 @@ impl Leader<'_> {
         if node == self.inner.node {
             return Err(MembershipError::IsLeader(node));
         }
+        #[cfg(planted)]
+        if pangolin_core::planted::is(pangolin_core::planted::Bug::NoJointConsensus) {
+            // All others at once: one voter at a time does not need the joint membership.
+            let others = voters.into_iter().filter(|voter| *voter != self.inner.node.0).collect();
+            return self.change(&membership, ChangeMembers::RemoveVoters(others), true).await;
+        }
         let change = if voters.contains(&node.0) {
             ChangeMembers::RemoveVoters([node.0].into())
         } else {

@@ -14,6 +14,8 @@ mod log;
 mod machine;
 mod messages;
 mod network;
+#[cfg(planted)]
+mod planted;
 mod propose;
 mod serve;
 mod snapshot_stream;

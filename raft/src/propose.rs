@@ -194,6 +194,9 @@ impl Inner {
         if let Err(error) = proposal.check_level(&self.state.borrow()) {
             return Attempt::NotAppended(error.to_string());
         }
+        #[cfg(planted)]
+        let hasty = proposal.request.is_some()
+            && pangolin_core::planted::is(pangolin_core::planted::Bug::ReplyBeforeCommit);
         let command = Request(proposal.at(self.stamp()).into());
         let (responder, answer) = ProgressResponder::complete_only();
         let mut write = self.raft.write(command).responder(responder);
@@ -204,6 +207,12 @@ impl Inner {
             // An error here means that openraft's queue is gone: nobody has taken the command.
             if let Err(error) = write.await {
                 return Attempt::NotAppended(error.to_string());
+            }
+            #[cfg(planted)]
+            if hasty {
+                let applied = self.state.borrow().revision();
+                let revision = Revision { index: applied.index + 1, ..applied };
+                return Attempt::Committed(Committed { revision, outcome: Outcome::Done(None) });
             }
             match answer.await {
                 Ok(Ok(done)) => {

@@ -76,6 +76,12 @@ impl Inner {
 
     /// How far the log is committed, as the leader.
     pub(crate) async fn read_index(&self) -> Result<u64, String> {
+        #[cfg(planted)]
+        if pangolin_core::planted::is(pangolin_core::planted::Bug::LeaseWithoutBound)
+            && self.leader() == Some(self.node)
+        {
+            return Ok(self.raft.metrics().borrow_watched().last_applied.map_or(0, |applied| applied.index));
+        }
         let confirmed = timeout(CONFIRM, self.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
         match confirmed {
             Ok(Ok((read, _))) => Ok(read.index()),

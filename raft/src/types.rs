@@ -16,6 +16,18 @@ use pangolin_core::{codec, command::Command, id::Revision, outcome::Outcome};
 use pangolin_storage as storage;
 use serde::{Deserialize, Serialize};
 
+#[cfg(planted)]
+openraft::declare_raft_types!(
+    /// Our types, with entries that may be planted bugs.
+    pub(crate) TypeConfig:
+        D = Request,
+        R = Applied,
+        NodeId = u64,
+        Node = EmptyNode,
+        Entry = crate::planted::Entry,
+);
+
+#[cfg(not(planted))]
 openraft::declare_raft_types!(
     /// Our types.
     pub(crate) TypeConfig:

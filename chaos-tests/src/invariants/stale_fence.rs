@@ -2,31 +2,41 @@
 
 use std::collections::BTreeMap;
 
-use pangolin_core::NodeId;
+use pangolin_core::{NodeId, Revision};
 
 use crate::{
     history::{History, What},
     verdict::Finding,
 };
 
+/// Where in the log, under which fence, by whom.
+type Effect = (Option<Revision>, u64, NodeId);
+
 /// Follows the fences under which each target was acted upon.
 #[must_use]
 pub fn check(history: &History) -> Finding {
-    let mut latest: BTreeMap<&str, (u64, NodeId)> = BTreeMap::new();
-    let mut checked = 0;
+    let mut effects: BTreeMap<&str, Vec<Effect>> = BTreeMap::new();
     for event in &history.events {
-        let What::Effect { node, target, fence } = &event.what else { continue };
-        checked += 1;
-        let (last, by) = latest.entry(target).or_insert((*fence, *node));
-        if fence < last {
-            return Finding::broken(
-                checked,
-                format!(
-                    "node {node} acted on {target} under fence {fence}, after node {by} had under {last}"
-                ),
-            );
+        let What::Effect { node, target, fence, revision } = &event.what else { continue };
+        effects.entry(target).or_default().push((*revision, *fence, *node));
+    }
+    let mut checked = 0;
+    for (target, mut effects) in effects {
+        // Those without a place in the log keep their order.
+        effects.sort_by_key(|(revision, _, _)| *revision);
+        checked += effects.len();
+        for pair in effects.windows(2) {
+            let ((_, last, by), (at, fence, node)) = (pair[0], pair[1]);
+            if fence < last {
+                let place = at.map(|at| format!(" at revision {at}")).unwrap_or_default();
+                return Finding::broken(
+                    checked,
+                    format!(
+                        "node {node} acted on {target} under fence {fence}{place}, after node {by} had under {last}"
+                    ),
+                );
+            }
         }
-        (*last, *by) = (*fence, *node);
     }
     Finding::holds(checked)
 }
@@ -39,12 +49,19 @@ mod tests {
     #[test]
     fn fences_only_grow() {
         let act = |node, target: &str, fence| {
-            (0, What::Effect { node: NodeId(node), target: target.into(), fence })
+            (0, What::Effect { node: NodeId(node), target: target.into(), fence, revision: None })
+        };
+        let logged = |index, fence| {
+            let (node, target) = (NodeId(1), "site 1".into());
+            (0, What::Effect { node, target, fence, revision: Some(rev(index)) })
         };
         let cases = [
             (vec![], Verdict::True),
             (vec![act(1, "ca", 1), act(1, "ca", 1), act(2, "ca", 3), act(1, "site 1", 1)], Verdict::True),
             (vec![act(1, "ca", 1), act(2, "ca", 2), act(1, "ca", 1)], Verdict::False),
+            // The answers may come in another order than the log has.
+            (vec![logged(9, 2), logged(5, 1)], Verdict::True),
+            (vec![logged(5, 2), logged(9, 1)], Verdict::False),
         ];
         for (events, expected) in cases {
             let finding = check(&history(events));

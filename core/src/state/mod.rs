@@ -241,6 +241,10 @@ impl ClusterState {
     }
 
     fn check(&self, fence: Fence) -> Result<(), Refusal> {
+        #[cfg(planted)]
+        if crate::planted::is(crate::planted::Bug::UnfencedEffect) {
+            return Ok(());
+        }
         let current = self.leadership.map_or(0, |leadership| leadership.term);
         match fence {
             Fence::Term(decided) | Fence::Placement { term: decided, .. } if decided != current => {
