@@ -4,6 +4,8 @@
 
 pub mod clock;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod leader;
 pub mod local;
 pub mod membership;

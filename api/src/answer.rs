@@ -4,7 +4,6 @@ use http::{HeaderValue, StatusCode, header};
 use pangolin_core::Revision;
 use pangolin_wire::{Code, Envelope, Failure, REVISION_HEADER};
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 use warp::reply::Response;
 
@@ -17,8 +16,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: StatusCode,
-    message: String,
-    data: Option<Value>,
+    /// The envelope, as it is sent.
+    body: Vec<u8>,
     revision: Revision,
 }
 
@@ -43,7 +42,10 @@ impl Answer {
 
     /// Something was done that has nothing to show.
     pub(crate) fn done(revision: Revision, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::OK, message: message.into(), data: None, revision }
+        let status = StatusCode::OK;
+        let envelope = Envelope::<()>::success(status.as_u16(), message, None);
+        // Numbers and strings are always JSON.
+        Self { status, body: serde_json::to_vec(&envelope).unwrap_or_default(), revision }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -56,18 +58,19 @@ impl Answer {
         message: impl Into<String>,
         data: &impl Serialize,
     ) -> Result<Self, ApiFailure> {
-        let data = serde_json::to_value(data).map_err(|error| {
+        let body = serde_json::to_vec(&Envelope::success(status.as_u16(), message, Some(data)));
+        let body = body.map_err(|error| {
             ApiFailure::internal(format!("the answer cannot be written as JSON: {error}"))
         })?;
-        Ok(Self { status, message: message.into(), data: Some(data), revision })
+        Ok(Self { status, body, revision })
     }
 }
 
 /// The response to a request of the given name.
 pub(crate) fn respond(result: Result<Answer, ApiFailure>, request: Uuid) -> Response {
     match result {
-        Ok(Answer { status, message, data, revision }) => {
-            let mut response = json(status, &Envelope::success(status.as_u16(), message, data));
+        Ok(Answer { status, body, revision }) => {
+            let mut response = json(status, body);
             if let Ok(value) = HeaderValue::from_str(&revision.to_string()) {
                 response.headers_mut().insert(REVISION_HEADER, value);
             }
@@ -81,7 +84,9 @@ fn refuse(failure: ApiFailure, request_id: Uuid) -> Response {
     let ApiFailure { code, message, hint } = failure;
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let failure = Failure { status: status.as_u16(), code, message, hint, request_id: Some(request_id) };
-    let mut response = json(status, &Envelope::<Value>::failure(failure));
+    // A value made of strings and numbers is always JSON.
+    let body = serde_json::to_vec(&Envelope::<()>::failure(failure)).unwrap_or_default();
+    let mut response = json(status, body);
     let headers = response.headers_mut();
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
@@ -92,9 +97,7 @@ fn refuse(failure: ApiFailure, request_id: Uuid) -> Response {
     response
 }
 
-fn json(status: StatusCode, envelope: &Envelope<Value>) -> Response {
-    // A value made of strings, numbers and values is always JSON.
-    let body = serde_json::to_vec(envelope).unwrap_or_default();
+fn json(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();

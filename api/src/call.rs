@@ -25,12 +25,23 @@ const APPLIED_MAX: Duration = Duration::from_secs(2);
 /// Most characters of a path that are noted: longer ones lead nowhere.
 const PATH_MAX: usize = 256;
 
+/// How new the state has to be that a request is answered from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// As this node has it.
+    Any,
+    /// Not older than what the client has seen.
+    AtLeast(Revision),
+    /// With everything in it that was acknowledged before the request.
+    Latest,
+}
+
 /// A request as it came in, before anything is known of the caller.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) caller: Caller,
     pub(crate) authorization: Option<HeaderValue>,
-    pub(crate) min_revision: Option<Revision>,
+    pub(crate) freshness: Freshness,
     pub(crate) request: RequestId,
     pub(crate) verb: Method,
     pub(crate) path: String,
@@ -75,15 +86,15 @@ impl Call {
         parameters: Vec<(&'static str, String)>,
     ) -> Result<Self, ApiFailure> {
         let authenticate = || authenticate(&app.cluster.state(), &arrived);
-        if let Some(revision) = arrived.min_revision {
+        if arrived.freshness != Freshness::Any {
             // A key that was made a moment ago on another node is known here once this node has caught up; who
             // shows none at all does not wait.
             if matches!(arrived.caller.credentials, Credentials::Bearer) && arrived.authorization.is_none() {
                 authenticate()?;
             }
-            if app.cluster.wait_applied(revision, APPLIED_MAX).await.is_err() {
+            if let Err(stale) = catch_up(&app.cluster, arrived.freshness).await {
                 authenticate()?;
-                return Err(behind(revision, app.cluster.state().revision()));
+                return Err(stale);
             }
         }
         let principal = authenticate()?;
@@ -123,6 +134,10 @@ impl Call {
     /// The body as a request of the given type. No body at all is the same as an empty object.
     pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, ApiFailure> {
         let body: &[u8] = if self.arrived.body.is_empty() { b"{}" } else { &self.arrived.body };
+        // Where a fault lies is looked up only when there is one: keeping track of it costs more than reading.
+        if let Ok(value) = serde_json::from_slice(body) {
+            return Ok(value);
+        }
         let json = &mut serde_json::Deserializer::from_slice(body);
         let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
             let (path, error) = (error.path().to_string(), error.inner());
@@ -291,12 +306,23 @@ impl Changed {
     }
 }
 
-fn behind(wanted: Revision, applied: Revision) -> ApiFailure {
-    ApiFailure::new(
-        Code::Behind,
-        format!("this node has applied revision {applied}, and the request asks for {wanted}"),
-    )
-    .hint("Repeat the request, or ask another node.")
+/// Waits until this node's state is new enough.
+async fn catch_up(cluster: &Cluster, freshness: Freshness) -> Result<(), ApiFailure> {
+    let stale = match freshness {
+        Freshness::Any => return Ok(()),
+        Freshness::AtLeast(revision) => match cluster.wait_applied(revision, APPLIED_MAX).await {
+            Ok(()) => return Ok(()),
+            Err(_) => {
+                let applied = cluster.state().revision();
+                format!("this node has applied revision {applied}, and the request asks for {revision}")
+            }
+        },
+        Freshness::Latest => match cluster.read_barrier(APPLIED_MAX).await {
+            Ok(_) => return Ok(()),
+            Err(not_yet) => format!("this node cannot show the latest state: {not_yet}"),
+        },
+    };
+    Err(ApiFailure::new(Code::Behind, stale).hint("Repeat the request, or ask another node."))
 }
 
 fn authenticate(state: &ClusterState, arrived: &Arrived) -> Result<Principal, ApiFailure> {

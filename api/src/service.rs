@@ -6,10 +6,10 @@ use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited, combinators::UnsyncBoxBody};
-use pangolin_core::{Cause, NodeId, RequestId, Revision, id::ClientId, record::NodeRole};
+use pangolin_core::{Cause, NodeId, RequestId, id::ClientId, record::NodeRole};
 use pangolin_raft::Cluster;
 use pangolin_wire::{
-    ApiWrite, ClusterStatus, Code, CreatedToken, JournalPage, MIN_REVISION_HEADER, REQUEST_BODY_MAX,
+    ApiWrite, ClusterStatus, Code, CreatedToken, JournalPage, LATEST, MIN_REVISION_HEADER, REQUEST_BODY_MAX,
     REQUEST_ID_HEADER,
 };
 use sha2::{Digest as _, Sha256};
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     answer,
-    call::Arrived,
+    call::{Arrived, Freshness},
     failure::ApiFailure,
     routes::{self, Door},
 };
@@ -117,12 +117,12 @@ impl Api {
         };
         let arrived = async {
             given?;
-            let min_revision = min_revision(&head.headers)?;
+            let freshness = freshness(&head.headers)?;
             let body = read(body).await?;
             Ok(Arrived {
                 caller,
                 authorization: head.headers.get(header::AUTHORIZATION).cloned(),
-                min_revision,
+                freshness,
                 request: request_of(request_id, &head, &body),
                 verb: head.method.clone(),
                 path: head.uri.path().to_owned(),
@@ -137,7 +137,8 @@ impl Api {
                 *request.method_mut() = head.method.clone();
                 *request.uri_mut() = head.uri.clone();
                 request.extensions_mut().insert(Arc::new(arrived));
-                match warp::service(self.door.filters.clone()).call(request).await {
+                let filter = self.door.filter(&head.method, head.uri.path());
+                match warp::service(filter).call(request).await {
                     Ok(mut response) => match response.extensions_mut().remove::<ApiFailure>() {
                         Some(failure) => answer::respond(Err(failure), request_id),
                         None => response,
@@ -190,11 +191,14 @@ fn request_id(headers: &HeaderMap) -> Result<Option<Uuid>, ApiFailure> {
     }
 }
 
-fn min_revision(headers: &HeaderMap) -> Result<Option<Revision>, ApiFailure> {
-    let Some(value) = headers.get(MIN_REVISION_HEADER) else { return Ok(None) };
+fn freshness(headers: &HeaderMap) -> Result<Freshness, ApiFailure> {
+    let Some(value) = headers.get(MIN_REVISION_HEADER) else { return Ok(Freshness::Any) };
     let text = value.to_str().unwrap_or_default();
-    text.parse().map(Some).map_err(|error| {
-        ApiFailure::invalid(format!("the header Pangolin-Min-Revision is {text:?}: {error}"))
+    if text == LATEST {
+        return Ok(Freshness::Latest);
+    }
+    text.parse().map(Freshness::AtLeast).map_err(|error| {
+        ApiFailure::invalid(format!("the header Pangolin-Min-Revision is {text:?}: {error}, or \"latest\""))
     })
 }
 

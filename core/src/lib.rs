@@ -15,6 +15,8 @@ pub mod codec;
 pub mod command;
 pub mod decide;
 pub mod feature;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod id;
 pub mod name;
 pub mod observation;

@@ -16,6 +16,8 @@ mod clock;
 mod control;
 mod error;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hello;
 pub mod identity;
 pub mod join;

@@ -32,7 +32,8 @@ use crate::{
     messages::{Answer, Ask, decode, encode},
     network::Network,
     propose::IN_FLIGHT_BYTES,
-    serve::Endpoint,
+    rounds::Rounds,
+    serve::{CONFIRM, Endpoint},
     status::RaftStatus,
     transport::Transport,
     types::Raft,
@@ -59,6 +60,10 @@ pub(crate) struct Inner {
     pub(crate) in_flight: Semaphore,
     pub(crate) last_stamp: Mutex<Timestamp>,
     pub(crate) receiving: tokio::sync::Mutex<()>,
+    /// Readers, here and on other nodes, that wait for this node's word as the leader.
+    pub(crate) confirming: Rounds,
+    /// Readers here that wait for the leader's word.
+    asking: Rounds,
     /// Whoever leads, as far as this node knows.
     pub(crate) known_leader: watch::Sender<Option<NodeId>>,
     leadership: watch::Sender<Option<u64>>,
@@ -133,6 +138,8 @@ impl Cluster {
             in_flight: Semaphore::new(IN_FLIGHT_BYTES),
             last_stamp: Mutex::default(),
             receiving: tokio::sync::Mutex::default(),
+            confirming: Rounds::default(),
+            asking: Rounds::default(),
             known_leader: watch::Sender::default(),
             leadership: watch::Sender::default(),
             heard: Mutex::default(),
@@ -226,7 +233,8 @@ impl Cluster {
         let inner = &self.inner;
         let deadline = Instant::now() + within;
         let index = loop {
-            match inner.ask_read_index(deadline).await {
+            let asked = timeout_at(deadline, inner.ask_read_index()).await;
+            match asked.unwrap_or_else(|_| Err("no majority answered in time".into())) {
                 Ok(index) => break index,
                 Err(reason) if Instant::now() >= deadline => return Err(NotYet::Unconfirmed(reason)),
                 Err(_) => inner.pause(deadline).await,
@@ -391,19 +399,28 @@ impl Inner {
         });
     }
 
-    async fn ask_read_index(&self, deadline: Instant) -> Result<u64, String> {
+    /// How far the log is committed, by the leader's word, given after this call.
+    async fn ask_read_index(self: &Arc<Self>) -> Result<u64, String> {
         match self.leader() {
             None => Err("no leader is known".into()),
             Some(leader) if leader == self.node => self.read_index().await,
             Some(leader) => {
-                let within = deadline.saturating_duration_since(Instant::now());
-                let ask = encode(&Ask::ReadIndex)?;
-                let answer = self.peers.request(leader, Service::Raft, ask, within).await;
-                match decode(&answer.map_err(|error| error.to_string())?)? {
-                    Answer::ReadIndex(index) => Ok(index),
-                    _ => Err(format!("node {leader} answered another question")),
-                }
+                let inner = Arc::downgrade(self);
+                let ask = move || {
+                    let inner = inner.upgrade();
+                    async move { inner.ok_or("the node is stopping")?.ask_leader(leader).await }
+                };
+                self.asking.ask(ask).await
             }
+        }
+    }
+
+    async fn ask_leader(&self, leader: NodeId) -> Result<u64, String> {
+        let ask = encode(&Ask::ReadIndex)?;
+        let answer = self.peers.request(leader, Service::Raft, ask, CONFIRM).await;
+        match decode(&answer.map_err(|error| error.to_string())?)? {
+            Answer::ReadIndex(index) => Ok(index),
+            _ => Err(format!("node {leader} answered another question")),
         }
     }
 

@@ -9,6 +9,8 @@
 mod cluster;
 mod config;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod leader;
 mod log;
 mod machine;
@@ -17,6 +19,7 @@ mod network;
 #[cfg(planted)]
 mod planted;
 mod propose;
+mod rounds;
 mod serve;
 mod snapshot_stream;
 mod status;

@@ -1,6 +1,10 @@
 //! Answers what other nodes ask.
 
-use std::{io, sync::Weak, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use openraft::{ReadPolicy, alias::SnapshotOf, async_runtime::watch::WatchReceiver as _};
@@ -18,7 +22,7 @@ use crate::{
 };
 
 /// How long a leader tries to confirm that it leads.
-const CONFIRM: Duration = Duration::from_secs(2);
+pub(crate) const CONFIRM: Duration = Duration::from_secs(2);
 
 /// Answers for one service. The cluster may end before the network does: it is asked anew each time.
 #[derive(Clone, Debug)]
@@ -54,7 +58,7 @@ impl Endpoint {
 }
 
 impl Inner {
-    async fn answer(&self, from: NodeId, ask: Ask) -> Result<Answer, String> {
+    async fn answer(self: &Arc<Self>, from: NodeId, ask: Ask) -> Result<Answer, String> {
         check(&ask, from)?;
         let raft = &self.raft;
         Ok(match ask {
@@ -74,8 +78,17 @@ impl Inner {
         })
     }
 
-    /// How far the log is committed, as the leader.
-    pub(crate) async fn read_index(&self) -> Result<u64, String> {
+    /// How far the log is committed, as the leader, by the word of a majority that was asked after this call.
+    pub(crate) async fn read_index(self: &Arc<Self>) -> Result<u64, String> {
+        let inner = Arc::downgrade(self);
+        let confirm = move || {
+            let inner = inner.upgrade();
+            async move { inner.ok_or("the node is stopping")?.confirm().await }
+        };
+        self.confirming.ask(confirm).await
+    }
+
+    async fn confirm(&self) -> Result<u64, String> {
         #[cfg(planted)]
         if pangolin_core::planted::is(pangolin_core::planted::Bug::LeaseWithoutBound)
             && self.leader() == Some(self.node)

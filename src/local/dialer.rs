@@ -42,6 +42,12 @@ struct RelayHeader {
     port: u16,
 }
 
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = codec::decode::<RelayHeader>(bytes, HEADER_MAX);
+}
+
 /// Reaches targets for the edge.
 pub struct NodeDialer {
     /// This node.

@@ -145,6 +145,12 @@ fn line(record: &JournalRecord) -> JournalLine {
     }
 }
 
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = line(&JournalRecord { serial: 1, at: 0, body: bytes.to_vec() });
+}
+
 impl JournalTask {
     /// Writes until told to end, and then what was said until then.
     ///
@@ -199,6 +205,24 @@ fn ended_in_order(entries: &[JournalEntry]) -> bool {
 fn append(store: &Store, entry: &JournalEntry) -> Result<(), String> {
     let bytes = codec::encode(entry).map_err(|error| error.to_string())?;
     store.append(&bytes).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// All of them in one go, which costs a fraction of one after the other: a burst of writes over the API makes as many
+/// entries.
+fn append_all(store: &Store, entries: &[JournalEntry]) -> Result<(), String> {
+    let encoded = entries.iter().map(codec::encode).collect::<Result<Vec<_>, _>>();
+    store
+        .append_all(&encoded.map_err(|error| error.to_string())?)
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
+
+/// How many entries are lost with this one.
+fn weight(entry: &JournalEntry) -> u64 {
+    match entry.event {
+        JournalEvent::EntriesLost { count } => count,
+        _ => 1,
+    }
 }
 
 /// Finds out what has happened.
@@ -302,17 +326,10 @@ impl Writer {
         let count = entries.len() as u64;
         let writing = tokio::task::spawn_blocking(move || {
             let Some(Ok(store)) = shared.store.get() else { return (0, None) };
-            let (mut failed, mut reason) = (0, None);
-            for entry in &entries {
-                if let Err(error) = append(store, entry) {
-                    failed += match entry.event {
-                        JournalEvent::EntriesLost { count } => count,
-                        _ => 1,
-                    };
-                    reason = Some(error);
-                }
+            match append_all(store, &entries) {
+                Ok(()) => (0, None),
+                Err(reason) => (entries.iter().map(weight).sum(), Some(reason)),
             }
-            (failed, reason)
         });
         let (failed, reason) = writing.await.unwrap_or_else(|error| (count + lost, Some(error.to_string())));
         self.journal.shared.lost.fetch_add(failed, Ordering::Relaxed);

@@ -2,7 +2,11 @@
 //!
 //! It is woken by a new state and by a slow timer; both go the same path.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use pangolin_core::{
@@ -24,6 +28,11 @@ use crate::{clock, seal};
 
 /// How often everything is brought in line though nothing changed.
 const SLOW: Duration = Duration::from_secs(30);
+/// After a round the reconciler rests this many times as long as the round took, so that a burst of changes costs a
+/// node a tenth of a core, and what comes meanwhile is done in one round.
+const REST_FACTOR: u32 = 9;
+/// Longest rest: a change shows within a second.
+const REST_MAX: Duration = Duration::from_millis(250);
 /// How long one key encrypts session tickets: 6 hours.
 const TICKET_PERIOD_MS: u64 = 6 * 3600 * 1000;
 
@@ -61,8 +70,14 @@ impl Layers {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut states = self.cluster.watch();
         loop {
+            let began = Instant::now();
             let state = states.borrow_and_update().clone();
             self.bring_in_line(plan(&state, self.node)).await;
+            drop(state);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep((began.elapsed() * REST_FACTOR).min(REST_MAX)) => {}
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 changed = states.changed() => if changed.is_err() { return Ok(()) },

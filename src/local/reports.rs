@@ -124,6 +124,14 @@ impl Handler for Inbox {
     }
 }
 
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(report) = codec::decode::<Report>(bytes, REPORT_MAX) {
+        Reports::default().insert(NodeId(1), report);
+    }
+}
+
 /// Writes this node's report and tells it to the others, at once when something changes.
 pub struct Reporter {
     /// Where reports are kept.

@@ -16,8 +16,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-/// Most connections at a time: operators and scripts, not traffic.
-const CONNECTIONS_MAX: usize = 64;
+/// Most connections at a time: operators and what they automate, not traffic.
+const CONNECTIONS_MAX: usize = 512;
 /// Pause after a connection could not be accepted, so that the reason can pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -333,6 +333,14 @@ impl NodePort for NodeAnswers {
     }
 }
 
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<Verb>(bytes);
+    let _ = serde_json::from_slice::<Done>(bytes);
+    let _ = serde_json::from_slice::<ClusterStatus>(bytes);
+}
+
 /// Answers other nodes that ask this one as their leader.
 pub struct ForPeers(pub NodeAnswers);
 

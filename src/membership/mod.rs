@@ -169,6 +169,13 @@ impl FromStr for Invitation {
     }
 }
 
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<Ask>(bytes);
+    let _ = serde_json::from_slice::<Answer>(bytes);
+}
+
 /// What this node says of itself.
 #[must_use]
 pub fn spec_of(config: &Config, spki: Digest, tunnel_key: TunnelKey) -> NodeSpec {

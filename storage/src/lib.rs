@@ -10,6 +10,8 @@
 //! entries are bytes with an id here.
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod journal;
 pub mod log;
 mod raft_store;

@@ -170,7 +170,7 @@ fn header(snapshot: &Snapshot) -> Result<Vec<u8>, StorageError> {
 }
 
 /// Reads a snapshot file; the error says what is wrong with it.
-fn parse(bytes: &[u8]) -> Result<Snapshot, String> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Snapshot, String> {
     let size = bytes.len();
     let (header, rest) = bytes.split_at_checked(HEADER).ok_or(format!("it has only {size} bytes"))?;
     let word = |at: usize| {

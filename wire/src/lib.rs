@@ -37,6 +37,10 @@ pub const REVISION_HEADER: &str = "pangolin-revision";
 /// last revision it was given sees its own writes on every node.
 pub const MIN_REVISION_HEADER: &str = "pangolin-min-revision";
 
+/// In the place of a revision in [`MIN_REVISION_HEADER`]: answer from a state that has everything in it that was
+/// acknowledged anywhere before this request (a linearizable read).
+pub const LATEST: &str = "latest";
+
 /// Header of requests and answers: the request's name, a UUID. A request that is repeated under the same name is
 /// done once and answered as it was the first time.
 pub const REQUEST_ID_HEADER: &str = "pangolin-request-id";

@@ -22,7 +22,11 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use http::{HeaderValue, Method};
 use pangolin_raft::Cluster;
 use pangolin_wire::{BASE_PATH, Code};
-use warp::{Filter, Rejection, filters::BoxedFilter, reply::Response};
+use warp::{
+    Filter, Rejection,
+    filters::{BoxedFilter, path::FullPath},
+    reply::Response,
+};
 
 use crate::{
     answer::{Answer, respond},
@@ -37,28 +41,47 @@ type Handler = Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, ApiFailure>
 /// All routes, and warp behind them.
 pub(crate) struct Door {
     pub(crate) table: Vec<(Method, &'static str)>,
-    pub(crate) filters: Route,
+    /// One for each line of the table.
+    filters: Vec<Route>,
+    /// All of them in turn: says what is wrong with a request that none takes.
+    all: Route,
 }
 
 impl Door {
+    /// The filter that takes a request. warp tries its filters one after the other, each with a future of its own,
+    /// which costs more than all the rest of a small request: so the table says which one it is.
+    pub(crate) fn filter(&self, verb: &Method, path: &str) -> Route {
+        let line = path.strip_prefix(BASE_PATH).and_then(|path| {
+            let mut lines = self.table.iter().zip(&self.filters);
+            lines.find(|((known, pattern), _)| known == verb && matched(pattern, path).is_some())
+        });
+        line.map_or(&self.all, |(_, filter)| filter).clone()
+    }
+
     /// The verbs that a path takes; none if there is no such path.
     pub(crate) fn allowed(&self, path: &str) -> Option<HeaderValue> {
         let path = path.strip_prefix(BASE_PATH)?;
-        let fits = |pattern: &str| {
-            let (mut pattern, mut path) = (pattern.split('/'), path.trim_end_matches('/').split('/'));
-            loop {
-                match (pattern.next(), path.next()) {
-                    (None, None) => return true,
-                    (Some(want), Some(have)) if want == have || want.starts_with('{') => {}
-                    _ => return false,
-                }
-            }
-        };
-        let mut verbs: Vec<&str> =
-            self.table.iter().filter(|(_, pattern)| fits(pattern)).map(|(verb, _)| verb.as_str()).collect();
+        let fitting = self.table.iter().filter(|(_, pattern)| matched(pattern, path).is_some());
+        let mut verbs: Vec<&str> = fitting.map(|(verb, _)| verb.as_str()).collect();
         verbs.dedup();
         HeaderValue::from_str(&verbs.join(", ")).ok().filter(|_| !verbs.is_empty())
     }
+}
+
+/// What stands in the place of `{…}`, if the path is of the pattern. One slash at its end does not count.
+fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
+    let mut found = Vec::new();
+    let mut path = path.strip_suffix('/').unwrap_or(path).split('/');
+    for want in pattern.split('/') {
+        let have = path.next()?;
+        match want.starts_with('{') {
+            true if have.is_empty() => return None,
+            true => found.push(have.to_owned()),
+            false if want != have => return None,
+            false => {}
+        }
+    }
+    path.next().is_none().then_some(found)
 }
 
 /// Opens all routes.
@@ -84,10 +107,11 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         let mut routes = Routes { app: app.clone(), table: Vec::new(), filters: Vec::new() };
         noun(&mut routes);
         table.extend(routes.table);
-        filters.extend(any_of(routes.filters));
+        filters.extend(routes.filters);
     }
-    let all = any_of(filters).unwrap_or_else(|| warp::any().and_then(nowhere).boxed());
-    Door { table, filters: all.recover(recover).unify().boxed() }
+    let all = any_of(filters.clone()).unwrap_or_else(|| warp::any().and_then(nowhere).boxed());
+    let spoken_for = |route: Route| route.recover(recover).unify().boxed();
+    Door { table, filters: filters.into_iter().map(spoken_for).collect(), all: spoken_for(all) }
 }
 
 /// A filter that tries one after the other.
@@ -208,23 +232,12 @@ async fn enter(
 }
 
 /// Matches a path below [`BASE_PATH`], and takes out what stands in the place of `{…}`.
-fn at(path: &'static str) -> BoxedFilter<(Vec<String>,)> {
-    let segments = BASE_PATH.split('/').chain(path.split('/')).filter(|segment| !segment.is_empty());
-    let start = warp::any().map(Vec::new).boxed();
-    let all = segments.fold(start, |filter, segment| {
-        if segment.starts_with('{') {
-            filter
-                .and(warp::path::param::<String>())
-                .map(|mut found: Vec<String>, text| {
-                    found.push(text);
-                    found
-                })
-                .boxed()
-        } else {
-            filter.and(warp::path(segment)).boxed()
-        }
-    });
-    all.and(warp::path::end()).boxed()
+fn at(pattern: &'static str) -> BoxedFilter<(Vec<String>,)> {
+    let take = move |path: FullPath| {
+        let found = path.as_str().strip_prefix(BASE_PATH).and_then(|path| matched(pattern, path));
+        std::future::ready(found.ok_or_else(warp::reject::not_found))
+    };
+    warp::path::full().and_then(take).boxed()
 }
 
 /// The names in a path's braces.
@@ -234,4 +247,29 @@ fn names(path: &'static str) -> impl Iterator<Item = &'static str> {
 
 fn arrived() -> impl Filter<Extract = (Arc<Arrived>,), Error = Rejection> + Clone {
     warp::ext::get::<Arc<Arrived>>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_takes_whole_paths_and_gives_what_stands_in_its_braces() {
+        let found = |pattern, path| matched(pattern, path).map(|found| found.join(","));
+        let cases = [
+            ("/orgs", "/orgs", Some("")),
+            ("/orgs", "/orgs/", Some("")),
+            ("/orgs", "/orgs//", None),
+            ("/orgs", "/org", None),
+            ("/orgs", "orgs", None),
+            ("/orgs", "/orgs/x", None),
+            ("/org/{orgId}", "/org/lab", Some("lab")),
+            ("/org/{orgId}", "/org/", None),
+            ("/org/{orgId}/site/{niceId}", "/org/lab/site/a%20b", Some("lab,a%20b")),
+            ("/org/{orgId}/site/{niceId}", "/org//site/x", None),
+        ];
+        for (pattern, path, wanted) in cases {
+            assert_eq!(found(pattern, path).as_deref(), wanted, "{pattern} {path}");
+        }
+    }
 }

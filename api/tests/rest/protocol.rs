@@ -126,6 +126,20 @@ async fn a_revision_that_is_not_reached_is_503_and_one_that_is_answers_at_once()
 }
 
 #[tokio::test]
+async fn the_latest_state_is_shown_by_the_word_of_a_majority_or_not_at_all() {
+    let server = Server::start().await;
+    furnish(&server, "lab").await;
+    let latest = [(MIN_REVISION_HEADER, LATEST)];
+    let reply = server.ask_with(&latest, Method::GET, "/org/lab", "").await;
+    assert_eq!(reply.status, StatusCode::OK);
+    server.ask_as(&latest, Method::GET, "/org/lab", "").await.refuses(Code::Unauthorized, "no API key");
+    server.cluster.shutdown().await;
+    let reply = server.ask_with(&latest, Method::GET, "/org/lab", "").await;
+    reply.refuses(Code::Behind, "cannot show the latest state");
+    assert_eq!(reply.headers[header::RETRY_AFTER], "1");
+}
+
+#[tokio::test]
 async fn without_a_leader_writes_are_503_with_the_reason_and_reads_go_on() {
     let server = Server::start().await;
     furnish(&server, "lab").await;
@@ -147,7 +161,7 @@ async fn bad_headers_and_queries_are_named() {
         reply.refuses(Code::Invalid, "Pangolin-Request-Id is not a UUID");
     }
     let reply = server.ask_with(&[(MIN_REVISION_HEADER, "12")], Method::GET, "/orgs", "").await;
-    reply.refuses(Code::Invalid, "LINEAGE.INDEX");
+    reply.refuses(Code::Invalid, "1.912, or \"latest\"");
     for (query, text) in [
         ("limit=0", "between 1 and 1000"),
         ("limit=1001", "between 1 and 1000"),

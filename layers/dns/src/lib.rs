@@ -23,6 +23,8 @@ mod build;
 mod config;
 mod counters;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod limit;
 mod name;
 mod network;

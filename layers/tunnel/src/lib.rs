@@ -10,6 +10,8 @@
 
 pub mod control;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod key;
 mod liveness;
 mod node;

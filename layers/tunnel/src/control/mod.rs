@@ -73,3 +73,14 @@ pub trait SiteControl: Send + Sync + 'static {
     /// This node.
     fn node(&self) -> NodeId;
 }
+
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_token(
+    key: &[u8; 32],
+    token: &str,
+    now: pangolin_core::time::Timestamp,
+    credential: impl FnOnce(pangolin_core::id::SiteId) -> Option<pangolin_core::record::Digest>,
+) -> bool {
+    token::Tokens::new(key).check(token, now, credential).is_ok()
+}
