@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    backup::Backups,
     clock,
     config::{Config, TimingChoice},
     leader::Leading,
@@ -39,8 +40,8 @@ use crate::{
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
     },
-    membership::{Door, Renewal, spec_of},
-    state_dir::{Member, StateDir},
+    membership::{Door, Renewal, is_interrupted, spec_of},
+    state_dir::{Member, StateDir, StateDirError},
     tasks::Tasks,
 };
 
@@ -82,6 +83,9 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
     let mut tasks = Tasks::new(traffic.clone());
 
     let state_dir = StateDir::new(&config.state_dir);
+    if is_interrupted(&config.state_dir) {
+        return Err(StateDirError::Recovering(config.state_dir).into());
+    }
     let member = state_dir.load()?;
     let (socket, bound_edge) = {
         let _on = traffic.enter();
@@ -182,6 +186,9 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         keyring: keyring.clone(),
         leaving: Default::default(),
     });
+    let backups = Backups::new(config.backup.clone(), node, cluster.clone(), keyring.clone());
+    tasks.spawn("backups", backups.clone().run(shutdown.clone()));
+    tasks.spawn("lineage", notice_lineage(peers.clone(), shutdown.clone()));
     let (left_tx, left) = watch::channel(false);
     let answers = NodeAnswers {
         node,
@@ -191,6 +198,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         keyring: keyring.clone(),
         leading: leading.clone(),
         journal,
+        backups,
         left: left_tx,
     };
     let inbox = Inbox { reports: reports.clone(), peers: peers.clone() };
@@ -203,15 +211,13 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let watch =
         Watch { node, cluster: cluster.clone(), reports: reports.clone(), state_dir: state_dir.clone() };
     tasks.spawn("agreement", watch.run(shutdown.clone()));
+    let first = First { created: bootstrap.map(|created| *created), recovery: state_dir.recovery()? };
     let renewal =
         Renewal { state_dir, cluster: cluster.clone(), keyring: keyring.clone(), peers: peers.clone() };
     tasks.spawn("own certificate", renewal.run(shutdown.clone()));
 
     let spec = spec_of(&config, spki, tunnel_key.public());
-    tasks.spawn(
-        "introduction",
-        introduce(cluster.clone(), node, bootstrap.map(|created| *created), spec, shutdown),
-    );
+    tasks.spawn("introduction", introduce(cluster.clone(), node, first, spec, shutdown));
     Ok(Core {
         config,
         node,
@@ -251,19 +257,39 @@ async fn notice_removal(
     }
 }
 
+/// Ends a node of an abandoned history: another one has been made the beginning of a new one without it. What it would
+/// answer is no longer the cluster's word, and its state must not be mixed with the new one.
+async fn notice_lineage(peers: Peers, shutdown: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        if let Some(reason) = peers.superseded() {
+            anyhow::bail!("{reason}");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// What the node that made the cluster has to tell.
+struct First {
+    created: Option<pangolin_core::command::ClusterCreated>,
+    recovery: Option<pangolin_core::record::RecoveryPublic>,
+}
+
 /// Tells the cluster what has to be told once: on the first node that there is a cluster now, on every node what the
 /// configuration has changed about it.
 async fn introduce(
     cluster: Cluster,
     node: NodeId,
-    bootstrap: Option<pangolin_core::command::ClusterCreated>,
+    first: First,
     spec: pangolin_core::record::NodeSpec,
     shutdown: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     let mut states = cluster.watch();
     loop {
         let state = states.borrow_and_update().clone();
-        let Some((reason, body)) = introduction(&state, node, bootstrap.as_ref(), &spec) else {
+        let Some((reason, body)) = introduction(&state, node, &first, &spec) else {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 _ = states.changed() => continue,
@@ -271,7 +297,10 @@ async fn introduce(
         };
         let cause = Cause::new(Actor::Node(node), reason);
         let proposal = Proposal { request: None, cause, fence: Fence::None, body };
-        match cluster.propose(proposal).await.map(|committed| committed.outcome.into_result()) {
+        let proposed = cluster.propose(proposal).await;
+        match proposed.map(|done| done.outcome.into_result().map(|_| done.revision)) {
+            // What comes next follows from the state that shows this.
+            Ok(Ok(revision)) if cluster.wait_applied(revision, RETRY).await.is_ok() => continue,
             Ok(Ok(_)) => {}
             Ok(Err(refusal)) => {
                 warn!(%refusal, "the cluster does not take what this node's configuration says");
@@ -292,11 +321,15 @@ async fn introduce(
 fn introduction(
     state: &ClusterState,
     node: NodeId,
-    bootstrap: Option<&pangolin_core::command::ClusterCreated>,
+    first: &First,
     spec: &pangolin_core::record::NodeSpec,
 ) -> Option<(&'static str, Body)> {
     if state.cluster().is_none() {
-        return bootstrap.map(|created| ("init", Body::ClusterCreated(Box::new(created.clone()))));
+        let created = first.created.clone()?;
+        return Some(("init", Body::ClusterCreated(Box::new(created))));
+    }
+    if let (None, Some(key)) = (state.recovery_key(), first.recovery) {
+        return Some(("init", Body::RecoveryKeyChanged(key)));
     }
     let known = &state.nodes().get(&node)?.spec;
     // Name, role and certificate key were fixed when the node was admitted.

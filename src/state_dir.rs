@@ -4,6 +4,7 @@
 //! identity.json   who this node is, whom it knows        keyring      key-encryption keys of the cluster
 //! node.key        its certificate's key                  tunnel.key   its WireGuard key
 //! raft/           log, vote, snapshots                   journal/     node-local journal
+//! recovery.pub    public half of the recovery key      backups/     encrypted copies of the state
 //! begun           this node has taken part: without raft/ it must not do so again
 //! diverged        this node's state differed from that of the majority: it must not take part again
 //! ```
@@ -21,7 +22,7 @@ use pangolin_core::{
     ClusterId, NodeId,
     command::ClusterCreated,
     plan::{PeerPlan, PlannedPeer},
-    record::Digest,
+    record::{Digest, RecoveryPublic},
 };
 use pangolin_peer::identity::{
     Keyring, KeyringError, NodeIdentity, NodeKey,
@@ -34,6 +35,19 @@ use zeroize::Zeroizing;
 
 /// Version of `identity.json`.
 const VERSION: u32 = 1;
+
+/// What a node that has left leaves behind.
+const LEFT_BEHIND: [&str; 9] = [
+    "identity.json",
+    "begun",
+    "node.key",
+    "tunnel.key",
+    "keyring",
+    "recovery.pub",
+    "raft",
+    "journal",
+    "backups",
+];
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +88,11 @@ pub enum StateDirError {
         /// What was found, and when.
         found: String,
     },
+    /// A forced recovery was cut off.
+    #[error(
+        "a recovery of {0} was interrupted: run `pangolinctl recover --force-new-cluster` again to finish it"
+    )]
+    Recovering(PathBuf),
     /// A private file cannot be read or written.
     #[error(transparent)]
     File(#[from] PrivateFileError),
@@ -374,6 +393,26 @@ impl StateDir {
         })
     }
 
+    /// Keeps the public half of the recovery key until the cluster knows it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn store_recovery(&self, key: &RecoveryPublic) -> Result<(), StateDirError> {
+        Ok(private_file::write(&self.file("recovery.pub"), BASE64_STANDARD.encode(key.0).as_bytes())?)
+    }
+
+    /// The public half of the recovery key, on the node that made the cluster.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn recovery(&self) -> Result<Option<RecoveryPublic>, StateDirError> {
+        let path = self.file("recovery.pub");
+        let Some(text) = read_optional(&path)? else { return Ok(None) };
+        let bytes = BASE64_STANDARD.decode(text.trim_ascii()).map_err(|error| damaged(&path, error))?;
+        let bytes = bytes.try_into().map_err(|_| damaged(&path, "it has not 32 bytes"))?;
+        Ok(Some(RecoveryPublic(bytes)))
+    }
+
     /// Puts a renewed certificate in the place of the node's old one; everything else stays.
     ///
     /// # Errors
@@ -398,7 +437,7 @@ impl StateDir {
             .map_or(0, |since| since.as_secs());
         let aside = self.file(&format!("left-{seconds}"));
         std::fs::create_dir_all(&aside).map_err(|source| io("create", &aside, source))?;
-        for name in ["identity.json", "begun", "node.key", "tunnel.key", "keyring", "raft", "journal"] {
+        for name in LEFT_BEHIND {
             let from = self.file(name);
             match std::fs::rename(&from, aside.join(name)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -408,6 +447,54 @@ impl StateDir {
             }
         }
         Ok(aside)
+    }
+}
+
+impl StateDir {
+    /// Moves the Raft store of the old history into `aside`, with a copy of who the node was. Repeating it is safe.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn put_aside(&self, aside: &Path) -> Result<(), StateDirError> {
+        let io = |action, path: &Path, source| StateDirError::Io { action, path: path.to_owned(), source };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(aside)
+            .map_err(|source| io("create", aside, source))?;
+        let identity = self.file("identity.json");
+        if let Some(bytes) = read_optional(&identity)? {
+            private_file::write(&aside.join("identity.json"), &bytes)?;
+        }
+        let raft = self.file("raft");
+        match std::fs::rename(&raft, aside.join("raft")) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io("rename", &raft, source)),
+            _ => self.sync(),
+        }
+    }
+
+    /// Takes the Raft store that was made in `from` for the node's own. Repeating it is safe.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn adopt_raft(&self, from: &Path) -> Result<(), StateDirError> {
+        let io = |action, path: &Path, source| StateDirError::Io { action, path: path.to_owned(), source };
+        let new = from.join("raft");
+        match std::fs::rename(&new, self.file("raft")) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io("rename", &new, source));
+            }
+            _ => self.sync()?,
+        }
+        match std::fs::remove_dir_all(from) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io("remove", from, source)),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> Result<(), StateDirError> {
+        let synced = std::fs::File::open(&self.0).and_then(|dir| dir.sync_all());
+        synced.map_err(|source| StateDirError::Io { action: "sync", path: self.0.clone(), source })
     }
 }
 

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     answer,
+    backups::BackupPort,
     call::Arrived,
     failure::ApiFailure,
     routes::{self, Door},
@@ -52,6 +53,9 @@ pub trait NodePort: Send + Sync + 'static {
 
     /// Closes the rolling upgrade that is under way, and raises the feature level to what all nodes understand.
     fn finish_upgrade(&self, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>>;
+
+    /// Its backups.
+    fn backups(&self) -> &dyn BackupPort;
 
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);

@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     feature::{self, FeatureLevel},
-    id::{DomainId, Epoch, NodeId, RequestId, ResourceId, RoleId, SiteId, TargetId, TokenId, UserId},
+    id::{
+        DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, TokenId, UserId,
+    },
     name::{HostName, Slug},
     record::{
         AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordKind,
-        RecordSet, Sealed, Settings, TunnelKey, Verdict,
+        RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
     time::Timestamp,
 };
@@ -181,6 +183,29 @@ pub enum Body {
     FeatureLevelRaised(FeatureLevel),
     /// A rolling upgrade goes on.
     Upgrade(UpgradeChange),
+    /// Backups are encrypted to another recovery key from here on.
+    RecoveryKeyChanged(RecoveryPublic),
+    /// A part of an earlier catalog was brought in; it counts for nothing until it is complete and
+    /// [`Body::CatalogReplaced`]. Part 0 drops what was brought in before.
+    CatalogStaged {
+        /// SHA-256 of the whole encoding of the [`Catalog`](crate::state::Catalog).
+        catalog: Digest,
+        /// Which part, from 0.
+        part: u32,
+        /// The part.
+        bytes: Vec<u8>,
+    },
+    /// The catalog that was brought in takes the place of the present one. What was revoked or consumed stays so.
+    CatalogReplaced {
+        /// SHA-256 of the whole.
+        catalog: Digest,
+        /// How many parts it has.
+        parts: u32,
+        /// The revision that it is taken from.
+        from: Revision,
+    },
+    /// A new history begins: a survivor was made a cluster of its own, or a backup was restored on a new host.
+    LineageBegun(Box<LineageBegun>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -207,6 +232,10 @@ impl Body {
             Self::Catalog(_) => "Catalog",
             Self::FeatureLevelRaised(_) => "FeatureLevelRaised",
             Self::Upgrade(_) => "Upgrade",
+            Self::RecoveryKeyChanged(_) => "RecoveryKeyChanged",
+            Self::CatalogStaged { .. } => "CatalogStaged",
+            Self::CatalogReplaced { .. } => "CatalogReplaced",
+            Self::LineageBegun(_) => "LineageBegun",
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }
@@ -283,6 +312,19 @@ pub struct CertificateIssued {
     pub not_before: Timestamp,
     /// End of validity.
     pub not_after: Timestamp,
+}
+
+/// See [`Body::LineageBegun`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineageBegun {
+    /// Number of the new history: above every earlier one.
+    pub lineage: u64,
+    /// Its only node at first.
+    pub node: NodeId,
+    /// What that node is; none = a survivor stays what it was.
+    pub spec: Option<NodeSpec>,
+    /// Where the earlier history ends, as far as it is known.
+    pub from: Revision,
 }
 
 /// A change of what operators want. Where an `id` is optional, none lets `apply` give the next one.

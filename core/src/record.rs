@@ -37,6 +37,11 @@ pub struct Sealed {
     pub content: Vec<u8>,
 }
 
+/// The public half of the recovery key (X25519): backups are encrypted to it, so that they outlive every host. The
+/// private half is shown once, to the operator, and kept nowhere in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecoveryPublic(pub [u8; 32]);
+
 // --- cluster ---------------------------------------------------------------------------------------------------
 
 /// What `init` fixed.

@@ -11,12 +11,12 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use facts::{beginning, certificate, command, host, settings, slug, spec, token};
 use pangolin_core::{
     Actor, Body, CatalogChange, Cause, ClusterState, Command, DomainId, Epoch, FeatureLevel, Fence, NodeId,
-    RequestId, ResourceId, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId, codec,
-    command::UpgradeChange,
+    RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId, codec,
+    command::{LineageBegun, UpgradeChange},
     id::ClientId,
     record::{
-        AdminState, Digest, HealthCheck, KeyScope, Method, NodeSpec, RecordData, RecordSet, Settings,
-        TunnelKey, Verdict,
+        AdminState, Digest, HealthCheck, KeyScope, Method, NodeSpec, RecordData, RecordSet, RecoveryPublic,
+        Settings, TunnelKey, Verdict,
     },
 };
 
@@ -40,7 +40,11 @@ fn variant(body: &Body) -> &'static str {
         | Body::CertificateIssued(_)
         | Body::SettingsChanged(_)
         | Body::FeatureLevelRaised(_)
-        | Body::Upgrade(_) => body.name(),
+        | Body::Upgrade(_)
+        | Body::RecoveryKeyChanged(_)
+        | Body::CatalogStaged { .. }
+        | Body::CatalogReplaced { .. }
+        | Body::LineageBegun(_) => body.name(),
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
             C::OrgChanged { .. } => "OrgChanged",
@@ -71,7 +75,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 39;
+const VARIANTS: usize = 43;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -97,7 +101,36 @@ fn list() -> Vec<Command> {
     }
     let after = list.len() as u64 + 1;
     list.extend(upgrades().into_iter().zip(after..).map(|(body, at)| command(at, body)));
+    restored(&mut list);
     list
+}
+
+/// The catalog of the beginning comes back, and a new history begins.
+fn restored(list: &mut Vec<Command>) {
+    let mut begun = ClusterState::default();
+    for (command, index) in beginning().iter().zip(1..) {
+        begun.apply(index, command);
+    }
+    let (bytes, catalog) = begun.catalog().encode().expect("encoded");
+    let (one, other) = bytes.split_at(bytes.len() / 2);
+    let from = Revision { lineage: 1, index: 9 };
+    for body in [
+        Body::RecoveryKeyChanged(RecoveryPublic([8; 32])),
+        Body::CatalogStaged { catalog, part: 0, bytes: one.to_vec() },
+        Body::CatalogReplaced { catalog, parts: 2, from },
+        Body::CatalogStaged { catalog, part: 1, bytes: other.to_vec() },
+        Body::CatalogReplaced { catalog, parts: 2, from },
+        Body::LineageBegun(Box::new(LineageBegun { lineage: 1, node: NodeId(1), spec: None, from })),
+        Body::LineageBegun(Box::new(LineageBegun { lineage: 2, node: NodeId(1), spec: None, from })),
+        Body::LineageBegun(Box::new(LineageBegun {
+            lineage: 3,
+            node: NodeId(1_000_000),
+            spec: Some(spec("n9", 9)),
+            from,
+        })),
+    ] {
+        list.push(command(1_800_000_000_000 + list.len() as u64, body));
+    }
 }
 
 fn later_life() -> Vec<Body> {

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
 use crate::{
-    domain, journal, key, leader, node, org, resource, role, site, status, target, token, upgrade, user,
+    backup, domain, journal, key, leader, node, org, resource, role, site, status, target, token, upgrade,
+    user,
 };
 
 #[derive(Debug, Parser)]
@@ -76,6 +77,9 @@ pub(crate) enum Command {
     /// Let faults loose on a cluster of real processes, and judge it (runs `pangolin-chaos`)
     #[command(disable_help_flag = true)]
     Chaos(Rest),
+    /// Make a cluster of this one node again when the others are lost for good (runs `pangolind recover`)
+    #[command(disable_help_flag = true)]
+    Recover(Rest),
     /// Print the certificate to trust for what the cluster's internal issuer signs (PEM)
     Ca,
     /// Take a node out of the cluster for good
@@ -87,6 +91,9 @@ pub(crate) enum Command {
     /// Permissions to join the cluster
     #[command(subcommand)]
     Token(token::Verb),
+    /// Backups, and restoring them
+    #[command(subcommand)]
+    Backup(backup::Verb),
     /// Leadership among the nodes
     #[command(subcommand)]
     Leader(leader::Verb),

@@ -4,6 +4,7 @@
 //! outcome that is not known).
 
 mod args;
+mod backup;
 mod domain;
 mod failure;
 mod journal;
@@ -44,6 +45,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Init(rest) => return local::pangolind("init", rest),
         Command::Join(rest) => return local::pangolind("join", rest),
         Command::Chaos(rest) => return local::chaos(rest),
+        Command::Recover(rest) => return local::pangolind("recover", rest),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "pangolinctl", &mut std::io::stdout());
             return Ok(());
@@ -58,10 +60,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Init(_) | Command::Join(_) | Command::Chaos(_) | Command::Completions { .. } => Ok(()),
+        Command::Init(_)
+        | Command::Join(_)
+        | Command::Chaos(_)
+        | Command::Recover(_)
+        | Command::Completions { .. } => Ok(()),
         Command::Status(args) => status::run(session, &args).await,
         Command::Journal(args) => journal::run(session, &args).await,
         Command::Token(verb) => token::run(session, verb).await,
+        Command::Backup(verb) => backup::run(session, verb).await,
         Command::Leave { node } => leader::leave(session, node.as_deref()).await,
         Command::Ca => status::issuer(session).await,
         Command::Leader(verb) => leader::run(session, verb).await,

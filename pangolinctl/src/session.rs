@@ -1,6 +1,6 @@
 //! A session with the API: who is asked, and how answers are printed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use http::Method;
 use pangolin_core::Slug;
@@ -64,6 +64,28 @@ impl Session {
         self.write(Method::POST, path, body).await
     }
 
+    /// Creates what takes its time.
+    pub(crate) async fn put_patiently(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        let request = Uuid::new_v4();
+        Ok(self.client.send_within(Method::PUT, path, Some(json(body)?), request, patience).await?)
+    }
+
+    /// Does what takes its time.
+    pub(crate) async fn post_patiently(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        let request = Uuid::new_v4();
+        Ok(self.client.send_within(Method::POST, path, Some(json(body)?), request, patience).await?)
+    }
+
     /// Removes, and says so.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         let answer = self.client.send(Method::DELETE, path, None, Uuid::new_v4()).await?;
@@ -71,9 +93,7 @@ impl Session {
     }
 
     async fn write(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
-        let body = serde_json::to_value(body)
-            .map_err(|error| Failure::new(format!("the request cannot be written as JSON: {error}")))?;
-        Ok(self.client.send(method, path, Some(body), Uuid::new_v4()).await?)
+        Ok(self.client.send(method, path, Some(json(body)?), Uuid::new_v4()).await?)
     }
 
     /// The typed data of an answer.
@@ -109,6 +129,11 @@ impl Session {
             print::remark(&format!("The first {limit} of {total} are shown."));
         }
     }
+}
+
+fn json(body: &impl Serialize) -> Result<serde_json::Value, Failure> {
+    serde_json::to_value(body)
+        .map_err(|error| Failure::new(format!("the request cannot be written as JSON: {error}")))
 }
 
 fn key(file: Option<&PathBuf>) -> Result<String, Failure> {

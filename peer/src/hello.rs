@@ -33,6 +33,10 @@ const REASON_MAX: usize = 500;
 /// protocol: other versions look for them.
 pub(crate) const NO_MEMBER: &str = "is not a member";
 
+/// Words of the refusal by which a node learns that a new history has begun without it. Part of the protocol, as
+/// above.
+pub(crate) const SUPERSEDED: &str = "has begun a new lineage";
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
@@ -208,10 +212,7 @@ pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -
         return Err(format!("this is node {} itself; two programs run with one identity", me.node));
     }
     if from.lineage != me.lineage {
-        return Err(format!(
-            "this node lives in lineage {}, the other in {}; after a forced recovery the others have to rejoin",
-            me.lineage, from.lineage
-        ));
+        return Err(refuse_lineage(me.lineage, from.lineage));
     }
     if plan.nodes.is_empty() {
         return Err("this node does not know the members yet".to_owned());
@@ -226,6 +227,19 @@ pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -
             negotiate(hello)
         }
     }
+}
+
+/// After a forced recovery nobody of the old history talks to anybody of the new one.
+fn refuse_lineage(mine: u64, theirs: u64) -> String {
+    if theirs < mine {
+        return format!(
+            "the cluster {SUPERSEDED}, {mine}, and this node is still in {theirs}: it was left behind by a forced \
+             recovery; move its state directory out of the way and join the cluster anew with a new token"
+        );
+    }
+    format!(
+        "the node that was asked is in lineage {mine}, the one that asks in {theirs}: it has yet to rejoin"
+    )
 }
 
 /// Writes a text with its length before it.
@@ -286,6 +300,7 @@ mod tests {
         let own = Hello { from: me(), ..hello() };
         let cluster = Hello { from: Party { cluster: ClusterId([9; 16]), ..hello().from }, ..hello() };
         let lineage = Hello { from: Party { lineage: 1, ..hello().from }, ..hello() };
+        let ahead = Hello { from: Party { lineage: 3, ..hello().from }, ..hello() };
         let misled = Hello { to: NodeId(7), ..hello() };
         let future = Hello { newest: 9, oldest: 8, ..hello() };
         let past = Hello { newest: 0, oldest: 0, ..hello() };
@@ -293,7 +308,8 @@ mod tests {
             (strange, "not a member"),
             (own, "one identity"),
             (cluster, "this is cluster"),
-            (lineage, "lineage 2"),
+            (lineage, "has begun a new lineage, 2, and this node is still in 1"),
+            (ahead, "in lineage 2, the one that asks in 3"),
             (misled, "this is node 1"),
             (future, "nothing in common"),
             (past, "nothing in common"),

@@ -16,7 +16,7 @@ use pangolin_core::{
     time::Timestamp,
 };
 use pangolin_peer::Service;
-use pangolin_storage::{LogStore, RaftStore, SnapshotStore, StateDir};
+use pangolin_storage::{Entry, LogStore, RaftStore, SnapshotStore, StateDir};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
@@ -298,6 +298,25 @@ impl Cluster {
             Ok(Ok(leader)) => Ok(leader.unwrap_or(to)),
             _ => Err(RaftError::Transfer(format!("node {to} has not taken over within {HANDOVER:?}"))),
         }
+    }
+
+    /// Entries of the log as they are stored, from `from` on, as far as they are applied here: the first ones of them
+    /// if they have more than `max_bytes` in sum, at least one where there is one. None where the log begins behind
+    /// `from`, because a snapshot has taken the place of what was there.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn applied_entries(
+        &self,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Entry>>, RaftError> {
+        let to = self.state().revision().index + 1;
+        if from >= to {
+            return Ok(Some(Vec::new()));
+        }
+        let entries = self.inner.log.read(from, to, max_bytes).await?;
+        Ok(entries.first().is_some_and(|first| first.id.index == from).then_some(entries))
     }
 
     /// Asks for a snapshot; it is built in the background.

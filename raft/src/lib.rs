@@ -16,6 +16,7 @@ mod messages;
 mod network;
 #[cfg(planted)]
 mod planted;
+pub mod offline;
 mod propose;
 mod serve;
 mod snapshot_stream;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pangolin_api::{ApiFailure, NodePort};
+use pangolin_api::{ApiFailure, BackupPort, NodePort};
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Timestamp, TokenId,
     command::UpgradeChange,
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::{journal::Journal, reports::Reports};
-use crate::{clock, leader::Leading, membership::Invitation, seal};
+use crate::{backup::Backups, clock, leader::Leading, membership::Invitation, seal};
 
 /// How long the leader may take to say how things stand.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -52,6 +52,8 @@ pub struct NodeAnswers {
     pub leading: Arc<Leading>,
     /// What happened here.
     pub journal: Journal,
+    /// Its backups.
+    pub backups: Backups,
     /// Told when this node has left the cluster.
     pub left: watch::Sender<bool>,
 }
@@ -322,6 +324,10 @@ impl NodePort for NodeAnswers {
                 _ => Err(ApiFailure::internal("the leader misunderstood")),
             }
         })
+    }
+
+    fn backups(&self) -> &dyn BackupPort {
+        &self.backups
     }
 
     fn audit(&self, write: ApiWrite) {

@@ -4,7 +4,9 @@ mod check;
 mod door;
 mod init;
 mod join;
+mod recover;
 mod renew;
+mod restore;
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
@@ -19,7 +21,10 @@ use serde::{Deserialize, Serialize};
 pub use door::Door;
 pub use init::{InitOptions, init};
 pub use join::{JoinOptions, check, join};
+pub(crate) use recover::is_interrupted;
+pub use recover::{Recovery, interrupted_recovery, recover, recovery_of};
 pub use renew::Renewal;
+pub use restore::{Restoration, RestoreOptions, restore};
 
 use crate::{config::Config, state_dir::StateDirError};
 
@@ -38,6 +43,15 @@ pub enum MembershipError {
     /// The keyring.
     #[error(transparent)]
     Keyring(#[from] pangolin_peer::identity::KeyringError),
+    /// The Raft store.
+    #[error(transparent)]
+    Raft(#[from] pangolin_raft::RaftError),
+    /// Backups.
+    #[error(transparent)]
+    Backup(#[from] crate::backup::BackupError),
+    /// A cluster cannot be recovered or restored from what is there.
+    #[error("{0}")]
+    Recovery(String),
     /// A name is not acceptable.
     #[error("{what}: {reason}")]
     Name {

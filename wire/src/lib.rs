@@ -7,6 +7,7 @@
 //! Conventions: JSON in camelCase; `PUT` creates, `POST` updates, `GET` reads, `DELETE` removes; unknown fields of
 //! a request are refused, unknown fields of an answer are ignored, so that clients outlive servers.
 
+mod backup;
 mod catalog;
 pub mod client;
 mod cluster;
@@ -16,6 +17,7 @@ mod journal;
 mod moment;
 mod text;
 
+pub use backup::*;
 pub use catalog::*;
 pub use client::{Answer, Client, ClientError};
 pub use cluster::*;

@@ -3,6 +3,7 @@
 //! Every route is a boxed filter with the same types, so that warp's types stay small, and handlers answer errors as
 //! values: a rejection means "not this route" and nothing else. One `recover` at the end speaks for all rejections.
 
+mod backup;
 mod cluster;
 mod credentials;
 mod domain;
@@ -64,9 +65,11 @@ impl Door {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 11] = [
+    let nouns: [fn(&mut Routes); 12] = [
         cluster::routes,
         token::routes,
+        // Before the nodes, for the same reason as the journal.
+        backup::routes,
         node::routes,
         org::routes,
         user::routes,

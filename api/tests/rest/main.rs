@@ -3,6 +3,7 @@
 mod access;
 mod catalog;
 mod cluster;
+mod no_backups;
 mod one_node;
 mod protocol;
 mod server;

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use pangolin_api::{Api, ApiFailure, Caller, Credentials, NodePort};
+use pangolin_api::{Api, ApiFailure, BackupPort, Caller, Credentials, NodePort};
 use pangolin_core::{
     Actor, Body, Cause, ClusterId, Fence, NodeId, Object, Outcome, RequestId, TokenId,
     command::ClusterCreated,
@@ -29,6 +29,8 @@ use tokio::{
     net::{TcpListener, UnixListener},
     task::JoinSet,
 };
+
+use crate::no_backups::NoBackups;
 
 /// A running API. Everything ends when it is dropped.
 pub(crate) struct Server {
@@ -311,6 +313,10 @@ impl NodePort for OneNode {
                 Some(id) => Err(ApiFailure::new(Code::Conflict, format!("{} is no voter", Object::Node(id)))),
             }
         })
+    }
+
+    fn backups(&self) -> &dyn BackupPort {
+        &NoBackups
     }
 
     fn audit(&self, write: ApiWrite) {

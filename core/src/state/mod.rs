@@ -6,33 +6,38 @@
 mod catalog;
 mod certificates;
 mod encoding;
+mod lineage;
 mod nodes;
 mod requests;
+mod restore;
 mod sites;
 mod upgrade;
 
 use std::net::Ipv4Addr;
 
 use imbl::OrdMap;
+pub use lineage::begin_index;
 pub use requests::{REQUEST_LIFETIME, REQUESTS_MAX};
+pub use restore::{CATALOG_MAX, Catalog, STAGED_PART_MAX};
 
 use crate::{
     codec::CodecError,
     command::{Body, Command, Fence},
     feature::FeatureLevel,
     id::{
-        CertificateId, DomainId, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, TokenId,
-        UserId,
+        CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
+        TokenId, UserId,
     },
     name::{HostName, Slug},
     outcome::{Outcome, Refusal},
     record::{
         ApiKey, Certificate, Cluster, Connector, Digest, Domain, JoinToken, Leadership, Node, Org, Placement,
-        RecordKind, RecordSet, Resource, Role, Settings, Site, Target, Upgrade, User,
+        RecordKind, RecordSet, RecoveryPublic, Resource, Role, Settings, Site, Target, Upgrade, User,
     },
     time::Timestamp,
 };
 use requests::Requests;
+use restore::Staged;
 
 /// The state of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +65,10 @@ pub struct ClusterState {
     requests: Requests,
     feature_level: FeatureLevel,
     upgrade: Option<Upgrade>,
+    recovery: Option<RecoveryPublic>,
+    /// The highest epoch of sites that are gone: one that comes back from a backup begins above it.
+    epoch_floor: Epoch,
+    staged: Option<Staged>,
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     notes: u64,
@@ -154,6 +163,12 @@ impl ClusterState {
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
         self.leadership
+    }
+
+    /// The recovery key that backups are encrypted to; none before the first node has told it.
+    #[must_use]
+    pub fn recovery_key(&self) -> Option<RecoveryPublic> {
+        self.recovery
     }
 
     /// Number of remembered requests.
@@ -285,6 +300,13 @@ impl ClusterState {
             Body::Catalog(change) => self.change_catalog(change),
             Body::FeatureLevelRaised(level) => self.raise_feature_level(*level),
             Body::Upgrade(change) => self.change_upgrade(change, &command.cause),
+            Body::RecoveryKeyChanged(key) => {
+                self.recovery = Some(*key);
+                Ok(None)
+            }
+            Body::CatalogStaged { catalog, part, bytes } => self.stage_catalog(*catalog, *part, bytes),
+            Body::CatalogReplaced { catalog, parts, .. } => self.replace_catalog(*catalog, *parts),
+            Body::LineageBegun(begun) => self.begin_lineage(begun, &command.cause),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

@@ -98,7 +98,7 @@ impl ClusterState {
         Ok(Some(Object::Node(id)))
     }
 
-    fn add_node(
+    pub(super) fn add_node(
         &mut self,
         id: NodeId,
         spec: &NodeSpec,

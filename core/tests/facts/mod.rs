@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use pangolin_core::{
     Actor, Body, CatalogChange, Cause, ClusterId, Command, DomainId, Epoch, Fence, HostName, NodeId,
-    RequestId, ResourceId, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
-    command::{CertificateIssued, ClusterCreated, NodeAdmitted, UpgradeChange},
+    RequestId, ResourceId, Revision, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
+    command::{CertificateIssued, ClusterCreated, LineageBegun, NodeAdmitted, UpgradeChange},
     feature::{self, FeatureLevel},
     id::ClientId,
     record::{
         AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole, NodeSpec,
-        RecordData, RecordKind, RecordSet, Sealed, Settings, TunnelKey, Verdict,
+        RecordData, RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
 };
 
@@ -336,6 +336,7 @@ pub(crate) mod any {
             any_settings().prop_map(|settings| Body::SettingsChanged(Box::new(settings))),
             (0..4u32).prop_map(|level| Body::FeatureLevelRaised(FeatureLevel(level))),
             upgrade().prop_map(Body::Upgrade),
+            restoring(),
         ]
     }
 
@@ -345,6 +346,22 @@ pub(crate) mod any {
             node().prop_map(UpgradeChange::NodeBegun),
             node().prop_map(UpgradeChange::NodeDone),
             Just(UpgradeChange::Finished),
+        ]
+    }
+
+    fn restoring() -> impl Strategy<Value = Body> {
+        let catalog = || (0..2u8).prop_map(|n| Digest([n; 32]));
+        prop_oneof![
+            any::<u8>().prop_map(|n| Body::RecoveryKeyChanged(RecoveryPublic([n; 32]))),
+            (catalog(), 0..3u32, vec(any::<u8>(), 0..20))
+                .prop_map(|(catalog, part, bytes)| Body::CatalogStaged { catalog, part, bytes }),
+            (catalog(), 0..3u32).prop_map(|(catalog, parts)| {
+                Body::CatalogReplaced { catalog, parts, from: Revision::default() }
+            }),
+            (0..4u64, node(), option::of(node_spec())).prop_map(|(lineage, node, spec)| {
+                let from = Revision::default();
+                Body::LineageBegun(Box::new(LineageBegun { lineage, node, spec, from }))
+            }),
         ]
     }
 
