@@ -14,9 +14,9 @@ mod log;
 mod machine;
 mod messages;
 mod network;
+pub mod offline;
 #[cfg(planted)]
 mod planted;
-pub mod offline;
 mod propose;
 mod serve;
 mod snapshot_stream;
