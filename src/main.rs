@@ -4,14 +4,15 @@ use std::{
     io::{BufRead, IsTerminal, Read},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use pangolin_core::{HostName, Slug};
+use pangolin_core::{HostName, Slug, record::NodeRole};
 use pangolin_node::{
     config::{Config, LogFormat},
-    membership::{self, InitOptions, JoinOptions, RestoreOptions},
+    membership::{self, InitOptions, JoinOptions, Joined, RestoreOptions},
     node,
     state_dir::StateDirError,
 };
@@ -95,6 +96,9 @@ struct Join {
 /// Exit status of a host that holds no node, or none that may run (`EX_CONFIG` of sysexits.h): the service manager need not try again.
 const NO_NODE: u8 = 78;
 
+/// How long what blocks may go on after the node has ended.
+const LINGER: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.verb) {
@@ -124,12 +128,14 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run(file) => {
             let config = Config::load(&file.config)?;
             start_log(&config)?;
-            let traffic = runtime()?;
+            let (traffic, decisions) = (runtime()?, decisions()?);
             let node = node::run(config, traffic.handle().clone());
             // As a task: whatever wakes the future that a runtime blocks on wakes the driver as well.
-            let outcome = decisions()?.block_on(async { tokio::spawn(node).await })?;
+            let ended = decisions.block_on(async { tokio::spawn(node).await });
             traffic.shutdown_background();
-            outcome
+            // Reading a long log cannot be called off, and nobody waits for it any more.
+            decisions.shutdown_timeout(LINGER);
+            ended?
         }
         Verb::Init(options) => init(&options),
         Verb::Join(options) => join(&options),
@@ -275,9 +281,13 @@ fn join(options: &Join) -> anyhow::Result<()> {
     if options.check {
         return check(&config, &wanted);
     }
-    let node = runtime()?.block_on(membership::join(&config, &wanted))?;
+    let Joined { node, role } = runtime()?.block_on(membership::join(&config, &wanted))?;
+    let role = match role {
+        NodeRole::Data => "",
+        NodeRole::Witness => " It is a witness: it votes, and does nothing else.",
+    };
     say(&format!(
-        "this host is node {node}, {}.\nNext: start the node (systemctl start pangolin, or pangolind run --config \
+        "this host is node {node}, {}.{role}\nNext: start the node (systemctl start pangolin, or pangolind run --config \
          {}).",
         config.name,
         options.config.config.display()

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -22,7 +22,7 @@ use pangolin_core::{
     ClusterId, NodeId,
     command::ClusterCreated,
     plan::{PeerPlan, PlannedPeer},
-    record::{Digest, RecoveryPublic},
+    record::{Digest, NodeRole, RecoveryPublic},
 };
 use pangolin_peer::identity::{
     Keyring, KeyringError, NodeIdentity, NodeKey,
@@ -70,7 +70,7 @@ pub enum StateDirError {
     /// The node has taken part, and what it promised then is gone.
     #[error(
         "{0} is gone, though this node has taken part in its cluster: a node that has forgotten its log and its votes \
-         must not vote again; take node {1} out of the cluster (`pangolinctl leave --node {1}` on another node) and join again \
+         must not vote again; on another node, get a token with `pangolinctl node replace {1}`, and with it join again \
          with an empty state directory"
     )]
     LogGone(PathBuf, NodeId),
@@ -129,6 +129,7 @@ struct IdentityFile {
     cluster: String,
     lineage: u64,
     node: u64,
+    role: NodeRole,
     authority: String,
     certificate: String,
     peers: Vec<PeerEntry>,
@@ -152,8 +153,10 @@ pub struct Member {
     pub identity: NodeIdentity,
     /// Whom it knew when it was admitted: enough to be found by the leader before the first state arrives.
     pub peers: PeerPlan,
-    /// The cluster's key-encryption keys.
-    pub keyring: Keyring,
+    /// What it does.
+    pub role: NodeRole,
+    /// The cluster's key-encryption keys; a witness has none.
+    pub keyring: Option<Keyring>,
     /// Its WireGuard key.
     pub tunnel_key: SecretKey,
     /// On the first node: the command that makes the cluster.
@@ -311,10 +314,12 @@ impl StateDir {
         &self,
         identity: &NodeIdentity,
         peers: &PeerPlan,
-        keyring: &Keyring,
+        keyring: Option<&Keyring>,
         bootstrap: Option<&ClusterCreated>,
     ) -> Result<(), StateDirError> {
-        keyring.store(&self.file("keyring"))?;
+        if let Some(keyring) = keyring {
+            keyring.store(&self.file("keyring"))?;
+        }
         let path = self.file("identity.json");
         let bootstrap = bootstrap
             .map(pangolin_core::codec::encode)
@@ -326,6 +331,8 @@ impl StateDir {
             cluster: identity.cluster.to_string(),
             lineage: identity.lineage,
             node: identity.node.0,
+            // Who holds no keys can do nothing but vote.
+            role: if keyring.is_some() { NodeRole::Data } else { NodeRole::Witness },
             authority: BASE64_STANDARD.encode(&identity.authority),
             certificate: BASE64_STANDARD.encode(&identity.certificate),
             peers: peers
@@ -342,6 +349,32 @@ impl StateDir {
         };
         let text = serde_json::to_vec_pretty(&file).map_err(|error| damaged(&path, error))?;
         Ok(private_file::write(&path, &text)?)
+    }
+
+    /// Gives what was written to whoever owns the directory: `init` and `join` are run by root, the node is not.
+    ///
+    /// # Errors
+    /// It cannot be given away.
+    pub fn give_to_owner(&self) -> Result<(), StateDirError> {
+        let io = |path: &Path, source| StateDirError::Io {
+            action: "give the owner of the state directory",
+            path: path.to_owned(),
+            source,
+        };
+        let owner = std::fs::metadata(&self.0).map_err(|source| io(&self.0, source))?;
+        for name in ["identity.json", "node.key", "tunnel.key", "keyring"] {
+            let path = self.file(name);
+            match std::fs::symlink_metadata(&path) {
+                Ok(file) if file.uid() != owner.uid() => {
+                    lchown(&path, Some(owner.uid()), Some(owner.gid()))
+                        .map_err(|source| io(&path, source))?;
+                }
+                Ok(_) => {}
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(io(&path, source)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads who this node is.
@@ -375,7 +408,10 @@ impl StateDir {
             None => None,
         };
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        let keyring = Keyring::load_preferred(credentials.as_deref(), &self.file("keyring"))?;
+        let keyring = match file.role {
+            NodeRole::Data => Some(Keyring::load_preferred(credentials.as_deref(), &self.file("keyring"))?),
+            NodeRole::Witness => None,
+        };
         let certificate = base64(&file.certificate)?;
         Ok(Member {
             identity: NodeIdentity {
@@ -386,7 +422,15 @@ impl StateDir {
                 key: self.own_key(&certificate)?,
                 certificate,
             },
-            peers: PeerPlan { cluster: Some(cluster), lineage: file.lineage, nodes, ..PeerPlan::default() },
+            peers: PeerPlan {
+                cluster: Some(cluster),
+                lineage: file.lineage,
+                // What was told with the admission goes as far as the admission.
+                known_until: file.node,
+                nodes,
+                ..PeerPlan::default()
+            },
+            role: file.role,
             keyring,
             tunnel_key: self.tunnel_key()?,
             bootstrap,
@@ -535,13 +579,10 @@ mod tests {
         let identity = NodeIdentity { cluster, lineage: 1, node: NODE, authority, certificate, key };
         let peer =
             PlannedPeer { name: "n7".into(), address: ([127, 0, 0, 1], 7420).into(), spki: Digest([7; 32]) };
-        let peers = PeerPlan {
-            cluster: Some(cluster),
-            lineage: 1,
-            nodes: [(NODE, peer)].into(),
-            ..PeerPlan::default()
-        };
-        state_dir.store(&identity, &peers, &Keyring::create().expect("a keyring"), None).expect("stored");
+        let nodes = [(NODE, peer)].into();
+        let peers = PeerPlan { cluster: Some(cluster), lineage: 1, nodes, ..PeerPlan::default() };
+        let keyring = Keyring::create().expect("a keyring");
+        state_dir.store(&identity, &peers, Some(&keyring), None).expect("stored");
         (dir, state_dir)
     }
 
@@ -551,6 +592,34 @@ mod tests {
         let member = state_dir.load().expect("a member");
         assert_eq!((member.identity.node, member.peers.nodes.len()), (NODE, 1));
         assert!(matches!(state_dir.need_empty(), Err(StateDirError::Occupied(_, NODE))));
+    }
+
+    #[test]
+    fn a_witness_has_no_keyring_and_a_data_node_does_not_start_without_its_own() {
+        let (_dir, state_dir) = with_node();
+        let member = state_dir.load().expect("a member");
+        assert!(member.keyring.is_some() && member.role == NodeRole::Data);
+        std::fs::remove_file(state_dir.file("keyring")).expect("removed");
+        state_dir.load().expect_err("a data node needs it");
+        state_dir.store(&member.identity, &member.peers, None, None).expect("stored");
+        let member = state_dir.load().expect("a member");
+        assert!(member.keyring.is_none() && member.role == NodeRole::Witness);
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "says that it was skipped")]
+    fn what_root_writes_belongs_to_the_owner_of_the_directory() {
+        let (dir, state_dir) = with_node();
+        let nobody = 65_534;
+        if lchown(dir.path(), Some(nobody), Some(nobody)).is_err() {
+            println!("skipped: only root gives files away");
+            return;
+        }
+        state_dir.give_to_owner().expect("given");
+        for name in ["identity.json", "node.key", "keyring"] {
+            let file = std::fs::symlink_metadata(state_dir.file(name)).expect("a file");
+            assert_eq!((file.uid(), file.gid()), (nobody, nobody), "{name}");
+        }
     }
 
     #[test]

@@ -306,7 +306,7 @@ async fn a_node_cut_off_from_the_others_goes_on_serving_and_says_that_it_cannot_
         assert!(!failure.message.is_empty());
 
         let status: ClusterStatus = alone.client().get("/cluster/status").await.expect("its own view");
-        assert!(status.partial.is_some() || status.quorum.can_lose == 0, "{status:?}");
+        assert!(status.partial.is_some() || status.quorum.failure_tolerance == 0, "{status:?}");
 
         for other in [1, 2] {
             cluster.nodes[other].process().expect("it runs").thaw();

@@ -31,18 +31,13 @@ pub(crate) struct Arrived {
     pub(crate) caller: Caller,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) min_revision: Option<Revision>,
+    /// The name that the client gave it, or was given.
+    pub(crate) name: Uuid,
     pub(crate) request: RequestId,
     pub(crate) verb: Method,
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) body: Bytes,
-}
-
-impl Arrived {
-    /// The name that the client gave it, or was given.
-    pub(crate) fn name(&self) -> Uuid {
-        Uuid::from_bytes(self.request.client.0)
-    }
 }
 
 /// What all handlers share.
@@ -87,6 +82,15 @@ impl Call {
             }
         }
         let principal = authenticate()?;
+        // A host has to get out of its cluster without another one's help.
+        let leaves = arrived.path.ends_with("/cluster/leave");
+        if !arrived.verb.is_safe() && !leaves && !app.node.takes_writes() {
+            return Err(ApiFailure::new(
+                Code::Conflict,
+                "this node is a witness: it only votes, and takes no changes",
+            )
+            .hint("Ask a data node: `pangolinctl --endpoint https://HOST`, or on its host."));
+        }
         let state = app.cluster.state();
         Ok(Self { app, principal, state, arrived, parameters })
     }
@@ -218,7 +222,7 @@ impl Call {
             verb: verb.to_string(),
             path: path.chars().take(PATH_MAX).collect(),
             status: None,
-            request_id: self.arrived.name().to_string(),
+            request_id: self.arrived.name.to_string(),
         };
         Some(Audit { app: self.app.clone(), write })
     }

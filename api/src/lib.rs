@@ -21,4 +21,4 @@ mod view;
 
 pub use backups::BackupPort;
 pub use failure::ApiFailure;
-pub use service::{Api, Caller, Credentials, NodePort, ResponseBody};
+pub use service::{Api, Caller, Credentials, NewToken, NodePort, ResponseBody};

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited, combinators::UnsyncBoxBody};
-use pangolin_core::{Cause, NodeId, RequestId, Revision, id::ClientId, record::NodeRole};
+use pangolin_core::{Cause, NodeId, RequestId, Revision, Slug, id::ClientId, record::NodeRole};
 use pangolin_raft::Cluster;
 use pangolin_wire::{
     ApiWrite, ClusterStatus, Code, CreatedToken, JournalPage, MIN_REVISION_HEADER, REQUEST_BODY_MAX,
@@ -30,26 +30,65 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Body of the API's responses.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
+/// What a new join token is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// What the joiner becomes.
+    pub role: NodeRole,
+    /// How long it is good for.
+    pub lifetime: Duration,
+    /// The node whose place the joiner takes.
+    pub replaces: Option<NodeId>,
+}
+
 /// What the API needs of the node beyond the cluster's state and log.
 pub trait NodePort: Send + Sync + 'static {
     /// How the cluster is: the same answer on every node, because the leader is asked. An error only where this
     /// node has nothing to tell of its own either.
     fn status(&self) -> BoxFuture<'_, Result<ClusterStatus, ApiFailure>>;
 
+    /// Whether changes may come in through this node: a witness only votes.
+    fn takes_writes(&self) -> bool;
+
     /// Makes a join token. The secret is sealed by the node, so it is not a proposal of the API's own.
     fn create_token(
         &self,
-        role: NodeRole,
-        lifetime: Duration,
+        wanted: NewToken,
         cause: Cause,
         request: RequestId,
     ) -> BoxFuture<'_, Result<CreatedToken, ApiFailure>>;
 
-    /// Takes a node, or this one, out of the cluster for good.
-    fn leave(&self, node: Option<NodeId>, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>>;
+    /// Takes a node, or this one, out of the cluster for good, and waits until it is gone.
+    fn leave(
+        &self,
+        node: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>>;
+
+    /// Lets a learner vote, and waits until it does.
+    fn promote(
+        &self,
+        node: NodeId,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>>;
+
+    /// Takes the cluster of this name apart until this node alone is left, and waits for that.
+    fn disband(
+        &self,
+        cluster: Slug,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>>;
 
     /// Hands leadership to `to`, or to the best voter, and answers who leads then.
-    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>>;
+    fn transfer_leader(
+        &self,
+        to: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<NodeId, ApiFailure>>;
 
     /// Closes the rolling upgrade that is under way, and raises the feature level to what all nodes understand.
     fn finish_upgrade(&self, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>>;
@@ -127,6 +166,7 @@ impl Api {
                 caller,
                 authorization: head.headers.get(header::AUTHORIZATION).cloned(),
                 min_revision,
+                name: request_id,
                 request: request_of(request_id, &head, &body),
                 verb: head.method.clone(),
                 path: head.uri.path().to_owned(),
@@ -169,18 +209,17 @@ impl Api {
     }
 }
 
-/// The request as the log knows it. The serial stands for what is asked and by whom, so that a name which is used
-/// again for something else, or by somebody else, is not answered as if that had been done.
+/// The request as the log knows it: a client of its own, made of its name, of what is asked and by whom. So a name that
+/// is used again for something else, or by somebody else, is not answered as if that had been done.
 fn request_of(id: Uuid, head: &http::request::Parts, body: &[u8]) -> RequestId {
     let mut content = Sha256::new();
     let key = head.headers.get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
-    for part in [head.method.as_str().as_bytes(), head.uri.path().as_bytes(), key, body] {
+    for part in [id.as_bytes(), head.method.as_str().as_bytes(), head.uri.path().as_bytes(), key, body] {
         content.update((part.len() as u64).to_le_bytes());
         content.update(part);
     }
     let digest: [u8; 32] = content.finalize().into();
-    let serial = digest.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
-    RequestId { client: ClientId(id.into_bytes()), serial }
+    RequestId { client: ClientId(digest.first_chunk().copied().unwrap_or_default()), serial: 1 }
 }
 
 /// The name that the client gave its request.

@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     feature::{self, FeatureLevel},
     id::{
-        DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, TokenId, UserId,
+        CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
+        TokenId, UserId,
     },
     name::{HostName, Slug},
     record::{
-        AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordKind,
-        RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
+        AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec,
+        RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
     time::Timestamp,
 };
@@ -206,6 +207,24 @@ pub enum Body {
     },
     /// A new history begins: a survivor was made a cluster of its own, or a backup was restored on a new host.
     LineageBegun(Box<LineageBegun>),
+    /// An operator wants a learner to vote.
+    NodePromoted(NodeId),
+    /// How the cluster looks after its voters was changed.
+    AutopilotChanged(Autopilot),
+    /// The cluster is taken apart: all nodes but one are to leave.
+    Disbanded {
+        /// The one that stays.
+        survivor: NodeId,
+    },
+    /// The leadership was handed on because somebody asked for it.
+    LeadershipHanded {
+        /// Who led.
+        from: NodeId,
+        /// Who took over.
+        to: NodeId,
+    },
+    /// A certificate that nothing needs any more is gone.
+    CertificateRemoved(CertificateId),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -236,6 +255,11 @@ impl Body {
             Self::CatalogStaged { .. } => "CatalogStaged",
             Self::CatalogReplaced { .. } => "CatalogReplaced",
             Self::LineageBegun(_) => "LineageBegun",
+            Self::NodePromoted(_) => "NodePromoted",
+            Self::AutopilotChanged(_) => "AutopilotChanged",
+            Self::Disbanded { .. } => "Disbanded",
+            Self::LeadershipHanded { .. } => "LeadershipHanded",
+            Self::CertificateRemoved(_) => "CertificateRemoved",
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

@@ -44,7 +44,8 @@ fn no_doubles<T: Ord + std::fmt::Debug>(what: &str, values: impl Iterator<Item =
 fn check(state: &ClusterState) {
     let nodes = || state.nodes().values();
     no_doubles("node name", nodes().map(|n| &n.spec.name));
-    no_doubles("peer address", nodes().map(|n| n.spec.peer_address));
+    let in_place = nodes().filter(|n| n.replaced_by.is_none());
+    no_doubles("peer address", in_place.map(|n| n.spec.peer_address));
     let sites = || state.sites().values();
     no_doubles("tunnel address", nodes().map(|n| n.tunnel_address).chain(sites().map(|s| s.address)));
     no_doubles("connector id", sites().map(|s| &s.connector_id));

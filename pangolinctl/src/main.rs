@@ -4,6 +4,7 @@
 //! outcome that is not known).
 
 mod args;
+mod autopilot;
 mod backup;
 mod domain;
 mod failure;
@@ -54,7 +55,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("this process cannot start: {error}")))?;
-    let session = Session::open(&cli.global)?;
+    let session = Session::open(&cli.global, cli.command.patience())?;
     runtime.block_on(dispatch(cli.command, &session))
 }
 
@@ -70,6 +71,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Token(verb) => token::run(session, verb).await,
         Command::Backup(verb) => backup::run(session, verb).await,
         Command::Leave { node } => leader::leave(session, node.as_deref()).await,
+        Command::Disband { yes } => leader::disband(session, yes).await,
+        Command::Autopilot(verb) => autopilot::run(session, verb).await,
         Command::Ca => status::issuer(session).await,
         Command::Leader(verb) => leader::run(session, verb).await,
         Command::Node(verb) => node::run(session, verb).await,

@@ -27,8 +27,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Finds out whom to ask, and how. Nothing is sent yet.
-    pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
+    /// Finds out whom to ask, and how; requests are repeated for `patience` unless a timeout was given. Nothing is
+    /// sent yet.
+    pub(crate) fn open(global: &Global, patience: Duration) -> Result<Self, Failure> {
         let client = match (&global.socket, &global.endpoint) {
             (Some(socket), _) => Client::unix(socket),
             (None, Some(endpoint)) => {
@@ -40,7 +41,7 @@ impl Session {
                 Client::unix(std::env::var_os("PANGOLIN_SOCKET").map_or_else(|| SOCKET.into(), PathBuf::from))
             }
         };
-        let client = client.with_deadline(global.timeout);
+        let client = client.with_deadline(global.timeout.unwrap_or(patience));
         Ok(Self { client, output: global.output, org: global.org.clone() })
     }
 

@@ -198,6 +198,13 @@ fn negotiate(hello: &Hello) -> Result<u16, String> {
     Ok(version)
 }
 
+/// Whether a node that is not in the plan may have joined since the plan was made. Its certificate, which TLS has
+/// checked, says that the cluster's authority made it the node that it claims to be, and ids are never used again. It
+/// may bring the log and nothing else: after that, the plan says whether it is a member.
+pub(crate) fn is_newer(plan: &PeerPlan, node: NodeId) -> bool {
+    node.0 > plan.known_until && !plan.nodes.contains_key(&node)
+}
+
 /// Whether `me` talks to the node that said `hello` and whose certificate's key has the digest `spki`: the one
 /// place that decides who is let in. The answer is the version that both speak.
 pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -> Result<u16, String> {
@@ -218,6 +225,10 @@ pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -
         return Err("this node does not know the members yet".to_owned());
     }
     match plan.nodes.get(&from.node) {
+        None if is_newer(plan, from.node) => {
+            hello.program.check(plan, from.node)?;
+            negotiate(hello)
+        }
         None => Err(format!("node {} {NO_MEMBER}: removed, or not known here yet", from.node)),
         Some(peer) if peer.spki != *spki => {
             Err(format!("the certificate is not the one that node {} was admitted with", from.node))
@@ -280,7 +291,8 @@ mod tests {
             spki: SPKI,
         };
         let nodes = [(NodeId(1), peer(1)), (NodeId(5), peer(5))].into();
-        PeerPlan { cluster: Some(me().cluster), lineage: 2, feature_level: FeatureLevel(1), nodes }
+        let (cluster, feature_level) = (Some(me().cluster), FeatureLevel(1));
+        PeerPlan { cluster, lineage: 2, feature_level, known_until: 7, nodes }
     }
 
     fn hello() -> Hello {
@@ -292,6 +304,15 @@ mod tests {
     #[test]
     fn a_member_with_its_own_certificate_is_let_in() {
         assert_eq!(judge(&me(), &plan(), &hello(), &SPKI), Ok(VERSION));
+    }
+
+    #[test]
+    fn a_node_that_joined_after_what_is_known_here_is_let_in_as_well() {
+        let newer = Hello { from: Party { node: NodeId(8), ..me() }, ..hello() };
+        assert_eq!(judge(&me(), &plan(), &newer, &Digest([4; 32])), Ok(VERSION));
+        assert!(
+            is_newer(&plan(), NodeId(8)) && !is_newer(&plan(), NodeId(7)) && !is_newer(&plan(), NodeId(5))
+        );
     }
 
     #[test]

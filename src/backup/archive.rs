@@ -136,7 +136,8 @@ impl Backups {
             let write = || -> Result<(), BackupError> {
                 let header = Header { revision, time, ..inner.header(&state, Kind::Log { first })? };
                 let recovery = state.recovery_key();
-                let bytes = backup::seal(&header, Content::Log(&segment), &inner.keyring, recovery.as_ref())?;
+                let bytes =
+                    backup::seal(&header, Content::Log(&segment), inner.keyring()?, recovery.as_ref())?;
                 inner.write(&header, &bytes)
             };
             Ok((write(), segment))

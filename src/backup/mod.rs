@@ -62,6 +62,11 @@ pub enum BackupError {
     /// The cluster takes no changes at the moment.
     #[error("the catalog was not replaced: {0}; what is there is unchanged, and it is safe to try again")]
     NotReplaced(String),
+    /// This node is a witness.
+    #[error(
+        "this node is a witness: it holds no keys, so it neither makes nor reads backups; ask a data node"
+    )]
+    Witness,
     /// A part of the program has ended.
     #[error("the work was not finished: {0}")]
     Ended(String),
@@ -92,7 +97,8 @@ struct Inner {
     config: BackupConfig,
     node: NodeId,
     cluster: Cluster,
-    keyring: Arc<Keyring>,
+    /// None on a witness, which holds no keys.
+    keyring: Option<Arc<Keyring>>,
     place: Place,
     archive: tokio::sync::Mutex<Archive>,
 }
@@ -107,7 +113,7 @@ async fn blocking<T: Send + 'static>(
 impl Backups {
     /// The backups of a node. Nothing is touched yet.
     #[must_use]
-    pub fn new(config: BackupConfig, node: NodeId, cluster: Cluster, keyring: Arc<Keyring>) -> Self {
+    pub fn new(config: BackupConfig, node: NodeId, cluster: Cluster, keyring: Option<Arc<Keyring>>) -> Self {
         let place = Place::new(&config.dir);
         let archive = tokio::sync::Mutex::default();
         Self { inner: Arc::new(Inner { config, node, cluster, keyring, place, archive }) }
@@ -124,19 +130,20 @@ impl Backups {
     /// # Errors
     /// None: what fails is tried again, with a warning.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
-        if !self.inner.config.enabled {
-            info!("backups are switched off on this node");
+        if !self.inner.config.enabled || self.inner.keyring.is_none() {
+            info!("this node makes no backups: it is a witness, or they are switched off");
             shutdown.cancelled().await;
             return Ok(());
         }
         let mut states = self.inner.cluster.watch();
         let mut not_before = Timestamp::default();
         loop {
-            if self.inner.cluster.state().cluster().is_some() && clock::now() >= not_before {
-                if let Err(error) = self.keep_up().await {
-                    warn!(%error, "this node's backups are not up to date");
-                    not_before = clock::now() + RETRY.min(self.inner.config.archive_every * 6);
-                }
+            if self.inner.cluster.state().cluster().is_some()
+                && clock::now() >= not_before
+                && let Err(error) = self.keep_up().await
+            {
+                warn!(%error, "this node's backups are not up to date");
+                not_before = clock::now() + RETRY.min(self.inner.config.archive_every * 6);
             }
             let archived = self.inner.archive.lock().await.next_index();
             let many = async {
@@ -213,6 +220,10 @@ impl Backups {
 }
 
 impl Inner {
+    fn keyring(&self) -> Result<&Keyring, BackupError> {
+        self.keyring.as_deref().ok_or(BackupError::Witness)
+    }
+
     fn header(&self, state: &ClusterState, kind: Kind) -> Result<Header, BackupError> {
         let cluster = state.cluster().ok_or(BackupError::NoCluster)?;
         Ok(Header {
@@ -231,7 +242,7 @@ impl Inner {
         let digest = state.digest().map_err(|error| BackupError::Ended(error.to_string()))?;
         let header = self.header(state, Kind::State { digest })?;
         let recovery = state.recovery_key();
-        let bytes = backup::seal(&header, Content::State(state), &self.keyring, recovery.as_ref())?;
+        let bytes = backup::seal(&header, Content::State(state), self.keyring()?, recovery.as_ref())?;
         self.write(&header, &bytes)?;
         Ok(header)
     }
@@ -241,7 +252,7 @@ impl Inner {
         let name = header.file_name();
         self.place.write(&name, bytes)?;
         let found = self.place.read(&name)?;
-        match backup::open(&found, Key::Keyring(&self.keyring)) {
+        match backup::open(&found, Key::Keyring(self.keyring()?)) {
             Ok((found, Opened::State(_) | Opened::Log(_), _)) if found == *header => {}
             Ok(_) => {
                 return Err(StorageError::Backup { name, found: "another one was read back".into() }.into());

@@ -19,7 +19,7 @@ impl From<BackupError> for ApiFailure {
         match error {
             BackupError::Point(_) => Self::invalid(text),
             BackupError::NoWay(_) => Self::new(Code::NotFound, text),
-            BackupError::Refused(_) => Self::new(Code::Conflict, text),
+            BackupError::Refused(_) | BackupError::Witness => Self::new(Code::Conflict, text),
             BackupError::NoCluster => Refusal::NoCluster.into(),
             BackupError::NotReplaced(_) => Self::not_appended(text),
             BackupError::Storage(_) | BackupError::Raft(_) | BackupError::Ended(_) => Self::internal(text),
@@ -71,7 +71,7 @@ impl Backups {
 
     async fn verify_all(&self) -> Result<VerifiedBackups, ApiFailure> {
         let inner = self.inner.clone();
-        let report = blocking(move || verify(&inner.place, &inner.keyring)).await?;
+        let report = blocking(move || verify(&inner.place, inner.keyring()?)).await?;
         let super::verify::Report { states, segments, joined, problems } = report;
         Ok(VerifiedBackups { states, segments, joined, problems })
     }

@@ -79,12 +79,9 @@ pub fn init(config: &Config, options: &InitOptions) -> Result<(ClusterId, Recove
         spec: spec.clone(),
     };
     let peer = PlannedPeer { name: config.name.to_string(), address: config.peer_advertise, spki: spec.spki };
-    let peers = PeerPlan {
-        cluster: Some(cluster),
-        lineage: 1,
-        nodes: [(FIRST_NODE, peer)].into(),
-        ..PeerPlan::default()
-    };
+    let nodes = [(FIRST_NODE, peer)].into();
+    let known_until = FIRST_NODE.0;
+    let peers = PeerPlan { cluster: Some(cluster), lineage: 1, known_until, nodes, ..PeerPlan::default() };
     let identity = NodeIdentity {
         cluster,
         lineage: 1,
@@ -94,6 +91,7 @@ pub fn init(config: &Config, options: &InitOptions) -> Result<(ClusterId, Recove
         key,
     };
     state_dir.store_recovery(&recovery.public())?;
-    state_dir.store(&identity, &peers, &keyring, Some(&created))?;
+    state_dir.store(&identity, &peers, Some(&keyring), Some(&created))?;
+    state_dir.give_to_owner()?;
     Ok((cluster, recovery))
 }

@@ -134,7 +134,7 @@ fn finish(state_dir: &StateDir) -> Result<Option<PathBuf>, MembershipError> {
     if member.identity.lineage < mark.lineage {
         member.identity.lineage = mark.lineage;
         let peers = alone(&member);
-        state_dir.store(&member.identity, &peers, &member.keyring, None)?;
+        state_dir.store(&member.identity, &peers, member.keyring.as_ref(), None)?;
     }
     std::fs::remove_file(&mark_path)
         .map_err(|error| refused(&format!("{} cannot be removed: {error}", mark_path.display())))?;

@@ -101,7 +101,7 @@ pub async fn restore(config: &Config, options: &RestoreOptions) -> Result<Restor
     remove(&aside)?;
     offline::found(&aside, Founding { node, term, state }).await?;
     state_dir.adopt_raft(&aside)?;
-    state_dir.store(&identity, &peers, &keyring, None)?;
+    state_dir.store(&identity, &peers, Some(&keyring), None)?;
     Ok(Restoration {
         cluster: cluster.name.to_string(),
         node,

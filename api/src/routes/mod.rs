@@ -186,7 +186,7 @@ async fn enter(
     parameters: Vec<String>,
     arrived: Arc<Arrived>,
 ) -> Response {
-    let name = arrived.name();
+    let name = arrived.name;
     let parameters = names(path).zip(parameters).collect();
     let result = match Call::open(app, arrived, parameters).await {
         Ok(call) => {

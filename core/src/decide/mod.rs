@@ -4,10 +4,14 @@ mod levels;
 mod liveness;
 mod placement;
 mod renewal;
+mod voters;
 
 use crate::{command::Command, id::NodeId, observation::Observations, state::ClusterState, time::Timestamp};
 
-pub use renewal::certificates_due;
+pub use renewal::{certificates_due, certificates_unneeded};
+pub use voters::{
+    Step, VOTERS_MAX, Voting, check_promotion, check_removal, hand_over, next_step, remarks, willingness,
+};
 
 pub use levels::{LEVEL_STABLE, common_level};
 pub use liveness::{DOWN_AFTER, UP_AFTER, UP_AFTER_MAX, up_after};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{name::HostName, record::Certificate, state::ClusterState, time::Timestamp};
+use crate::{id::CertificateId, name::HostName, record::Certificate, state::ClusterState, time::Timestamp};
 
 /// The names of every certificate that is wanted and missing, or due for renewal: one with apex and wildcard for
 /// each zone and domain, and one of its own for every resource that none of those covers.
@@ -15,6 +15,13 @@ pub fn certificates_due(state: &ClusterState, now: Timestamp) -> Vec<Vec<HostNam
             current.is_none_or(|certificate| is_due(certificate, now))
         })
         .collect()
+}
+
+/// The certificates whose names nothing wants any more: their domain or resource is gone.
+#[must_use]
+pub fn certificates_unneeded(state: &ClusterState) -> Vec<CertificateId> {
+    let wanted = wanted(state);
+    state.certificates().values().filter(|c| !wanted.contains(&c.names)).map(|c| c.id).collect()
 }
 
 /// Due when a third of its life is left.

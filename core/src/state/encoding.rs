@@ -61,6 +61,7 @@ sections! {
     24 recovery
     25 epoch_floor
     26 staged
+    27 autopilot
     #[cfg(pangolin_next)]
     200 notes
 }

@@ -39,8 +39,14 @@ impl ClusterState {
                 self.nodes = imbl::OrdMap::unit(begun.node, survivor);
             }
             Some(spec) => {
-                self.nodes = imbl::OrdMap::new();
-                self.add_node(begun.node, spec, Verdict::Up, cause)?;
+                if self.nodes.contains_key(&begun.node) {
+                    return Err(Refusal::Invalid(format!("the id of node {} is taken", begun.node)));
+                }
+                let others = std::mem::take(&mut self.nodes);
+                if let Err(refusal) = self.add_node(begun.node, spec, Verdict::Up, cause) {
+                    self.nodes = others;
+                    return Err(refusal);
+                }
             }
         }
         self.revision.lineage = begun.lineage;

@@ -31,8 +31,9 @@ use crate::{
     name::{HostName, Slug},
     outcome::{Outcome, Refusal},
     record::{
-        ApiKey, Certificate, Cluster, Connector, Digest, Domain, JoinToken, Leadership, Node, Org, Placement,
-        RecordKind, RecordSet, RecoveryPublic, Resource, Role, Settings, Site, Target, Upgrade, User,
+        ApiKey, Autopilot, Certificate, Cluster, Connector, Digest, Domain, JoinToken, Leadership, Node, Org,
+        Placement, RecordKind, RecordSet, RecoveryPublic, Resource, Role, Settings, Site, Target, Upgrade,
+        User,
     },
     time::Timestamp,
 };
@@ -69,6 +70,7 @@ pub struct ClusterState {
     /// The highest epoch of sites that are gone: one that comes back from a backup begins above it.
     epoch_floor: Epoch,
     staged: Option<Staged>,
+    autopilot: Autopilot,
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     notes: u64,
@@ -138,6 +140,12 @@ impl ClusterState {
     #[must_use]
     pub fn settings(&self) -> Option<&Settings> {
         self.settings.as_ref()
+    }
+
+    /// How the cluster looks after its voters by itself.
+    #[must_use]
+    pub fn autopilot(&self) -> Autopilot {
+        self.autopilot
     }
 
     /// The feature level that the cluster is committed to; zero before `init`.
@@ -286,7 +294,7 @@ impl ClusterState {
             Body::TokenRevoked(id) => self.revoke_token(*id),
             Body::NodeAdmitted(admitted) => self.admit_node(admitted, &command.cause),
             Body::NodeChanged { node, spec } => self.change_node(*node, spec),
-            Body::NodeAdmin { node, admin } => self.set_node_admin(*node, *admin),
+            Body::NodeAdmin { node, admin } => self.set_node_admin(*node, *admin, &command.cause),
             Body::NodeVerdict { node, verdict } => self.judge_node(*node, *verdict, &command.cause),
             Body::NodeRemoved(node) => self.remove_node(*node),
             Body::SitePlaced { site, home, standbys } => {
@@ -307,6 +315,11 @@ impl ClusterState {
             Body::CatalogStaged { catalog, part, bytes } => self.stage_catalog(*catalog, *part, bytes),
             Body::CatalogReplaced { catalog, parts, .. } => self.replace_catalog(*catalog, *parts),
             Body::LineageBegun(begun) => self.begin_lineage(begun, &command.cause),
+            Body::NodePromoted(node) => self.promote_node(*node),
+            Body::AutopilotChanged(autopilot) => self.change_autopilot(*autopilot),
+            Body::Disbanded { survivor } => self.disband(*survivor, &command.cause),
+            Body::LeadershipHanded { to, .. } => self.note_handover(*to),
+            Body::CertificateRemoved(id) => self.remove_certificate(*id),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

@@ -1,5 +1,7 @@
 //! `pangolinctl` as a process, against the API of a real one-node cluster.
 
+#[path = "../../../api/tests/rest/no_backups.rs"]
+mod no_backups;
 #[path = "../../../api/tests/rest/one_node.rs"]
 mod one_node;
 #[path = "../../../api/tests/rest/server.rs"]
