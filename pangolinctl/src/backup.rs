@@ -103,7 +103,7 @@ fn list(list: BackupList) -> String {
     for problem in &list.problems {
         text.push_str(&format!("\nUNREADABLE  {problem}"));
     }
-    let key = list.recovery_key.map_or_else(|| "none yet".to_owned(), |key| key);
+    let key = list.recovery_key.unwrap_or_else(|| "none yet".to_owned());
     text.push_str(&format!("\n\nRecovery key: {key}"));
     text
 }
