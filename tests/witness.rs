@@ -18,8 +18,9 @@ use uuid::Uuid;
 
 /// How long something may take that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Most memory of a witness: it runs on the smallest host that there is.
-const WITNESS_MEMORY_MAX_KIB: u64 = 64 * 1024;
+/// Most memory of a witness: it runs on the smallest host that there is. A build for development takes half as much
+/// again.
+const WITNESS_MEMORY_MAX_KIB: u64 = if cfg!(debug_assertions) { 96 } else { 64 } * 1024;
 /// Where the witness stands among the nodes.
 const WITNESS: usize = 2;
 

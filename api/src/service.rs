@@ -1,11 +1,11 @@
 //! The API as a service: one request in, one response out.
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
 use pangolin_core::{Cause, NodeId, RequestId, Revision, Slug, id::ClientId, record::NodeRole};
 use pangolin_raft::Cluster;
 use pangolin_wire::{
@@ -26,6 +26,9 @@ use crate::{
 
 /// Longest that a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A body that is too large is read up to this many bytes before the client is told.
+const DISCARDED_MAX: usize = 8 * 1024 * 1024;
 
 /// Body of the API's responses.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -241,18 +244,36 @@ fn min_revision(headers: &HeaderMap) -> Result<Option<Revision>, ApiFailure> {
     })
 }
 
+/// All of a body; none if it is larger than any that is taken. One that is too large is read on for a while: a client
+/// that still writes when the connection is closed never sees the answer.
+async fn collect<B: http_body::Body>(body: B) -> Result<Option<Bytes>, B::Error> {
+    let mut body = pin!(body);
+    let (mut kept, mut length) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        length += data.remaining();
+        if length <= REQUEST_BODY_MAX {
+            kept.put(data);
+        } else if length > DISCARDED_MAX {
+            break;
+        }
+    }
+    Ok((length <= REQUEST_BODY_MAX).then(|| kept.freeze()))
+}
+
 async fn read<B>(body: B) -> Result<Bytes, ApiFailure>
 where
     B: http_body::Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, REQUEST_BODY_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiFailure::new(
+    match tokio::time::timeout(BODY_TIMEOUT, collect(body)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(ApiFailure::new(
             Code::TooLarge,
             format!("the body of the request is larger than {} KiB", REQUEST_BODY_MAX / 1024),
         )),
         Ok(Err(error)) => {
+            let error: Box<dyn Error + Send + Sync> = error.into();
             Err(ApiFailure::invalid(format!("the body of the request did not arrive: {error}")))
         }
         Err(_) => Err(ApiFailure::new(
