@@ -96,7 +96,7 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
     let member = state_dir.load()?;
     let (socket, bound_edge) = {
         let _on = traffic.enter();
-        let socket = LocalSocket::bind(config.socket())?;
+        let socket = LocalSocket::bind(config.socket(), &config.name)?;
         // A witness serves nobody.
         let edge = match member.role {
             NodeRole::Data => Some(BoundEdge::bind(edge_config(&config))?),
@@ -209,6 +209,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let leading =
         Arc::new(Leading::new(node, cluster.clone(), peers.clone(), reports.clone(), keyring.clone()));
     let (left_tx, left) = watch::channel(false);
+    let stopping = CancellationToken::new();
     let answers = NodeAnswers {
         node,
         cluster: cluster.clone(),
@@ -219,6 +220,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         journal,
         backups,
         left: left_tx,
+        stopping: stopping.clone(),
     };
     let inbox = Inbox { reports: reports.clone(), peers: peers.clone() };
     peers.serve(Service::Report, Arc::new(inbox));
@@ -257,7 +259,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         answers,
         left,
         started: clock::steady(),
-        stopping: CancellationToken::new(),
+        stopping,
     })
 }
 
@@ -358,10 +360,10 @@ fn introduction(
 ) -> Option<(&'static str, Body)> {
     if state.cluster().is_none() {
         let created = first.created.clone()?;
-        return Some(("init", Body::ClusterCreated(Box::new(created))));
+        return Some(("`pangolind init` was run on this host", Body::ClusterCreated(Box::new(created))));
     }
     if let (None, Some(key)) = (state.recovery_key(), first.recovery) {
-        return Some(("init", Body::RecoveryKeyChanged(key)));
+        return Some(("`pangolind init` was run on this host", Body::RecoveryKeyChanged(key)));
     }
     let known = &state.nodes().get(&node)?.spec;
     // Name, role and certificate key were fixed when the node was admitted.

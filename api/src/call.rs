@@ -188,6 +188,25 @@ impl Call {
         }
     }
 
+    /// The values that the query gives under these names; no others are taken.
+    pub(crate) fn query<const N: usize>(
+        &self,
+        known: [&'static str; N],
+    ) -> Result<[Option<String>; N], ApiFailure> {
+        let mut found = [const { None }; N];
+        for (name, value) in form_urlencoded::parse(self.arrived.query.as_bytes()) {
+            let Some(position) = known.iter().position(|known| *known == name) else {
+                let name = name.chars().take(PATH_MAX).collect::<String>();
+                let known = known.join(", ");
+                return Err(ApiFailure::invalid(format!(
+                    "{name:?} is not known in the query: it takes {known}"
+                )));
+            };
+            found[position] = Some(value.into_owned());
+        }
+        Ok(found)
+    }
+
     /// The request's name.
     pub(crate) fn request(&self) -> RequestId {
         self.arrived.request

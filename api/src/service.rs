@@ -102,6 +102,9 @@ pub trait NodePort: Send + Sync + 'static {
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);
 
+    /// Resolves when this node is about to stop: whoever waits for something is answered then.
+    fn stopping(&self) -> BoxFuture<'_, ()>;
+
     /// Reads this node's journal: at most `limit` entries behind `after`, or the newest ones.
     fn journal(&self, after: Option<u64>, limit: usize) -> BoxFuture<'_, Result<JournalPage, ApiFailure>>;
 }

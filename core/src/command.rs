@@ -38,6 +38,14 @@ pub enum Actor {
     Connector(SiteId),
 }
 
+impl Actor {
+    /// Whether a person, or a program in a person's name, wanted it; otherwise the cluster did it by itself.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        matches!(self, Self::Operator(_) | Self::ApiKey(_) | Self::User(_))
+    }
+}
+
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -56,14 +64,27 @@ impl fmt::Display for Actor {
 pub struct Cause {
     /// Who is behind it.
     pub actor: Actor,
-    /// What moved them, in words for the operator.
+    /// What moved them, in words for the operator: of an automatic decision, what was observed, by whom, since when.
     pub reason: String,
+    /// The earlier decisions that led to it, nearest first.
+    pub because: Vec<Revision>,
 }
 
 impl Cause {
     /// A cause.
     pub fn new(actor: Actor, reason: impl Into<String>) -> Self {
-        Self { actor, reason: reason.into() }
+        Self { actor, reason: reason.into(), because: Vec::new() }
+    }
+
+    /// Names earlier decisions that led to this one.
+    #[must_use]
+    pub fn because(mut self, decisions: impl IntoIterator<Item = Revision>) -> Self {
+        for revision in decisions {
+            if !self.because.contains(&revision) {
+                self.because.push(revision);
+            }
+        }
+        self
     }
 }
 

@@ -26,6 +26,8 @@
 //! remarks                       what an operator is told; each line below is part of one of them
 //! remarks nothing
 //! hands over to NAME | keeps the leadership
+//! why NAME                      what the cluster answers to this question; the indented lines below are its text
+//! resource HOST behind SITE     is published, with a target
 //! ```
 //!
 //! Below `at`, indented lines say what is seen, later ones over earlier ones:
@@ -48,11 +50,13 @@ use facts::{admitted, command, created, slug, spec, token};
 use pangolin_core::{
     Body, CatalogChange, ClusterState, Command, FeatureLevel, NodeId, Observations, Outcome, Report, SiteId,
     Timestamp,
+    access::Principal,
     command::UpgradeChange,
     decide::{Step, Voting, check_removal, decide, hand_over, next_step, remarks},
     observation::Seen,
     outcome::Object,
     record::{AdminState, Autopilot, Digest, NodeRole, NodeSpec, Verdict},
+    why::{About, why},
 };
 
 /// Rounds within which a leader comes to rest: verdicts, then what follows from them.
@@ -130,6 +134,49 @@ impl Story {
         self.sites.insert(name.to_owned(), id);
     }
 
+    fn publish(&mut self, name: &str, site: &str) {
+        let (site, org, name) = (self.site(site), slug("acme"), facts::host(name));
+        let domain = CatalogChange::DomainCreated {
+            id: None,
+            org: org.clone(),
+            name: name.parent().expect("a domain"),
+        };
+        let Some(Object::Domain(domain)) = self.change(Body::Catalog(Box::new(domain))) else {
+            panic!("no domain")
+        };
+        let title = "Wiki".to_owned();
+        let made = CatalogChange::ResourceCreated {
+            id: None,
+            org,
+            nice_id: None,
+            name: title,
+            domain,
+            host: name.clone(),
+        };
+        let Some(Object::Resource(resource)) = self.change(Body::Catalog(Box::new(made))) else {
+            panic!("no resource")
+        };
+        self.change(Body::Catalog(Box::new(CatalogChange::TargetCreated {
+            id: None,
+            resource,
+            site,
+            method: pangolin_core::record::Method::Http,
+            host: "10.0.0.5".to_owned(),
+            port: 8080,
+            health_check: None,
+        })));
+        let names = vec![name.parent().expect("a domain"), name];
+        self.change(facts::certificate(names));
+    }
+
+    /// The answer to `why`.
+    fn why(&self, name: &str) -> Vec<String> {
+        let principal = Principal::Operator("root".to_owned());
+        let about = About::find(&self.state, &principal, None, name).expect("something to ask about");
+        let text = why(&self.state, &about).expect("an explanation").to_string();
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
     /// A line at the margin.
     fn tell(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -200,6 +247,7 @@ impl Story {
                 self.change(Body::LeaderStarted { term, node });
             }
             ["site", name] => self.add_site(name),
+            ["resource", host, "behind", site] => self.publish(host, site),
             ["site", name, "is", "at", home, ref rest @ ..] => {
                 let standbys = rest.iter().skip(1).map(|name| self.node(name)).collect();
                 let (site, home) = (self.site(name), self.node(home));
@@ -401,6 +449,14 @@ fn play(file: &Path) {
                 }
             }
             decisions += 1;
+            continue;
+        }
+        if let Some(name) = line.strip_prefix("why ") {
+            let below = lines[position..].iter().take_while(|(_, line)| line.starts_with("    "));
+            let expected: Vec<String> = below.map(|(_, line)| line[4..].to_owned()).collect();
+            position += expected.len();
+            let text = story.why(name);
+            assert_eq!(text, expected, "{at}\n{}", text.join("\n"));
             continue;
         }
         let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

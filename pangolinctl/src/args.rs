@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
 use crate::{
-    autopilot, backup, domain, journal, key, leader, node, org, resource, role, site, status, target, token,
-    upgrade, user,
+    autopilot, backup, domain, events, journal, key, leader, node, org, resource, role, site, status, target,
+    token, upgrade, user, why,
 };
 
 #[derive(Debug, Parser)]
@@ -69,6 +69,10 @@ pub(crate) enum Command {
     Status(status::Status),
     /// Show what happened on and around one node, and why
     Journal(journal::Journal),
+    /// Say why a name, site, certificate or node is as it is: the decisions behind it
+    Why(why::Why),
+    /// Show what was decided in the cluster, by whom and why
+    Events(events::Events),
     /// Make a new cluster with this host as its first node (runs `pangolind init`)
     #[command(disable_help_flag = true)]
     Init(Rest),

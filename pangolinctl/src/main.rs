@@ -7,6 +7,7 @@ mod args;
 mod autopilot;
 mod backup;
 mod domain;
+mod events;
 mod failure;
 mod journal;
 mod key;
@@ -25,6 +26,7 @@ mod target;
 mod token;
 mod upgrade;
 mod user;
+mod why;
 
 use std::process::ExitCode;
 
@@ -68,6 +70,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         | Command::Completions { .. } => Ok(()),
         Command::Status(args) => status::run(session, &args).await,
         Command::Journal(args) => journal::run(session, &args).await,
+        Command::Why(args) => why::run(session, &args).await,
+        Command::Events(args) => events::run(session, &args).await,
         Command::Token(verb) => token::run(session, verb).await,
         Command::Backup(verb) => backup::run(session, verb).await,
         Command::Leave { node } => leader::leave(session, node.as_deref()).await,

@@ -12,7 +12,10 @@ use std::{
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, NodeId, Refusal,
     command::Actor,
-    decide::{Step, Voting, certificates_due, certificates_unneeded, decide, hand_over, next_step},
+    decide::{
+        Step, Voting, certificate_cause, certificates_due, certificates_unneeded, decide, elected, hand_over,
+        next_step,
+    },
     record::{AdminState, NodeRole},
 };
 use pangolin_peer::{Peers, identity::Keyring};
@@ -97,7 +100,7 @@ impl Leading {
 
     /// Makes the term known in the state: from here on, decisions of earlier terms are refused.
     async fn take_up(&self, term: u64) -> Result<(), String> {
-        let cause = Cause::new(Actor::Leader(self.node), "elected");
+        let cause = elected(&self.cluster.state(), &self.reports.snapshot(), self.node, clock::steady());
         self.lead(cause, Fence::None, Body::LeaderStarted { term, node: self.node }).await
     }
 
@@ -219,8 +222,7 @@ impl Leading {
             for names in certificates_due(&state, clock::now()) {
                 match certificates::issue(&state, keyring, names.clone()).await {
                     Ok(issued) => {
-                        let cause =
-                            Cause::new(Actor::Leader(self.node), "missing, or a third of its life is left");
+                        let cause = certificate_cause(&state, &names, self.node);
                         let body = Body::CertificateIssued(Box::new(issued));
                         match self.lead(cause, fence, body).await {
                             Ok(()) => info!(?names, "issued a certificate"),

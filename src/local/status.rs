@@ -20,6 +20,7 @@ use pangolin_wire::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -69,6 +70,8 @@ pub struct NodeAnswers {
     pub backups: Backups,
     /// Told when this node has left the cluster.
     pub left: watch::Sender<bool>,
+    /// Told when this node is about to stop.
+    pub stopping: CancellationToken,
 }
 
 /// What a node asks the leader.
@@ -557,6 +560,10 @@ impl NodePort for NodeAnswers {
 
     fn backups(&self) -> &dyn BackupPort {
         &self.backups
+    }
+
+    fn stopping(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stopping.cancelled())
     }
 
     fn audit(&self, write: ApiWrite) {

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use pangolin_core::{
     Body, Cause, Command, Fence, NodeId, Object, Slug, TokenId,
     command::{Actor, NodeAdmitted},
+    decision::Aspect,
     plan::plan,
     record::{Digest, NodeRole, NodeSpec, TunnelKey},
 };
@@ -134,12 +135,12 @@ impl Door {
         // A request that cannot be signed must not use up the token.
         self.certify(NodeId::default(), &csr, spec.spki)?;
         let body = Body::NodeAdmitted(Box::new(NodeAdmitted { token, csr: spec.spki, spec }));
-        let proposal = Proposal {
-            request: None,
-            cause: Cause::new(Actor::Node(self.node), format!("{name} joined with token {token}")),
-            fence: Fence::None,
-            body,
-        };
+        // Who made the token wanted the node.
+        let state = self.cluster.state();
+        let made = state.decisions().latest(&Object::Token(token), Aspect::Existence);
+        let cause = Cause::new(Actor::Node(self.node), format!("{name} showed join token {token}"))
+            .because(made.map(|decision| decision.revision));
+        let proposal = Proposal { request: None, cause, fence: Fence::None, body };
         let committed = self.cluster.propose(proposal).await.map_err(|error| match error {
             ProposeError::NotAppended { reason } => {
                 format!("the cluster takes no changes now ({reason}): try again")

@@ -16,6 +16,7 @@ mod envelope;
 mod journal;
 mod moment;
 mod text;
+mod why;
 
 pub use backup::*;
 pub use catalog::*;
@@ -25,6 +26,7 @@ pub use credential::{CREDENTIAL_ID_LEN, SECRET_LEN, SECRET_MAX, random_id, rando
 pub use envelope::{Code, Envelope, Failure, PAGE_MAX, Pagination};
 pub use journal::{ApiWrite, JournalEntry, JournalEvent, JournalLine, JournalPage, NamedNode, NamedSite};
 pub use moment::Moment;
+pub use why::{Event, EventPage, EventSubject, Explanation, Fact, Step};
 
 /// Every route begins with this.
 pub const BASE_PATH: &str = "/api/v1";

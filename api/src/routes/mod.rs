@@ -16,6 +16,7 @@ mod site;
 mod target;
 mod token;
 mod user;
+mod why;
 
 use std::{convert::Infallible, future::Future, sync::Arc};
 
@@ -65,7 +66,7 @@ impl Door {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 12] = [
+    let nouns: [fn(&mut Routes); 13] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -79,6 +80,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         domain::routes,
         resource::routes,
         target::routes,
+        why::routes,
     ];
     let mut table = Vec::new();
     let mut filters: Vec<Route> = vec![cluster::health(&app)];

@@ -7,5 +7,6 @@ mod no_backups;
 mod one_node;
 mod protocol;
 mod server;
+mod why;
 
 use server::Server;

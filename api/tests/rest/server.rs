@@ -361,6 +361,10 @@ impl NodePort for OneNode {
         &NoBackups
     }
 
+    fn stopping(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     fn audit(&self, write: ApiWrite) {
         self.writes.lock().expect("no panic").push(write);
     }

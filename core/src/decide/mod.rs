@@ -1,5 +1,6 @@
 //! The leader's judgement: what to propose, given the state and what the nodes have seen.
 
+mod leadership;
 mod levels;
 mod liveness;
 mod placement;
@@ -8,7 +9,8 @@ mod voters;
 
 use crate::{command::Command, id::NodeId, observation::Observations, state::ClusterState, time::Timestamp};
 
-pub use renewal::{certificates_due, certificates_unneeded};
+pub use leadership::elected;
+pub use renewal::{certificate_cause, certificates_due, certificates_unneeded, certificates_wanted, is_due};
 pub use voters::{
     Step, VOTERS_MAX, Voting, check_promotion, check_removal, hand_over, next_step, remarks, willingness,
 };

@@ -127,6 +127,29 @@ pub(super) fn serving_nodes(state: &ClusterState) -> Vec<&Node> {
     state.nodes().values().filter(|node| node.spec.role == NodeRole::Data).collect()
 }
 
+/// The nodes that answers for a resource name, in the order of the answer; for the control host with none.
+pub(crate) fn nodes_for(state: &ClusterState, resource: Option<crate::id::ResourceId>) -> Vec<&Node> {
+    let serving = serving_nodes(state);
+    match resource {
+        Some(resource) => in_answer_order(state, resource, &serving),
+        None => serving,
+    }
+}
+
+/// The addresses that an answer naming these nodes has: IPv4 first, as many of a family as fit.
+pub(crate) fn addresses_of(nodes: &[&Node]) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+        nodes.iter().flat_map(|node| node.spec.public_addresses.iter().copied()).partition(IpAddr::is_ipv4);
+    v4.into_iter().take(ADDRESSES_MAX).chain(v6.into_iter().take(ADDRESSES_MAX)).collect()
+}
+
+/// The zone that a name is answered from, if it lies in one.
+pub(crate) fn served_below<'a>(state: &'a ClusterState, name: &HostName) -> Option<&'a HostName> {
+    let domains = state.domains().values().map(|domain| &domain.name);
+    let zones = state.settings().map(|settings| &settings.zone).into_iter().chain(domains);
+    zones.filter(|zone| name.is_within(zone)).min_by_key(|zone| zone.as_str().len())
+}
+
 /// Home first, then standbys, then the rest: the order is a hint that saves a relay.
 fn in_answer_order<'a>(
     state: &ClusterState,

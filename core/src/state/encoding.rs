@@ -62,6 +62,7 @@ sections! {
     25 epoch_floor
     26 staged
     27 autopilot
+    28 decisions
     #[cfg(pangolin_next)]
     200 notes
 }

@@ -5,6 +5,8 @@
 
 mod catalog;
 mod certificates;
+mod changes;
+mod decisions;
 mod encoding;
 mod lineage;
 mod nodes;
@@ -15,6 +17,8 @@ mod upgrade;
 
 use std::net::Ipv4Addr;
 
+pub(crate) use changes::{data_text, scheme};
+pub use decisions::{Decisions, PER_KIND_MAX, PER_TOPIC_MAX, RECENT_MAX};
 use imbl::OrdMap;
 pub use lineage::begin_index;
 pub use requests::{REQUEST_LIFETIME, REQUESTS_MAX};
@@ -71,6 +75,7 @@ pub struct ClusterState {
     epoch_floor: Epoch,
     staged: Option<Staged>,
     autopilot: Autopilot,
+    decisions: Decisions,
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     notes: u64,
@@ -179,6 +184,12 @@ impl ClusterState {
         self.recovery
     }
 
+    /// What has been decided, and why.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
     /// Number of remembered requests.
     #[must_use]
     pub fn remembered_requests(&self) -> usize {
@@ -255,6 +266,8 @@ impl ClusterState {
         let mut next = self.clone();
         let outcome = Outcome::from(self.check(command.fence).and_then(|()| next.change(command)));
         if matches!(outcome, Outcome::Done(_)) {
+            let changes = self.changes_to(&next);
+            next.note_decision(command, changes);
             *self = next;
         }
         if let Some(request) = command.request {
