@@ -133,7 +133,6 @@ mod tests {
             because: vec!["1.51".to_owned()],
             what: "site acme/home (id 2) moves from n2 to n3 (epoch 7)".to_owned(),
             subjects: vec![],
-            request_id: None,
         };
         assert_eq!(
             human(&event),

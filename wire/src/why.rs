@@ -2,7 +2,6 @@
 
 use pangolin_core::{Decision, Revision, Slug, outcome::Object, why};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::{Moment, cluster::optional_revision, text};
 
@@ -91,8 +90,6 @@ pub struct Event {
     pub what: String,
     /// What it is about.
     pub subjects: Vec<EventSubject>,
-    /// The request that it answers: the journal of the node that took it knows it by this id.
-    pub request_id: Option<Uuid>,
 }
 
 /// What an event is about.
@@ -189,7 +186,6 @@ impl Event {
             because: decision.cause.because.iter().map(ToString::to_string).collect(),
             what: decision.text(),
             subjects: distinct,
-            request_id: decision.request.map(|request| Uuid::from_bytes(request.client.0)),
         }
     }
 }
