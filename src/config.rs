@@ -5,14 +5,20 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use pangolin_core::Slug;
+use pangolin_storage::backup::Retention;
 use pangolin_tunnel::BackendChoice;
 use serde::Deserialize;
 
+use crate::backup::BackupConfig;
+
 /// What is logged unless the file says otherwise: libraries only when someone should look.
 const LOG_FILTER: &str = "info,openraft=error,chunked_wal=warn,gotatun=warn";
+/// Seconds between two looks for log entries that are not archived yet.
+const ARCHIVE_SECONDS: u16 = 10;
 /// Most listening addresses of one kind.
 const LISTEN_MAX: usize = 16;
 /// Longest name of a network interface (Linux `IFNAMSIZ` less the terminating zero).
@@ -63,6 +69,8 @@ struct V1 {
     dns: DnsSection,
     #[serde(default)]
     tunnel: TunnelSection,
+    #[serde(default)]
+    backup: BackupSection,
     #[serde(default)]
     log: LogSection,
 }
@@ -154,6 +162,42 @@ impl From<BackendName> for BackendChoice {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct BackupSection {
+    enabled: Option<bool>,
+    dir: Option<PathBuf>,
+    second_dir: Option<PathBuf>,
+    hourly: Option<u16>,
+    daily: Option<u16>,
+    archive_seconds: Option<u16>,
+}
+
+impl BackupSection {
+    fn check(self, state_dir: &Path) -> Result<BackupConfig, (&'static str, String)> {
+        let defaults = Retention::default();
+        let seconds = self.archive_seconds.unwrap_or(ARCHIVE_SECONDS);
+        if !(1..=3600).contains(&seconds) {
+            return Err(("backup.archive_seconds", format!("{seconds} does not lie between 1 and 3600")));
+        }
+        let dir = self.dir.unwrap_or_else(|| state_dir.join("backups"));
+        if self.second_dir.as_ref() == Some(&dir) {
+            return Err(("backup.second_dir", "it is the same directory as the first one".into()));
+        }
+        Ok(BackupConfig {
+            enabled: self.enabled.unwrap_or(true),
+            dir,
+            second_dir: self.second_dir,
+            retention: Retention {
+                hourly: self.hourly.map_or(defaults.hourly, usize::from),
+                daily: self.daily.map_or(defaults.daily, usize::from),
+                ..defaults
+            },
+            archive_every: Duration::from_secs(u64::from(seconds)),
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LogSection {
     format: Option<LogFormat>,
     filter: Option<String>,
@@ -206,6 +250,8 @@ pub struct Config {
     pub tunnel_interface: String,
     /// Largest packet inside the tunnels, bytes.
     pub tunnel_mtu: u16,
+    /// How backups are made.
+    pub backup: BackupConfig,
     /// How log lines are written; none = by whether standard error is a terminal.
     pub log_format: Option<LogFormat>,
     /// Which log lines are written (`tracing` filter syntax).
@@ -303,8 +349,10 @@ impl V1 {
                 "at least one address is needed: connectors and users come in there".into(),
             ));
         }
+        let backup = self.backup.check(&self.node.state_dir).map_err(|(key, reason)| bad(key, reason))?;
         Ok(Config {
             path: path.to_owned(),
+            backup,
             name,
             state_dir: self.node.state_dir,
             runtime_dir: self.node.runtime_dir,
@@ -363,6 +411,8 @@ mod tests {
             (format!("{LEAST}[tunnel]\ninterface = \"a/b\"\n"), "tunnel.interface"),
             (format!("{LEAST}[tunnel]\nendpoint = \"host\"\n"), "tunnel.endpoint"),
             (format!("{LEAST}[edge]\nhttps = []\n"), "edge.https"),
+            (format!("{LEAST}[backup]\narchive_seconds = 0\n"), "backup.archive_seconds"),
+            (format!("{LEAST}[backup]\ndir = \"/b\"\nsecond_dir = \"/b\"\n"), "backup.second_dir"),
             (LEAST.replace("= 1", "= 2"), "version"),
         ] {
             let error = parse(&text).expect_err("refused").to_string();

@@ -2,6 +2,7 @@
 //!
 //! `main.rs` is the program; the library exists so that a simulator can build nodes as well.
 
+pub mod backup;
 pub mod clock;
 pub mod config;
 #[cfg(any(test, fuzzing))]

@@ -1,20 +1,22 @@
 //! `pangolind`: a node of the cluster.
 
 use std::{
-    io::{IsTerminal, Read},
+    io::{BufRead, IsTerminal, Read},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use pangolin_core::{HostName, Slug};
+use pangolin_core::{HostName, Slug, record::NodeRole};
 use pangolin_node::{
     config::{Config, LogFormat},
-    membership::{self, InitOptions, JoinOptions},
+    membership::{self, InitOptions, JoinOptions, Joined, RestoreOptions},
     node,
     state_dir::StateDirError,
 };
+use pangolin_wire::Moment;
 use tracing_subscriber::EnvFilter;
 
 /// A node of Pangolin Cluster: a tunnelled reverse proxy that is highly available by construction.
@@ -33,6 +35,8 @@ enum Verb {
     Init(Init),
     /// Let this host join a cluster, then start it with `run`
     Join(Join),
+    /// Make a cluster of this one node again when the others are lost for good; the node must not run
+    Recover(Recover),
     /// Check the configuration and print what it means
     Config(ConfigFile),
 }
@@ -49,14 +53,32 @@ struct Init {
     #[command(flatten)]
     config: ConfigFile,
     /// Name of the cluster
-    #[arg(long)]
-    cluster: Slug,
+    #[arg(long, required_unless_present = "restore")]
+    cluster: Option<Slug>,
     /// The cluster's own DNS zone, for example lab.example.com
-    #[arg(long)]
-    zone: HostName,
+    #[arg(long, required_unless_present = "restore")]
+    zone: Option<HostName>,
     /// Where the API and the connectors come in [default: control.ZONE]
     #[arg(long)]
     control_host: Option<HostName>,
+    /// Make the cluster again from a backup, when all hosts are lost: a backup file, or a directory of them
+    #[arg(long, value_name = "PATH", requires = "recovery_key_file", conflicts_with_all = ["cluster", "zone", "control_host"])]
+    restore: Option<PathBuf>,
+    /// File with the recovery key that `init` showed when the cluster was made
+    #[arg(long, value_name = "FILE", requires = "restore")]
+    recovery_key_file: Option<PathBuf>,
+    /// Restore this point: a log index, LINEAGE.INDEX, or a time like 2026-11-21T06:49:05Z [default: the newest]
+    #[arg(long, value_name = "POINT", requires = "restore")]
+    at: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Recover {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Go on alone: the other nodes are lost for good and must never run again with their old state
+    #[arg(long, required = true)]
+    force_new_cluster: bool,
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +95,9 @@ struct Join {
 
 /// Exit status of a host that holds no node, or none that may run (`EX_CONFIG` of sysexits.h): the service manager need not try again.
 const NO_NODE: u8 = 78;
+
+/// How long what blocks may go on after the node has ended.
+const LINGER: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -103,15 +128,18 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run(file) => {
             let config = Config::load(&file.config)?;
             start_log(&config)?;
-            let traffic = runtime()?;
+            let (traffic, decisions) = (runtime()?, decisions()?);
             let node = node::run(config, traffic.handle().clone());
             // As a task: whatever wakes the future that a runtime blocks on wakes the driver as well.
-            let outcome = decisions()?.block_on(async { tokio::spawn(node).await })?;
+            let ended = decisions.block_on(async { tokio::spawn(node).await });
             traffic.shutdown_background();
-            outcome
+            // Reading a long log cannot be called off, and nobody waits for it any more.
+            decisions.shutdown_timeout(LINGER);
+            ended?
         }
         Verb::Init(options) => init(&options),
         Verb::Join(options) => join(&options),
+        Verb::Recover(options) => recover(&options),
         Verb::Config(file) => {
             say(&format!("{:#?}", Config::load(&file.config)?));
             Ok(())
@@ -144,17 +172,95 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
 
 fn init(options: &Init) -> anyhow::Result<()> {
     let config = Config::load(&options.config.config)?;
-    let wanted = InitOptions {
-        cluster: options.cluster.clone(),
-        zone: options.zone.clone(),
-        control_host: options.control_host.clone(),
+    let (cluster, zone) = match (&options.cluster, &options.zone, &options.restore) {
+        (_, _, Some(from)) => return restore(&config, options, from),
+        (Some(cluster), Some(zone), None) => (cluster.clone(), zone.clone()),
+        _ => anyhow::bail!("--cluster and --zone are needed"),
     };
-    let cluster = membership::init(&config, &wanted)?;
+    let wanted = InitOptions { cluster, zone, control_host: options.control_host.clone() };
+    let (id, recovery) = membership::init(&config, &wanted)?;
     say(&format!(
-        "cluster {} ({cluster}) is made; this host is its first node, {}.\nNext: start the node (systemctl start \
-         pangolin, or pangolind run --config {}), then `pangolinctl token create` for each further host.",
-        options.cluster,
+        "cluster {} ({id}) is made; this host is its first node, {}.\n\nRecovery key, shown this once:\n\n    {}\n\n\
+         Keep it away from the hosts: with it, and only with it, a backup can be restored when all of them are lost.\n\n\
+         Next: start the node (systemctl start pangolin, or pangolind run --config {}), then `pangolinctl token \
+         create` for each further host.",
+        wanted.cluster,
         config.name,
+        *recovery.to_text(),
+        options.config.config.display()
+    ));
+    Ok(())
+}
+
+fn restore(config: &Config, options: &Init, from: &std::path::Path) -> anyhow::Result<()> {
+    let path = options.recovery_key_file.as_ref().context("--recovery-key-file is needed")?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the recovery key file {}", path.display()))?;
+    let key = zeroize::Zeroizing::new(text).trim().parse()?;
+    let wanted = RestoreOptions { from: from.to_owned(), key, at: options.at.clone() };
+    let done = runtime()?.block_on(membership::restore(config, &wanted))?;
+    say(&format!(
+        "cluster {} is restored as of revision {} ({}), {} resources, from {}.\nThis host is its only node, {} (node \
+         {}); its history goes on at revision {}. What happened after {} is lost, including revocations: look through \
+         API keys and users.\nNext: start the node (systemctl start pangolin, or pangolind run --config {}), point \
+         the delegation at this host if its addresses are new, then `pangolinctl token create` for each further host. \
+         Hosts of the lost cluster are refused: they join anew with an empty state directory.",
+        done.cluster,
+        done.from,
+        Moment(done.time),
+        done.resources,
+        done.files.join(", "),
+        config.name,
+        done.node,
+        done.begins,
+        done.from,
+        options.config.config.display()
+    ));
+    Ok(())
+}
+
+fn recover(options: &Recover) -> anyhow::Result<()> {
+    let config = Config::load(&options.config.config)?;
+    if let Some(aside) = membership::interrupted_recovery(&config)? {
+        say(&format!(
+            "the recovery that was interrupted is finished; the old state is in {}",
+            aside.display()
+        ));
+        return Ok(());
+    }
+    let runtime = runtime()?;
+    let recovery = runtime.block_on(membership::recovery_of(&config))?;
+    let others = match recovery.others.is_empty() {
+        true => "no other node".to_owned(),
+        false => recovery.others.join(", "),
+    };
+    say(&format!(
+        "Cluster {}, node {} ({}).\n\
+         This node has the log up to revision {}, written at {} (log time); it knows entries to be committed up to \
+         index {}.\n\
+         Kept: everything in that log, also what this node does not know to be committed.\n\
+         Lost: what was acknowledged after that and reached only: {others}.\n\
+         They will be taken out of the cluster and refused for ever; none of them may run with its old state again.\n\
+         If a majority of the voters can still be started, start it instead.\n\n\
+         Type the name of the cluster to go on:",
+        recovery.cluster,
+        recovery.name,
+        recovery.node,
+        recovery.last,
+        Moment(recovery.time),
+        recovery.committed,
+    ));
+    let mut typed = String::new();
+    std::io::stdin().lock().take(256).read_line(&mut typed).context("cannot read the confirmation")?;
+    if typed.trim() != recovery.cluster {
+        anyhow::bail!("the name of the cluster was not typed: nothing was changed");
+    }
+    let (begins, aside) = runtime.block_on(membership::recover(&config, recovery))?;
+    say(&format!(
+        "this node is a cluster of its own; its history goes on at revision {begins}. The old state is in {}.\nNext: \
+         start the node (systemctl start pangolin, or pangolind run --config {}), then `pangolinctl token create` for \
+         each further host, with an empty state directory there.",
+        aside.display(),
         options.config.config.display()
     ));
     Ok(())
@@ -175,9 +281,13 @@ fn join(options: &Join) -> anyhow::Result<()> {
     if options.check {
         return check(&config, &wanted);
     }
-    let node = runtime()?.block_on(membership::join(&config, &wanted))?;
+    let Joined { node, role } = runtime()?.block_on(membership::join(&config, &wanted))?;
+    let role = match role {
+        NodeRole::Data => "",
+        NodeRole::Witness => " It is a witness: it votes, and does nothing else.",
+    };
     say(&format!(
-        "this host is node {node}, {}.\nNext: start the node (systemctl start pangolin, or pangolind run --config \
+        "this host is node {node}, {}.{role}\nNext: start the node (systemctl start pangolin, or pangolind run --config \
          {}).",
         config.name,
         options.config.config.display()

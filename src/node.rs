@@ -10,7 +10,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use pangolin_api::Api;
-use pangolin_core::{Body, Cause, ClusterState, Fence, NodeId, command::Actor, plan::plan};
+use pangolin_core::{
+    Body, Cause, ClusterState, Fence, NodeId,
+    command::Actor,
+    plan::plan,
+    record::{AdminState, NodeRole},
+};
 use pangolin_dns::{CookieSecret, DnsConfig, DnsServer};
 use pangolin_edge::{BoundEdge, EdgeConfig, Limits};
 use pangolin_peer::{BoundPeers, Peers, Service, identity::Keyring};
@@ -26,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    backup::Backups,
     clock,
     config::{Config, TimingChoice},
     leader::Leading,
@@ -35,12 +41,13 @@ use crate::{
         dialer::{NodeDialer, Relay},
         journal::Journal,
         layers::{Health, Layers},
-        reports::{Inbox, Reporter, Reports},
+        reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
+        witness::Witness,
     },
-    membership::{Door, Renewal, spec_of},
-    state_dir::{Member, StateDir},
+    membership::{Door, Renewal, is_interrupted, spec_of},
+    state_dir::{Member, StateDir, StateDirError},
     tasks::Tasks,
 };
 
@@ -61,7 +68,8 @@ struct Core {
     cluster: Cluster,
     peers: Peers,
     reports: Reports,
-    keyring: Arc<Keyring>,
+    /// None on a witness.
+    keyring: Option<Arc<Keyring>>,
     answers: NodeAnswers,
     left: watch::Receiver<bool>,
     /// When this run began, by the steady clock.
@@ -82,13 +90,29 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
     let mut tasks = Tasks::new(traffic.clone());
 
     let state_dir = StateDir::new(&config.state_dir);
+    if is_interrupted(&config.state_dir) {
+        return Err(StateDirError::Recovering(config.state_dir).into());
+    }
     let member = state_dir.load()?;
     let (socket, bound_edge) = {
         let _on = traffic.enter();
-        (LocalSocket::bind(config.socket())?, BoundEdge::bind(edge_config(&config))?)
+        let socket = LocalSocket::bind(config.socket(), &config.name)?;
+        // A witness serves nobody.
+        let edge = match member.role {
+            NodeRole::Data => Some(BoundEdge::bind(edge_config(&config))?),
+            NodeRole::Witness => None,
+        };
+        (socket, edge)
     };
-    check_free(&config)?;
-    let core = start_core(config, member, &mut tasks).await?;
+    if bound_edge.is_some() {
+        check_free(&config)?;
+    }
+    // A long log may take a while to be read: whoever is told to stop meanwhile has not begun anything yet.
+    let core = tokio::select! {
+        core = start_core(config, member, &mut tasks) => core?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let api = Api::new(core.cluster.clone(), Arc::new(core.answers.clone()));
     tasks.spawn_front("local socket", socket.run(api.clone(), tasks.closing()));
 
@@ -100,7 +124,12 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
                 first = first_state(&core) => first?,
                 ended = tasks.first_end() => return Err(ended.into()),
             };
-            control = Some(start_layers(&core, &first, api, bound_edge, &mut tasks).await?);
+            match bound_edge.zip(core.keyring.clone()) {
+                Some((edge, keyring)) => {
+                    control = Some(start_layers(&core, keyring, &first, api, edge, &mut tasks).await?);
+                }
+                None => start_witness(&core, &mut tasks),
+            }
             notify_ready();
             Err::<(), anyhow::Error>(tasks.first_end().await.into())
         } => outcome,
@@ -143,10 +172,10 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
 /// Peers, Raft, and what the leader does.
 async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow::Result<Core> {
     let shutdown = tasks.shutdown();
-    let Member { identity, peers: known, keyring, tunnel_key, bootstrap } = member;
+    let Member { identity, peers: known, role: _, keyring, tunnel_key, bootstrap } = member;
     let node = identity.node;
     let spki = identity.key.spki_digest();
-    let keyring = Arc::new(keyring);
+    let keyring = keyring.map(Arc::new);
 
     let (peers, peers_task) = BoundPeers::bind(config.peer_listen).await?.start(identity, tasks.traffic());
     peers.set_plan(known);
@@ -174,15 +203,13 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let reports = Reports::default();
     let (journal, journal_task) = Journal::new(&config.state_dir, node, cluster.watch(), reports.clone());
     tasks.spawn("journal", journal_task.run(shutdown.clone()));
-    let leading = Arc::new(Leading {
-        node,
-        cluster: cluster.clone(),
-        peers: peers.clone(),
-        reports: reports.clone(),
-        keyring: keyring.clone(),
-        leaving: Default::default(),
-    });
+    let backups = Backups::new(config.backup.clone(), node, cluster.clone(), keyring.clone());
+    tasks.spawn("backups", backups.clone().run(shutdown.clone()));
+    tasks.spawn("lineage", notice_lineage(peers.clone(), shutdown.clone()));
+    let leading =
+        Arc::new(Leading::new(node, cluster.clone(), peers.clone(), reports.clone(), keyring.clone()));
     let (left_tx, left) = watch::channel(false);
+    let stopping = CancellationToken::new();
     let answers = NodeAnswers {
         node,
         cluster: cluster.clone(),
@@ -191,27 +218,37 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         keyring: keyring.clone(),
         leading: leading.clone(),
         journal,
+        backups,
         left: left_tx,
+        stopping: stopping.clone(),
     };
     let inbox = Inbox { reports: reports.clone(), peers: peers.clone() };
     peers.serve(Service::Report, Arc::new(inbox));
     peers.serve(Service::Status, Arc::new(ForPeers(answers.clone())));
     peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
-    peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring: keyring.clone(), node }));
+    if let Some(keyring) = keyring.clone() {
+        peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring, node, answers: answers.clone() }));
+    }
     tasks.spawn("leader's duties", leading.run(shutdown.clone()));
-    tasks.spawn("removal", notice_removal(peers.clone(), answers.left.clone(), shutdown.clone()));
+    tasks.spawn(
+        "removal",
+        notice_removal(cluster.clone(), peers.clone(), answers.left.clone(), shutdown.clone()),
+    );
     let watch =
         Watch { node, cluster: cluster.clone(), reports: reports.clone(), state_dir: state_dir.clone() };
     tasks.spawn("agreement", watch.run(shutdown.clone()));
-    let renewal =
-        Renewal { state_dir, cluster: cluster.clone(), keyring: keyring.clone(), peers: peers.clone() };
+    let first = First { created: bootstrap.map(|created| *created), recovery: state_dir.recovery()? };
+    let renewal = Renewal {
+        state_dir,
+        cluster: cluster.clone(),
+        keyring: keyring.clone(),
+        answers: answers.clone(),
+        peers: peers.clone(),
+    };
     tasks.spawn("own certificate", renewal.run(shutdown.clone()));
 
     let spec = spec_of(&config, spki, tunnel_key.public());
-    tasks.spawn(
-        "introduction",
-        introduce(cluster.clone(), node, bootstrap.map(|created| *created), spec, shutdown),
-    );
+    tasks.spawn("introduction", introduce(cluster.clone(), node, first, spec, shutdown));
     Ok(Core {
         config,
         node,
@@ -222,13 +259,14 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         answers,
         left,
         started: clock::steady(),
-        stopping: CancellationToken::new(),
+        stopping,
     })
 }
 
 /// Ends a node that has been removed while it could not be told, or by another node: it would answer for the cluster
 /// from a state that no longer moves.
 async fn notice_removal(
+    cluster: Cluster,
     peers: Peers,
     left: watch::Sender<bool>,
     shutdown: CancellationToken,
@@ -237,7 +275,9 @@ async fn notice_removal(
     loop {
         if peers.is_disowned() {
             let since = *since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= REMOVED_AFTER {
+            // One that knows that it is to leave needs no second thought.
+            let own = cluster.state().nodes().get(&peers.node()).map(|node| node.admin);
+            if own == Some(AdminState::Leaving) || since.elapsed() >= REMOVED_AFTER {
                 warn!("the other nodes say that this one has been removed from the cluster");
                 left.send_replace(true);
             }
@@ -251,19 +291,39 @@ async fn notice_removal(
     }
 }
 
+/// Ends a node of an abandoned history: another one has been made the beginning of a new one without it. What it would
+/// answer is no longer the cluster's word, and its state must not be mixed with the new one.
+async fn notice_lineage(peers: Peers, shutdown: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        if let Some(reason) = peers.superseded() {
+            anyhow::bail!("{reason}");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// What the node that made the cluster has to tell.
+struct First {
+    created: Option<pangolin_core::command::ClusterCreated>,
+    recovery: Option<pangolin_core::record::RecoveryPublic>,
+}
+
 /// Tells the cluster what has to be told once: on the first node that there is a cluster now, on every node what the
 /// configuration has changed about it.
 async fn introduce(
     cluster: Cluster,
     node: NodeId,
-    bootstrap: Option<pangolin_core::command::ClusterCreated>,
+    first: First,
     spec: pangolin_core::record::NodeSpec,
     shutdown: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     let mut states = cluster.watch();
     loop {
         let state = states.borrow_and_update().clone();
-        let Some((reason, body)) = introduction(&state, node, bootstrap.as_ref(), &spec) else {
+        let Some((reason, body)) = introduction(&state, node, &first, &spec) else {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 _ = states.changed() => continue,
@@ -271,7 +331,10 @@ async fn introduce(
         };
         let cause = Cause::new(Actor::Node(node), reason);
         let proposal = Proposal { request: None, cause, fence: Fence::None, body };
-        match cluster.propose(proposal).await.map(|committed| committed.outcome.into_result()) {
+        let proposed = cluster.propose(proposal).await;
+        match proposed.map(|done| done.outcome.into_result().map(|_| done.revision)) {
+            // What comes next follows from the state that shows this.
+            Ok(Ok(revision)) if cluster.wait_applied(revision, RETRY).await.is_ok() => continue,
             Ok(Ok(_)) => {}
             Ok(Err(refusal)) => {
                 warn!(%refusal, "the cluster does not take what this node's configuration says");
@@ -292,11 +355,15 @@ async fn introduce(
 fn introduction(
     state: &ClusterState,
     node: NodeId,
-    bootstrap: Option<&pangolin_core::command::ClusterCreated>,
+    first: &First,
     spec: &pangolin_core::record::NodeSpec,
 ) -> Option<(&'static str, Body)> {
     if state.cluster().is_none() {
-        return bootstrap.map(|created| ("init", Body::ClusterCreated(Box::new(created.clone()))));
+        let created = first.created.clone()?;
+        return Some(("`pangolind init` was run on this host", Body::ClusterCreated(Box::new(created))));
+    }
+    if let (None, Some(key)) = (state.recovery_key(), first.recovery) {
+        return Some(("`pangolind init` was run on this host", Body::RecoveryKeyChanged(key)));
     }
     let known = &state.nodes().get(&node)?.spec;
     // Name, role and certificate key were fixed when the node was admitted.
@@ -311,9 +378,35 @@ fn introduction(
     })
 }
 
+/// What a witness runs in place of the layers: it knows the members, and reports whom it sees.
+fn start_witness(core: &Core, tasks: &mut Tasks) {
+    let shutdown = tasks.shutdown();
+    let (reached_tx, reached) = watch::channel(Default::default());
+    let witness = Witness {
+        node: core.node,
+        cluster: core.cluster.clone(),
+        peers: core.peers.clone(),
+        reports: core.reports.clone(),
+        reached: reached_tx,
+    };
+    tasks.spawn("members", witness.run(shutdown.clone()));
+    let reporter = Reporter {
+        reports: core.reports.clone(),
+        peers: core.peers.clone(),
+        cluster: core.cluster.clone(),
+        carried: Carried::nothing(),
+        started: core.started,
+        stopping: core.stopping.clone(),
+    };
+    tasks.spawn("reports", reporter.run(shutdown.clone()));
+    tasks.spawn("watchdog", watchdog(reached, shutdown));
+    info!(node = %core.node, name = %core.config.name, "ready, as a witness");
+}
+
 /// DNS, tunnels, edge: everything that carries traffic. Needs the first state.
 async fn start_layers(
     core: &Core,
+    keyring: Arc<Keyring>,
     first: &ClusterState,
     api: Api,
     edge: BoundEdge,
@@ -334,7 +427,7 @@ async fn start_layers(
     tasks.spawn_traffic("tunnels", tunnel_task.run(shutdown.clone()));
     let (dns, dns_task) = {
         let _on = traffic.enter();
-        DnsServer::bind(dns_config(core))?
+        DnsServer::bind(dns_config(core, &keyring))?
     };
 
     let (tunnel_plan, tunnel_plans) = watch::channel(Arc::default());
@@ -345,7 +438,7 @@ async fn start_layers(
         plan: tunnel_plans,
         reports: core.reports.clone(),
     };
-    let token_key = core.keyring.derive("connector session tokens");
+    let token_key = keyring.derive("connector session tokens");
     let control = Arc::new(ControlService::new(Arc::new(port), token_key, clock::now));
     let dialer = NodeDialer {
         node: core.node,
@@ -363,7 +456,7 @@ async fn start_layers(
         node: core.node,
         cluster: core.cluster.clone(),
         peers: core.peers.clone(),
-        keyring: core.keyring.clone(),
+        keyring: keyring.clone(),
         reports: core.reports.clone(),
         dns: dns.clone(),
         tunnel: tunnel.clone(),
@@ -385,15 +478,18 @@ async fn start_layers(
         edge,
         dns,
         cluster: core.cluster.clone(),
-        keyring: core.keyring.clone(),
+        keyring,
     };
     tasks.spawn("health", health.run(shutdown.clone()));
     let reporter = Reporter {
         reports: core.reports.clone(),
         peers: core.peers.clone(),
         cluster: core.cluster.clone(),
-        tunnel,
-        control: control.clone(),
+        carried: Carried {
+            tunnels: tunnel.seen(),
+            sockets: control.attached(),
+            targets: control.target_health(),
+        },
         started: core.started,
         stopping: core.stopping.clone(),
     };
@@ -502,9 +598,9 @@ fn edge_config(config: &Config) -> EdgeConfig {
     }
 }
 
-fn dns_config(core: &Core) -> DnsConfig {
+fn dns_config(core: &Core, keyring: &Keyring) -> DnsConfig {
     let mut cookies = CookieSecret([0; 16]);
-    cookies.0.copy_from_slice(&core.keyring.derive("DNS cookies")[..16]);
+    cookies.0.copy_from_slice(&keyring.derive("DNS cookies")[..16]);
     DnsConfig {
         listen: core.config.dns.clone(),
         nsid: core.config.name.to_string(),

@@ -4,6 +4,7 @@
 //! identity.json   who this node is, whom it knows        keyring      key-encryption keys of the cluster
 //! node.key        its certificate's key                  tunnel.key   its WireGuard key
 //! raft/           log, vote, snapshots                   journal/     node-local journal
+//! recovery.pub    public half of the recovery key      backups/     encrypted copies of the state
 //! begun           this node has taken part: without raft/ it must not do so again
 //! diverged        this node's state differed from that of the majority: it must not take part again
 //! ```
@@ -12,7 +13,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -21,7 +22,7 @@ use pangolin_core::{
     ClusterId, NodeId,
     command::ClusterCreated,
     plan::{PeerPlan, PlannedPeer},
-    record::Digest,
+    record::{Digest, NodeRole, RecoveryPublic},
 };
 use pangolin_peer::identity::{
     Keyring, KeyringError, NodeIdentity, NodeKey,
@@ -34,6 +35,19 @@ use zeroize::Zeroizing;
 
 /// Version of `identity.json`.
 const VERSION: u32 = 1;
+
+/// What a node that has left leaves behind.
+const LEFT_BEHIND: [&str; 9] = [
+    "identity.json",
+    "begun",
+    "node.key",
+    "tunnel.key",
+    "keyring",
+    "recovery.pub",
+    "raft",
+    "journal",
+    "backups",
+];
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +70,7 @@ pub enum StateDirError {
     /// The node has taken part, and what it promised then is gone.
     #[error(
         "{0} is gone, though this node has taken part in its cluster: a node that has forgotten its log and its votes \
-         must not vote again; take node {1} out of the cluster (`pangolinctl leave --node {1}` on another node) and join again \
+         must not vote again; on another node, get a token with `pangolinctl node replace {1}`, and with it join again \
          with an empty state directory"
     )]
     LogGone(PathBuf, NodeId),
@@ -74,6 +88,11 @@ pub enum StateDirError {
         /// What was found, and when.
         found: String,
     },
+    /// A forced recovery was cut off.
+    #[error(
+        "a recovery of {0} was interrupted: run `pangolinctl recover --force-new-cluster` again to finish it"
+    )]
+    Recovering(PathBuf),
     /// A private file cannot be read or written.
     #[error(transparent)]
     File(#[from] PrivateFileError),
@@ -110,6 +129,7 @@ struct IdentityFile {
     cluster: String,
     lineage: u64,
     node: u64,
+    role: NodeRole,
     authority: String,
     certificate: String,
     peers: Vec<PeerEntry>,
@@ -133,8 +153,10 @@ pub struct Member {
     pub identity: NodeIdentity,
     /// Whom it knew when it was admitted: enough to be found by the leader before the first state arrives.
     pub peers: PeerPlan,
-    /// The cluster's key-encryption keys.
-    pub keyring: Keyring,
+    /// What it does.
+    pub role: NodeRole,
+    /// The cluster's key-encryption keys; a witness has none.
+    pub keyring: Option<Keyring>,
     /// Its WireGuard key.
     pub tunnel_key: SecretKey,
     /// On the first node: the command that makes the cluster.
@@ -292,10 +314,12 @@ impl StateDir {
         &self,
         identity: &NodeIdentity,
         peers: &PeerPlan,
-        keyring: &Keyring,
+        keyring: Option<&Keyring>,
         bootstrap: Option<&ClusterCreated>,
     ) -> Result<(), StateDirError> {
-        keyring.store(&self.file("keyring"))?;
+        if let Some(keyring) = keyring {
+            keyring.store(&self.file("keyring"))?;
+        }
         let path = self.file("identity.json");
         let bootstrap = bootstrap
             .map(pangolin_core::codec::encode)
@@ -307,6 +331,8 @@ impl StateDir {
             cluster: identity.cluster.to_string(),
             lineage: identity.lineage,
             node: identity.node.0,
+            // Who holds no keys can do nothing but vote.
+            role: if keyring.is_some() { NodeRole::Data } else { NodeRole::Witness },
             authority: BASE64_STANDARD.encode(&identity.authority),
             certificate: BASE64_STANDARD.encode(&identity.certificate),
             peers: peers
@@ -323,6 +349,32 @@ impl StateDir {
         };
         let text = serde_json::to_vec_pretty(&file).map_err(|error| damaged(&path, error))?;
         Ok(private_file::write(&path, &text)?)
+    }
+
+    /// Gives what was written to whoever owns the directory: `init` and `join` are run by root, the node is not.
+    ///
+    /// # Errors
+    /// It cannot be given away.
+    pub fn give_to_owner(&self) -> Result<(), StateDirError> {
+        let io = |path: &Path, source| StateDirError::Io {
+            action: "give the owner of the state directory",
+            path: path.to_owned(),
+            source,
+        };
+        let owner = std::fs::metadata(&self.0).map_err(|source| io(&self.0, source))?;
+        for name in ["identity.json", "node.key", "tunnel.key", "keyring"] {
+            let path = self.file(name);
+            match std::fs::symlink_metadata(&path) {
+                Ok(file) if file.uid() != owner.uid() => {
+                    lchown(&path, Some(owner.uid()), Some(owner.gid()))
+                        .map_err(|source| io(&path, source))?;
+                }
+                Ok(_) => {}
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(io(&path, source)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads who this node is.
@@ -356,7 +408,10 @@ impl StateDir {
             None => None,
         };
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        let keyring = Keyring::load_preferred(credentials.as_deref(), &self.file("keyring"))?;
+        let keyring = match file.role {
+            NodeRole::Data => Some(Keyring::load_preferred(credentials.as_deref(), &self.file("keyring"))?),
+            NodeRole::Witness => None,
+        };
         let certificate = base64(&file.certificate)?;
         Ok(Member {
             identity: NodeIdentity {
@@ -367,11 +422,39 @@ impl StateDir {
                 key: self.own_key(&certificate)?,
                 certificate,
             },
-            peers: PeerPlan { cluster: Some(cluster), lineage: file.lineage, nodes, ..PeerPlan::default() },
+            peers: PeerPlan {
+                cluster: Some(cluster),
+                lineage: file.lineage,
+                // What was told with the admission goes as far as the admission.
+                known_until: file.node,
+                nodes,
+                ..PeerPlan::default()
+            },
+            role: file.role,
             keyring,
             tunnel_key: self.tunnel_key()?,
             bootstrap,
         })
+    }
+
+    /// Keeps the public half of the recovery key until the cluster knows it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn store_recovery(&self, key: &RecoveryPublic) -> Result<(), StateDirError> {
+        Ok(private_file::write(&self.file("recovery.pub"), BASE64_STANDARD.encode(key.0).as_bytes())?)
+    }
+
+    /// The public half of the recovery key, on the node that made the cluster.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn recovery(&self) -> Result<Option<RecoveryPublic>, StateDirError> {
+        let path = self.file("recovery.pub");
+        let Some(text) = read_optional(&path)? else { return Ok(None) };
+        let bytes = BASE64_STANDARD.decode(text.trim_ascii()).map_err(|error| damaged(&path, error))?;
+        let bytes = bytes.try_into().map_err(|_| damaged(&path, "it has not 32 bytes"))?;
+        Ok(Some(RecoveryPublic(bytes)))
     }
 
     /// Puts a renewed certificate in the place of the node's old one; everything else stays.
@@ -398,7 +481,7 @@ impl StateDir {
             .map_or(0, |since| since.as_secs());
         let aside = self.file(&format!("left-{seconds}"));
         std::fs::create_dir_all(&aside).map_err(|source| io("create", &aside, source))?;
-        for name in ["identity.json", "begun", "node.key", "tunnel.key", "keyring", "raft", "journal"] {
+        for name in LEFT_BEHIND {
             let from = self.file(name);
             match std::fs::rename(&from, aside.join(name)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -408,6 +491,54 @@ impl StateDir {
             }
         }
         Ok(aside)
+    }
+}
+
+impl StateDir {
+    /// Moves the Raft store of the old history into `aside`, with a copy of who the node was. Repeating it is safe.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn put_aside(&self, aside: &Path) -> Result<(), StateDirError> {
+        let io = |action, path: &Path, source| StateDirError::Io { action, path: path.to_owned(), source };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(aside)
+            .map_err(|source| io("create", aside, source))?;
+        let identity = self.file("identity.json");
+        if let Some(bytes) = read_optional(&identity)? {
+            private_file::write(&aside.join("identity.json"), &bytes)?;
+        }
+        let raft = self.file("raft");
+        match std::fs::rename(&raft, aside.join("raft")) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io("rename", &raft, source)),
+            _ => self.sync(),
+        }
+    }
+
+    /// Takes the Raft store that was made in `from` for the node's own. Repeating it is safe.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn adopt_raft(&self, from: &Path) -> Result<(), StateDirError> {
+        let io = |action, path: &Path, source| StateDirError::Io { action, path: path.to_owned(), source };
+        let new = from.join("raft");
+        match std::fs::rename(&new, self.file("raft")) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io("rename", &new, source));
+            }
+            _ => self.sync()?,
+        }
+        match std::fs::remove_dir_all(from) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io("remove", from, source)),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> Result<(), StateDirError> {
+        let synced = std::fs::File::open(&self.0).and_then(|dir| dir.sync_all());
+        synced.map_err(|source| StateDirError::Io { action: "sync", path: self.0.clone(), source })
     }
 }
 
@@ -448,13 +579,10 @@ mod tests {
         let identity = NodeIdentity { cluster, lineage: 1, node: NODE, authority, certificate, key };
         let peer =
             PlannedPeer { name: "n7".into(), address: ([127, 0, 0, 1], 7420).into(), spki: Digest([7; 32]) };
-        let peers = PeerPlan {
-            cluster: Some(cluster),
-            lineage: 1,
-            nodes: [(NODE, peer)].into(),
-            ..PeerPlan::default()
-        };
-        state_dir.store(&identity, &peers, &Keyring::create().expect("a keyring"), None).expect("stored");
+        let nodes = [(NODE, peer)].into();
+        let peers = PeerPlan { cluster: Some(cluster), lineage: 1, nodes, ..PeerPlan::default() };
+        let keyring = Keyring::create().expect("a keyring");
+        state_dir.store(&identity, &peers, Some(&keyring), None).expect("stored");
         (dir, state_dir)
     }
 
@@ -464,6 +592,34 @@ mod tests {
         let member = state_dir.load().expect("a member");
         assert_eq!((member.identity.node, member.peers.nodes.len()), (NODE, 1));
         assert!(matches!(state_dir.need_empty(), Err(StateDirError::Occupied(_, NODE))));
+    }
+
+    #[test]
+    fn a_witness_has_no_keyring_and_a_data_node_does_not_start_without_its_own() {
+        let (_dir, state_dir) = with_node();
+        let member = state_dir.load().expect("a member");
+        assert!(member.keyring.is_some() && member.role == NodeRole::Data);
+        std::fs::remove_file(state_dir.file("keyring")).expect("removed");
+        state_dir.load().expect_err("a data node needs it");
+        state_dir.store(&member.identity, &member.peers, None, None).expect("stored");
+        let member = state_dir.load().expect("a member");
+        assert!(member.keyring.is_none() && member.role == NodeRole::Witness);
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "says that it was skipped")]
+    fn what_root_writes_belongs_to_the_owner_of_the_directory() {
+        let (dir, state_dir) = with_node();
+        let nobody = 65_534;
+        if lchown(dir.path(), Some(nobody), Some(nobody)).is_err() {
+            println!("skipped: only root gives files away");
+            return;
+        }
+        state_dir.give_to_owner().expect("given");
+        for name in ["identity.json", "node.key", "keyring"] {
+            let file = std::fs::symlink_metadata(state_dir.file(name)).expect("a file");
+            assert_eq!((file.uid(), file.gid()), (nobody, nobody), "{name}");
+        }
     }
 
     #[test]

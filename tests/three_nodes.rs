@@ -17,7 +17,8 @@ use pangolin_chaos::{
 };
 use pangolin_node as _;
 use pangolin_wire::{
-    Client, ClientError, ClusterStatus, Code, JournalPage, OrgList, TransferLeader, TransferredLeader,
+    Client, ClientError, ClusterStatus, Code, EventPage, JournalPage, OrgList, TransferLeader,
+    TransferredLeader,
 };
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
@@ -151,6 +152,54 @@ async fn the_journals_tell_it(cluster: &Cluster) {
             sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// What a node answers to `pangolinctl ARGUMENTS`.
+fn pangolinctl(cluster: &Cluster, position: usize, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(&cluster.programs.pangolinctl);
+    command.arg("--socket").arg(cluster.nodes[position].socket()).args(arguments);
+    let ended = pangolin_chaos::process::run(command, "", START_PATIENCE).expect("pangolinctl");
+    ended.ok("pangolinctl").expect("an answer").stdout
+}
+
+#[tokio::test]
+async fn every_survivor_says_in_the_same_words_why_a_site_has_moved() {
+    let _turn = TURN.lock().await;
+    let (mut cluster, site, _https) = with_site(None).await;
+    let status = cluster.status().await.expect("a status");
+    let home = status.sites[0].home.expect("a home");
+    let name = status.nodes.iter().find(|node| node.id == home).expect("in the status").name.to_string();
+    let carrying = cluster.nodes.iter().position(|node| node.name == name).expect("one of the three");
+    let survivors: Vec<usize> = (0..3).filter(|position| *position != carrying).collect();
+    let before = cluster.nodes[survivors[0]].client();
+    let since = before.get::<EventPage>("/events").await.expect("events").next;
+
+    cluster.nodes[carrying].kill();
+    let down = format!("node {name} (id {home}) is down");
+    let moves = format!("moves from {name} to ");
+    until("the move is explained by the death, alike on both survivors", || async {
+        let told = survivors.iter().map(|survivor| pangolinctl(&cluster, *survivor, &["why", "demo/lab"]));
+        let told: Vec<String> = told.collect();
+        let fact = told[0].split("\n\n").find(|fact| fact.starts_with("home: "))?;
+        let chain = fact.contains(&moves) && fact.contains(&down) && fact.find(&moves) < fact.find(&down);
+        (told[0] == told[1] && chain && fact.contains("because ")).then_some(())
+    })
+    .await;
+    for subject in [site.host.as_str(), name.as_str()] {
+        let told: Vec<String> =
+            survivors.iter().map(|survivor| pangolinctl(&cluster, *survivor, &["why", subject])).collect();
+        assert_eq!(told[0], told[1]);
+        assert!(told[0].contains(&down), "{}", told[0]);
+    }
+    // Read on from before, at either survivor: the same events, none twice.
+    let since = since.to_string();
+    let read = |survivor: usize| pangolinctl(&cluster, survivor, &["events", "--since", &since, "--json"]);
+    until("both survivors tell the same events", || async {
+        let told: Vec<String> = survivors.iter().map(|survivor| read(*survivor)).collect();
+        (told[0] == told[1] && told[0].matches(&down).count() == 1).then_some(())
+    })
+    .await;
+    no_panic_in(&cluster);
 }
 
 async fn names_are_answered(cluster: &Cluster, site: &Site) {
@@ -306,7 +355,7 @@ async fn a_node_cut_off_from_the_others_goes_on_serving_and_says_that_it_cannot_
         assert!(!failure.message.is_empty());
 
         let status: ClusterStatus = alone.client().get("/cluster/status").await.expect("its own view");
-        assert!(status.partial.is_some() || status.quorum.can_lose == 0, "{status:?}");
+        assert!(status.partial.is_some() || status.quorum.failure_tolerance == 0, "{status:?}");
 
         for other in [1, 2] {
             cluster.nodes[other].process().expect("it runs").thaw();

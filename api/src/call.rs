@@ -42,18 +42,13 @@ pub(crate) struct Arrived {
     pub(crate) caller: Caller,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) freshness: Freshness,
+    /// The name that the client gave it, or was given.
+    pub(crate) name: Uuid,
     pub(crate) request: RequestId,
     pub(crate) verb: Method,
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) body: Bytes,
-}
-
-impl Arrived {
-    /// The name that the client gave it, or was given.
-    pub(crate) fn name(&self) -> Uuid {
-        Uuid::from_bytes(self.request.client.0)
-    }
 }
 
 /// What all handlers share.
@@ -98,6 +93,15 @@ impl Call {
             }
         }
         let principal = authenticate()?;
+        // A host has to get out of its cluster without another one's help.
+        let leaves = arrived.path.ends_with("/cluster/leave");
+        if !arrived.verb.is_safe() && !leaves && !app.node.takes_writes() {
+            return Err(ApiFailure::new(
+                Code::Conflict,
+                "this node is a witness: it only votes, and takes no changes",
+            )
+            .hint("Ask a data node: `pangolinctl --endpoint https://HOST`, or on its host."));
+        }
         let state = app.cluster.state();
         Ok(Self { app, principal, state, arrived, parameters })
     }
@@ -199,6 +203,25 @@ impl Call {
         }
     }
 
+    /// The values that the query gives under these names; no others are taken.
+    pub(crate) fn query<const N: usize>(
+        &self,
+        known: [&'static str; N],
+    ) -> Result<[Option<String>; N], ApiFailure> {
+        let mut found = [const { None }; N];
+        for (name, value) in form_urlencoded::parse(self.arrived.query.as_bytes()) {
+            let Some(position) = known.iter().position(|known| *known == name) else {
+                let name = name.chars().take(PATH_MAX).collect::<String>();
+                let known = known.join(", ");
+                return Err(ApiFailure::invalid(format!(
+                    "{name:?} is not known in the query: it takes {known}"
+                )));
+            };
+            found[position] = Some(value.into_owned());
+        }
+        Ok(found)
+    }
+
     /// The request's name.
     pub(crate) fn request(&self) -> RequestId {
         self.arrived.request
@@ -233,7 +256,7 @@ impl Call {
             verb: verb.to_string(),
             path: path.chars().take(PATH_MAX).collect(),
             status: None,
-            request_id: self.arrived.name().to_string(),
+            request_id: self.arrived.name.to_string(),
         };
         Some(Audit { app: self.app.clone(), write })
     }

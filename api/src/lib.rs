@@ -12,11 +12,13 @@
 //! (`pangolin-raft`).
 
 mod answer;
+mod backups;
 mod call;
 mod failure;
 mod routes;
 mod service;
 mod view;
 
+pub use backups::BackupPort;
 pub use failure::ApiFailure;
-pub use service::{Api, Caller, Credentials, NodePort, ResponseBody};
+pub use service::{Api, Caller, Credentials, NewToken, NodePort, ResponseBody};

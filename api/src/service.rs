@@ -1,12 +1,12 @@
 //! The API as a service: one request in, one response out.
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited, combinators::UnsyncBoxBody};
-use pangolin_core::{Cause, NodeId, RequestId, id::ClientId, record::NodeRole};
+use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
+use pangolin_core::{Cause, NodeId, RequestId, Slug, id::ClientId, record::NodeRole};
 use pangolin_raft::Cluster;
 use pangolin_wire::{
     ApiWrite, ClusterStatus, Code, CreatedToken, JournalPage, LATEST, MIN_REVISION_HEADER, REQUEST_BODY_MAX,
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     answer,
+    backups::BackupPort,
     call::{Arrived, Freshness},
     failure::ApiFailure,
     routes::{self, Door},
@@ -26,8 +27,22 @@ use crate::{
 /// Longest that a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A body that is too large is read up to this many bytes before the client is told.
+const DISCARDED_MAX: usize = 8 * 1024 * 1024;
+
 /// Body of the API's responses.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// What a new join token is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// What the joiner becomes.
+    pub role: NodeRole,
+    /// How long it is good for.
+    pub lifetime: Duration,
+    /// The node whose place the joiner takes.
+    pub replaces: Option<NodeId>,
+}
 
 /// What the API needs of the node beyond the cluster's state and log.
 pub trait NodePort: Send + Sync + 'static {
@@ -35,26 +50,60 @@ pub trait NodePort: Send + Sync + 'static {
     /// node has nothing to tell of its own either.
     fn status(&self) -> BoxFuture<'_, Result<ClusterStatus, ApiFailure>>;
 
+    /// Whether changes may come in through this node: a witness only votes.
+    fn takes_writes(&self) -> bool;
+
     /// Makes a join token. The secret is sealed by the node, so it is not a proposal of the API's own.
     fn create_token(
         &self,
-        role: NodeRole,
-        lifetime: Duration,
+        wanted: NewToken,
         cause: Cause,
         request: RequestId,
     ) -> BoxFuture<'_, Result<CreatedToken, ApiFailure>>;
 
-    /// Takes a node, or this one, out of the cluster for good.
-    fn leave(&self, node: Option<NodeId>, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>>;
+    /// Takes a node, or this one, out of the cluster for good, and waits until it is gone.
+    fn leave(
+        &self,
+        node: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>>;
+
+    /// Lets a learner vote, and waits until it does.
+    fn promote(
+        &self,
+        node: NodeId,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>>;
+
+    /// Takes the cluster of this name apart until this node alone is left, and waits for that.
+    fn disband(
+        &self,
+        cluster: Slug,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>>;
 
     /// Hands leadership to `to`, or to the best voter, and answers who leads then.
-    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>>;
+    fn transfer_leader(
+        &self,
+        to: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<NodeId, ApiFailure>>;
 
     /// Closes the rolling upgrade that is under way, and raises the feature level to what all nodes understand.
     fn finish_upgrade(&self, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>>;
 
+    /// Its backups.
+    fn backups(&self) -> &dyn BackupPort;
+
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);
+
+    /// Resolves when this node is about to stop: whoever waits for something is answered then.
+    fn stopping(&self) -> BoxFuture<'_, ()>;
 
     /// Reads this node's journal: at most `limit` entries behind `after`, or the newest ones.
     fn journal(&self, after: Option<u64>, limit: usize) -> BoxFuture<'_, Result<JournalPage, ApiFailure>>;
@@ -123,6 +172,7 @@ impl Api {
                 caller,
                 authorization: head.headers.get(header::AUTHORIZATION).cloned(),
                 freshness,
+                name: request_id,
                 request: request_of(request_id, &head, &body),
                 verb: head.method.clone(),
                 path: head.uri.path().to_owned(),
@@ -166,18 +216,17 @@ impl Api {
     }
 }
 
-/// The request as the log knows it. The serial stands for what is asked and by whom, so that a name which is used
-/// again for something else, or by somebody else, is not answered as if that had been done.
+/// The request as the log knows it: a client of its own, made of its name, of what is asked and by whom. So a name that
+/// is used again for something else, or by somebody else, is not answered as if that had been done.
 fn request_of(id: Uuid, head: &http::request::Parts, body: &[u8]) -> RequestId {
     let mut content = Sha256::new();
     let key = head.headers.get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
-    for part in [head.method.as_str().as_bytes(), head.uri.path().as_bytes(), key, body] {
+    for part in [id.as_bytes(), head.method.as_str().as_bytes(), head.uri.path().as_bytes(), key, body] {
         content.update((part.len() as u64).to_le_bytes());
         content.update(part);
     }
     let digest: [u8; 32] = content.finalize().into();
-    let serial = digest.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
-    RequestId { client: ClientId(id.into_bytes()), serial }
+    RequestId { client: ClientId(digest.first_chunk().copied().unwrap_or_default()), serial: 1 }
 }
 
 /// The name that the client gave its request.
@@ -202,18 +251,36 @@ fn freshness(headers: &HeaderMap) -> Result<Freshness, ApiFailure> {
     })
 }
 
+/// All of a body; none if it is larger than any that is taken. One that is too large is read on for a while: a client
+/// that still writes when the connection is closed never sees the answer.
+async fn collect<B: http_body::Body>(body: B) -> Result<Option<Bytes>, B::Error> {
+    let mut body = pin!(body);
+    let (mut kept, mut length) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        length += data.remaining();
+        if length <= REQUEST_BODY_MAX {
+            kept.put(data);
+        } else if length > DISCARDED_MAX {
+            break;
+        }
+    }
+    Ok((length <= REQUEST_BODY_MAX).then(|| kept.freeze()))
+}
+
 async fn read<B>(body: B) -> Result<Bytes, ApiFailure>
 where
     B: http_body::Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, REQUEST_BODY_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiFailure::new(
+    match tokio::time::timeout(BODY_TIMEOUT, collect(body)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(ApiFailure::new(
             Code::TooLarge,
             format!("the body of the request is larger than {} KiB", REQUEST_BODY_MAX / 1024),
         )),
         Ok(Err(error)) => {
+            let error: Box<dyn Error + Send + Sync> = error.into();
             Err(ApiFailure::invalid(format!("the body of the request did not arrive: {error}")))
         }
         Err(_) => Err(ApiFailure::new(

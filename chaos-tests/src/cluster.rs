@@ -59,7 +59,15 @@ impl Options {
     /// # Errors
     /// No ports are free.
     pub fn of_a_test() -> Result<Self> {
-        let addresses = crate::ports::own_addresses(3);
+        Self::of_nodes(3)
+    }
+
+    /// So many nodes for a test, on addresses and ports of their own.
+    ///
+    /// # Errors
+    /// No ports are free.
+    pub fn of_nodes(count: u8) -> Result<Self> {
+        let addresses = crate::ports::own_addresses(count);
         let ports = Ports::free(&addresses)?;
         let log = std::env::var("PANGOLIN_TEST_LOG").ok();
         Ok(Self { addresses, ports, zone: "demo.test".to_owned(), backend: Backend::InProcess, log })
@@ -229,7 +237,11 @@ impl Node {
         process.terminate(patience)
     }
 
-    fn write_config(&self, options: &Options) -> Result<()> {
+    /// Writes its configuration anew, for example after its address was changed. It counts from the next start.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_config(&self, options: &Options) -> Result<()> {
         let backend = match options.backend {
             Backend::Auto => "auto",
             Backend::InProcess => "in-process",
@@ -324,8 +336,16 @@ impl Cluster {
     /// `join` fails, or the node does not come up.
     pub async fn join(&mut self, node: usize) -> Result<()> {
         let token = self.token().await?;
+        self.join_with(node, &token).await
+    }
+
+    /// Lets a node join with a token, and starts it.
+    ///
+    /// # Errors
+    /// `join` fails, or the node does not come up.
+    pub async fn join_with(&mut self, node: usize, token: &str) -> Result<()> {
         let node = &mut self.nodes[node];
-        let joined = process::run(node.command("join"), &token, COMMAND_PATIENCE)?;
+        let joined = process::run(node.command("join"), token, COMMAND_PATIENCE)?;
         joined.ok(&format!("pangolind join of {}", node.name))?;
         node.start_ready().await
     }

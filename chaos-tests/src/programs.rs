@@ -25,8 +25,9 @@ impl Programs {
     pub fn find() -> Result<Self> {
         let own = std::env::current_exe().context("where is this program?")?;
         let folder = own.parent().context("this program has no folder")?;
-        // Tests run from target/PROFILE/deps.
-        let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+        // Tests run from target/PROFILE/deps, examples from their own folder beside it.
+        let below = folder.ends_with("deps") || folder.ends_with("examples");
+        let folder = if below { folder.parent().unwrap_or(folder) } else { folder };
         Self::within(folder)
     }
 

@@ -48,8 +48,8 @@ fn a_seed_is_the_same_run_each_time_event_by_event() {
 
 #[test]
 fn a_single_seed_says_what_every_invariant_finds() {
-    let (status, summary, said) = simulate(&["--seed", "1000"]);
-    assert_eq!(summary["seed"], 1000, "{said}");
+    let (status, summary, said) = simulate(&["--seed", "1"]);
+    assert_eq!(summary["seed"], 1, "{said}");
     assert!(summary["digest"].as_str().is_some_and(|digest| digest.len() == 64), "{said}");
     assert!(matches!(status, Some(0 | 2)), "{said}");
 }

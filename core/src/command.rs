@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     feature::{self, FeatureLevel},
-    id::{DomainId, Epoch, NodeId, RequestId, ResourceId, RoleId, SiteId, TargetId, TokenId, UserId},
+    id::{
+        CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
+        TokenId, UserId,
+    },
     name::{HostName, Slug},
     record::{
-        AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordKind,
-        RecordSet, Sealed, Settings, TunnelKey, Verdict,
+        AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec,
+        RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
     time::Timestamp,
 };
@@ -35,6 +38,14 @@ pub enum Actor {
     Connector(SiteId),
 }
 
+impl Actor {
+    /// Whether a person, or a program in a person's name, wanted it; otherwise the cluster did it by itself.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        matches!(self, Self::Operator(_) | Self::ApiKey(_) | Self::User(_))
+    }
+}
+
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,14 +64,27 @@ impl fmt::Display for Actor {
 pub struct Cause {
     /// Who is behind it.
     pub actor: Actor,
-    /// What moved them, in words for the operator.
+    /// What moved them, in words for the operator: of an automatic decision, what was observed, by whom, since when.
     pub reason: String,
+    /// The earlier decisions that led to it, nearest first.
+    pub because: Vec<Revision>,
 }
 
 impl Cause {
     /// A cause.
     pub fn new(actor: Actor, reason: impl Into<String>) -> Self {
-        Self { actor, reason: reason.into() }
+        Self { actor, reason: reason.into(), because: Vec::new() }
+    }
+
+    /// Names earlier decisions that led to this one.
+    #[must_use]
+    pub fn because(mut self, decisions: impl IntoIterator<Item = Revision>) -> Self {
+        for revision in decisions {
+            if !self.because.contains(&revision) {
+                self.because.push(revision);
+            }
+        }
+        self
     }
 }
 
@@ -181,6 +205,47 @@ pub enum Body {
     FeatureLevelRaised(FeatureLevel),
     /// A rolling upgrade goes on.
     Upgrade(UpgradeChange),
+    /// Backups are encrypted to another recovery key from here on.
+    RecoveryKeyChanged(RecoveryPublic),
+    /// A part of an earlier catalog was brought in; it counts for nothing until it is complete and
+    /// [`Body::CatalogReplaced`]. Part 0 drops what was brought in before.
+    CatalogStaged {
+        /// SHA-256 of the whole encoding of the [`Catalog`](crate::state::Catalog).
+        catalog: Digest,
+        /// Which part, from 0.
+        part: u32,
+        /// The part.
+        bytes: Vec<u8>,
+    },
+    /// The catalog that was brought in takes the place of the present one. What was revoked or consumed stays so.
+    CatalogReplaced {
+        /// SHA-256 of the whole.
+        catalog: Digest,
+        /// How many parts it has.
+        parts: u32,
+        /// The revision that it is taken from.
+        from: Revision,
+    },
+    /// A new history begins: a survivor was made a cluster of its own, or a backup was restored on a new host.
+    LineageBegun(Box<LineageBegun>),
+    /// An operator wants a learner to vote.
+    NodePromoted(NodeId),
+    /// How the cluster looks after its voters was changed.
+    AutopilotChanged(Autopilot),
+    /// The cluster is taken apart: all nodes but one are to leave.
+    Disbanded {
+        /// The one that stays.
+        survivor: NodeId,
+    },
+    /// The leadership was handed on because somebody asked for it.
+    LeadershipHanded {
+        /// Who led.
+        from: NodeId,
+        /// Who took over.
+        to: NodeId,
+    },
+    /// A certificate that nothing needs any more is gone.
+    CertificateRemoved(CertificateId),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -207,6 +272,15 @@ impl Body {
             Self::Catalog(_) => "Catalog",
             Self::FeatureLevelRaised(_) => "FeatureLevelRaised",
             Self::Upgrade(_) => "Upgrade",
+            Self::RecoveryKeyChanged(_) => "RecoveryKeyChanged",
+            Self::CatalogStaged { .. } => "CatalogStaged",
+            Self::CatalogReplaced { .. } => "CatalogReplaced",
+            Self::LineageBegun(_) => "LineageBegun",
+            Self::NodePromoted(_) => "NodePromoted",
+            Self::AutopilotChanged(_) => "AutopilotChanged",
+            Self::Disbanded { .. } => "Disbanded",
+            Self::LeadershipHanded { .. } => "LeadershipHanded",
+            Self::CertificateRemoved(_) => "CertificateRemoved",
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }
@@ -283,6 +357,19 @@ pub struct CertificateIssued {
     pub not_before: Timestamp,
     /// End of validity.
     pub not_after: Timestamp,
+}
+
+/// See [`Body::LineageBegun`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineageBegun {
+    /// Number of the new history: above every earlier one.
+    pub lineage: u64,
+    /// Its only node at first.
+    pub node: NodeId,
+    /// What that node is; none = a survivor stays what it was.
+    pub spec: Option<NodeSpec>,
+    /// Where the earlier history ends, as far as it is known.
+    pub from: Revision,
 }
 
 /// A change of what operators want. Where an `id` is optional, none lets `apply` give the next one.

@@ -14,6 +14,7 @@ pub mod agreement;
 pub mod codec;
 pub mod command;
 pub mod decide;
+pub mod decision;
 pub mod feature;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -27,9 +28,12 @@ pub mod planted;
 pub mod record;
 pub mod state;
 pub mod time;
+pub mod why;
 
+pub use self::time::Timestamp;
 pub use codec::CodecError;
 pub use command::{Actor, Body, CatalogChange, Cause, Command, Fence};
+pub use decision::Decision;
 pub use feature::FeatureLevel;
 pub use id::{
     CertificateId, ClusterId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId,
@@ -40,4 +44,3 @@ pub use observation::{Observations, Report};
 pub use outcome::{Object, Outcome, Refusal};
 pub use plan::{Plan, plan};
 pub use state::ClusterState;
-pub use time::Timestamp;

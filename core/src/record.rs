@@ -37,6 +37,11 @@ pub struct Sealed {
     pub content: Vec<u8>,
 }
 
+/// The public half of the recovery key (X25519): backups are encrypted to it, so that they outlive every host. The
+/// private half is shown once, to the operator, and kept nowhere in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecoveryPublic(pub [u8; 32]);
+
 // --- cluster ---------------------------------------------------------------------------------------------------
 
 /// What `init` fixed.
@@ -94,6 +99,28 @@ pub enum AdminState {
     Active,
     /// Gives its work away and gets none.
     Drained,
+    /// Gives its work away and is taken out of the cluster as soon as the others can do without it.
+    Leaving,
+}
+
+/// How the cluster looks after its voters by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Autopilot {
+    /// Milliseconds that a learner has to be in contact and caught up before it votes.
+    pub stable_ms: u32,
+    /// Seconds after which a stable learner takes the place of a voter that is down; none = never.
+    pub exchange_after_s: Option<u32>,
+    /// Seconds after which a node that is down is taken out of the cluster, if the others stand another failure
+    /// without it; none = never.
+    pub remove_after_s: Option<u32>,
+}
+
+impl Default for Autopilot {
+    /// Long enough that a node which restarts twice in a row is not taken for stable, short enough that a host votes
+    /// within 10 s of joining. Nothing is removed unless somebody asked for it.
+    fn default() -> Self {
+        Self { stable_ms: 3000, exchange_after_s: Some(60), remove_after_s: None }
+    }
 }
 
 /// What the cluster has decided about a node.
@@ -144,6 +171,14 @@ pub struct Node {
     pub tunnel_address: Ipv4Addr,
     /// What the operator wants of it.
     pub admin: AdminState,
+    /// Since when.
+    pub admin_at: Timestamp,
+    /// Who wanted it, and why.
+    pub admin_cause: Cause,
+    /// An operator wants it to vote, also where the number of voters gets even.
+    pub promoted: bool,
+    /// The node that joined in its place: this one stays until that one votes.
+    pub replaced_by: Option<NodeId>,
     /// What the cluster has decided about it.
     pub verdict: Verdict,
     /// When the verdict was given.
@@ -227,6 +262,8 @@ pub struct JoinToken {
     pub role: NodeRole,
     /// After this it is worthless.
     pub expires_at: Timestamp,
+    /// The node whose place the joiner takes.
+    pub replaces: Option<NodeId>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Who joined with it: the digest of the request that did, and the node that came of it. The same request

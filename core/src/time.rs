@@ -3,6 +3,7 @@
 use std::{fmt, ops::Add, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 /// Milliseconds since the Unix epoch (UTC). Comes from a proposer's clock, never from this crate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,9 +70,25 @@ impl Clocks {
     }
 }
 
+/// RFC 3339 in UTC with milliseconds, like `2026-11-21T06:49:05.123Z`: the same on every node.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        let nanos = i128::from(self.0) * 1_000_000;
+        match OffsetDateTime::from_unix_timestamp_nanos(nanos) {
+            Ok(t) => write!(
+                f,
+                "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+                t.year(),
+                u8::from(t.month()),
+                t.day(),
+                t.hour(),
+                t.minute(),
+                t.second(),
+                t.millisecond()
+            ),
+            // Beyond the year 9999: no calendar, but still a time that reads back.
+            Err(_) => f.write_str("9999-12-31T23:59:59.999Z"),
+        }
     }
 }
 
@@ -103,5 +120,12 @@ mod tests {
             assert_eq!(clocks.log_time(Timestamp(previous)), Timestamp(stamp), "{clocks:?}");
             assert_eq!(clocks.own_error(), error, "{clocks:?}");
         }
+    }
+
+    #[test]
+    fn times_are_written_for_people_in_utc() {
+        assert_eq!(Timestamp(1_795_243_745_123).to_string(), "2026-11-21T06:49:05.123Z");
+        assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Timestamp(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
     }
 }

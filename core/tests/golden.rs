@@ -8,15 +8,16 @@ mod facts;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use facts::{beginning, certificate, command, host, settings, slug, spec, token};
+use facts::{admitted, beginning, certificate, command, host, settings, slug, spec, token};
 use pangolin_core::{
-    Actor, Body, CatalogChange, Cause, ClusterState, Command, DomainId, Epoch, FeatureLevel, Fence, NodeId,
-    RequestId, ResourceId, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId, codec,
-    command::UpgradeChange,
+    Actor, Body, CatalogChange, Cause, CertificateId, ClusterState, Command, DomainId, Epoch, FeatureLevel,
+    Fence, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId,
+    codec,
+    command::{LineageBegun, UpgradeChange},
     id::ClientId,
     record::{
-        AdminState, Digest, HealthCheck, KeyScope, Method, NodeSpec, RecordData, RecordSet, Settings,
-        TunnelKey, Verdict,
+        AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
+        RecordSet, RecoveryPublic, Settings, TunnelKey, Verdict,
     },
 };
 
@@ -40,7 +41,16 @@ fn variant(body: &Body) -> &'static str {
         | Body::CertificateIssued(_)
         | Body::SettingsChanged(_)
         | Body::FeatureLevelRaised(_)
-        | Body::Upgrade(_) => body.name(),
+        | Body::Upgrade(_)
+        | Body::RecoveryKeyChanged(_)
+        | Body::CatalogStaged { .. }
+        | Body::CatalogReplaced { .. }
+        | Body::LineageBegun(_)
+        | Body::NodePromoted(_)
+        | Body::AutopilotChanged(_)
+        | Body::Disbanded { .. }
+        | Body::LeadershipHanded { .. }
+        | Body::CertificateRemoved(_) => body.name(),
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
             C::OrgChanged { .. } => "OrgChanged",
@@ -71,7 +81,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 39;
+const VARIANTS: usize = 48;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -97,7 +107,61 @@ fn list() -> Vec<Command> {
     }
     let after = list.len() as u64 + 1;
     list.extend(upgrades().into_iter().zip(after..).map(|(body, at)| command(at, body)));
+    restored(&mut list);
+    let at = 1_800_000_000_000 + list.len() as u64;
+    list.extend(membership().into_iter().zip(at..).map(|(body, at)| command(at, body)));
     list
+}
+
+/// The catalog of the beginning comes back, and a new history begins.
+fn restored(list: &mut Vec<Command>) {
+    let mut begun = ClusterState::default();
+    for (command, index) in beginning().iter().zip(1..) {
+        begun.apply(index, command);
+    }
+    let (bytes, catalog) = begun.catalog().encode().expect("encoded");
+    let (one, other) = bytes.split_at(bytes.len() / 2);
+    let from = Revision { lineage: 1, index: 9 };
+    for body in [
+        Body::RecoveryKeyChanged(RecoveryPublic([8; 32])),
+        Body::CatalogStaged { catalog, part: 0, bytes: one.to_vec() },
+        Body::CatalogReplaced { catalog, parts: 2, from },
+        Body::CatalogStaged { catalog, part: 1, bytes: other.to_vec() },
+        Body::CatalogReplaced { catalog, parts: 2, from },
+        Body::LineageBegun(Box::new(LineageBegun { lineage: 1, node: NodeId(1), spec: None, from })),
+        Body::LineageBegun(Box::new(LineageBegun { lineage: 2, node: NodeId(1), spec: None, from })),
+        Body::LineageBegun(Box::new(LineageBegun {
+            lineage: 3,
+            node: NodeId(1_000_000),
+            spec: Some(spec("n9", 9)),
+            from,
+        })),
+    ] {
+        list.push(command(1_800_000_000_000 + list.len() as u64, body));
+    }
+}
+
+/// Voters, places, and taking apart.
+fn membership() -> Vec<Body> {
+    vec![
+        Body::TokenCreated(Box::new(JoinToken {
+            replaces: Some(NodeId(1)),
+            ..token(3, Timestamp(1_800_000_000_000))
+        })),
+        admitted(3, NodeSpec { feature_level: FeatureLevel(3), ..spec("n1", 3) }),
+        Body::NodePromoted(NodeId(54)),
+        Body::AutopilotChanged(Autopilot {
+            stable_ms: 10_000,
+            exchange_after_s: None,
+            remove_after_s: Some(86_400),
+        }),
+        Body::AutopilotChanged(Autopilot { stable_ms: u32::MAX, ..Autopilot::default() }),
+        Body::LeadershipHanded { from: NodeId(1), to: NodeId(54) },
+        Body::NodeAdmin { node: NodeId(1), admin: AdminState::Leaving },
+        Body::NodeAdmin { node: NodeId(54), admin: AdminState::Leaving },
+        Body::Disbanded { survivor: NodeId(54) },
+        Body::CertificateRemoved(CertificateId(6)),
+    ]
 }
 
 fn later_life() -> Vec<Body> {

@@ -7,8 +7,12 @@ use std::collections::BTreeSet;
 
 use facts::any;
 use pangolin_core::{
-    ClusterState, Command, NodeId, Observations, Outcome, Report, SiteId, Timestamp, codec, decide::decide,
-    observation::Seen, plan, record::RecordKind,
+    ClusterState, Command, NodeId, Observations, Outcome, Report, SiteId, Timestamp, codec,
+    decide::decide,
+    observation::Seen,
+    plan,
+    record::{RecordData, RecordKind, Site},
+    why::{About, why},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -32,6 +36,37 @@ fn applied(log: &Log) -> ClusterState {
     state
 }
 
+/// Whether everything that a decision tells of is the same in two states.
+fn same(before: &ClusterState, after: &ClusterState) -> bool {
+    let leads = |state: &ClusterState| state.leadership().map(|leads| (leads.term, leads.node));
+    before.cluster() == after.cluster()
+        && before.settings() == after.settings()
+        && leads(before) == leads(after)
+        && before.feature_level() == after.feature_level()
+        && before.upgrade() == after.upgrade()
+        && before.autopilot() == after.autopilot()
+        && before.recovery_key() == after.recovery_key()
+        && before.nodes() == after.nodes()
+        && before.tokens() == after.tokens()
+        && before.orgs() == after.orgs()
+        && before.users() == after.users()
+        && before.roles() == after.roles()
+        && before.api_keys() == after.api_keys()
+        && before.sites().values().map(told_of).eq(after.sites().values().map(told_of))
+        && before.domains() == after.domains()
+        && before.resources() == after.resources()
+        && before.targets() == after.targets()
+        && before.record_sets() == after.record_sets()
+        && before.placements() == after.placements()
+        && before.connectors() == after.connectors()
+        && before.certificates() == after.certificates()
+}
+
+/// A site without its count of configurations, which follows from other changes.
+fn told_of(site: &Site) -> Site {
+    Site { config_version: 0, ..site.clone() }
+}
+
 fn no_doubles<T: Ord + std::fmt::Debug>(what: &str, values: impl Iterator<Item = T>) {
     let mut seen = BTreeSet::new();
     for value in values {
@@ -44,7 +79,8 @@ fn no_doubles<T: Ord + std::fmt::Debug>(what: &str, values: impl Iterator<Item =
 fn check(state: &ClusterState) {
     let nodes = || state.nodes().values();
     no_doubles("node name", nodes().map(|n| &n.spec.name));
-    no_doubles("peer address", nodes().map(|n| n.spec.peer_address));
+    let in_place = nodes().filter(|n| n.replaced_by.is_none());
+    no_doubles("peer address", in_place.map(|n| n.spec.peer_address));
     let sites = || state.sites().values();
     no_doubles("tunnel address", nodes().map(|n| n.tunnel_address).chain(sites().map(|s| s.address)));
     no_doubles("connector id", sites().map(|s| &s.connector_id));
@@ -168,6 +204,64 @@ proptest! {
             step(&mut state, index, entry.as_ref());
             check(&state);
             check_step(&before, &state);
+        }
+    }
+
+    #[test]
+    fn every_change_leaves_one_decision_and_nothing_else_leaves_any(log in any::log()) {
+        let mut state = ClusterState::default();
+        for (entry, index) in log.iter().zip(1..) {
+            let before = state.clone();
+            let outcome = step(&mut state, index, entry.as_ref());
+            let new = state.decisions().since(before.revision());
+            prop_assert!(new.len() <= 1);
+            prop_assert_eq!(state.decisions().len(), before.decisions().len() + new.len(), "few enough to be kept");
+            if !matches!(outcome, Some(Outcome::Done(_))) || same(&before, &state) {
+                prop_assert!(new.is_empty(), "{:?} changed nothing", entry);
+                continue;
+            }
+            prop_assert_eq!(new.len(), 1, "{:?} left no decision", entry);
+            let (decision, command) = (new[0], entry.as_ref().expect("a command"));
+            prop_assert_eq!((decision.revision, decision.at), (state.revision(), state.time()));
+            prop_assert_eq!(&decision.cause, &command.cause);
+            prop_assert!(!decision.changes.is_empty() && !decision.text().is_empty());
+        }
+    }
+
+    #[test]
+    fn every_state_can_be_asked_why_and_its_copy_says_the_same(log in any::log()) {
+        let state = applied(&log);
+        let copy = ClusterState::decode(&state.encode().expect("encoded")).expect("decoded");
+        let nodes = (0..12).map(NodeId).map(About::Node);
+        let sites = (0..12).map(SiteId).map(About::Site);
+        let hosts = ["demo.test", "a.demo.test", "control.demo.test", "n1.demo.test", "x.y.demo.test", "example.org"];
+        let known = state.resources().values().map(|resource| resource.host.clone());
+        let hosts: Vec<_> = hosts.map(facts::host).into_iter().chain(known).collect();
+        let hosts = hosts.into_iter().flat_map(|host| [About::Host(host.clone()), About::Certificate(host)]);
+        for about in nodes.chain(sites).chain(hosts) {
+            let text = why(&state, &about).map(|explanation| explanation.to_string());
+            prop_assert_eq!(&text, &why(&copy, &about).map(|explanation| explanation.to_string()));
+            prop_assert!(text.is_none_or(|text| text.lines().count() >= 2));
+        }
+    }
+
+    #[test]
+    fn the_addresses_that_why_tells_are_those_that_dns_answers(log in any::log()) {
+        let state = applied(&log);
+        let plan = plan(&state, NodeId(1));
+        let own: BTreeSet<_> = state.record_sets().keys().map(|(name, _)| name).collect();
+        for resource in state.resources().values().filter(|r| r.enabled && !own.contains(&r.host)) {
+            let sets = plan.dns.zones.iter().find_map(|zone| zone.sets.get(&resource.host));
+            let answered = sets.into_iter().flatten().flat_map(|(_, set)| &set.data).map(|data| match data {
+                RecordData::A(address) => address.to_string(),
+                RecordData::Aaaa(address) => address.to_string(),
+                other => format!("{other:?}"),
+            });
+            let answered: Vec<String> = answered.collect();
+            let answered = if answered.is_empty() { "no address".to_owned() } else { answered.join(", ") };
+            let text = why(&state, &About::Host(resource.host.clone())).expect("a host").to_string();
+            let expected = format!("DNS answers {answered} (TTL ");
+            prop_assert!(text.contains(&expected), "{expected}\n{text}");
         }
     }
 

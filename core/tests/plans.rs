@@ -210,7 +210,7 @@ fn connectors_are_offered_the_home_first_then_standbys_then_the_rest() {
     let [a, b, c] = cluster.n;
     assert_eq!(offers(&cluster), [b, c, a]);
     cluster.judge(1, Verdict::Down);
-    assert_eq!(offers(&cluster), [c, a], "a node that is down is not offered");
+    assert_eq!(offers(&cluster), [c, a, b], "a node that is down comes last");
     cluster.judge(1, Verdict::Up);
     cluster.tell(Body::SitePlaced { site: SITE, home: c, standbys: vec![] });
     assert_eq!(offers(&cluster), [c, a, b]);

@@ -4,7 +4,13 @@
 //!
 //! ```text
 //! node NAME [witness]           joins; the first one makes the cluster
-//! node NAME drains|returns|leaves
+//! node NAME drains|returns|leaves    (leaves = is out of the state at once)
+//! node NAME is to leave|vote         an operator has asked for it
+//! node NAME joins instead of OTHER
+//! cluster disbands to NAME
+//! autopilot removes the dead after SECONDS s
+//! voters NAME ...               Raft's membership; leaders change it below
+//! learners NAME ...
 //! node NAME understands LEVEL   it runs a program of this feature level from now on
 //! upgrade begins|ends
 //! node NAME is upgraded         its part of the upgrade is done
@@ -14,6 +20,14 @@
 //! at SECONDS s                  the clock; what was seen before is forgotten
 //! decides                       the leader decides until it comes to rest; the indented lines below say what
 //! decides nothing
+//! membership                    the leader changes the membership until it is at rest; the lines below say how
+//! membership rests
+//! NAME may leave | NAME may not leave
+//! remarks                       what an operator is told; each line below is part of one of them
+//! remarks nothing
+//! hands over to NAME | keeps the leadership
+//! why NAME                      what the cluster answers to this question; the indented lines below are its text
+//! resource HOST behind SITE     is published, with a target
 //! ```
 //!
 //! Below `at`, indented lines say what is seen, later ones over earlier ones:
@@ -24,6 +38,7 @@
 //!     NAME misses OTHER for SECONDS s   NAME alone has not reached OTHER that long
 //!     NAME is silent                    its reports do not arrive
 //!     tunnel SITE: NAME ...             the site has live tunnels to these nodes
+//!     NAME ... caught up for SECONDS s  members that have had all of the log that long
 //! ```
 
 #[allow(dead_code, reason = "each test file uses its own part of the made-up facts")]
@@ -35,15 +50,19 @@ use facts::{admitted, command, created, slug, spec, token};
 use pangolin_core::{
     Body, CatalogChange, ClusterState, Command, FeatureLevel, NodeId, Observations, Outcome, Report, SiteId,
     Timestamp,
+    access::Principal,
     command::UpgradeChange,
-    decide::decide,
+    decide::{Step, Voting, check_removal, decide, hand_over, next_step, remarks},
     observation::Seen,
     outcome::Object,
-    record::{AdminState, Digest, NodeRole, NodeSpec, Verdict},
+    record::{AdminState, Autopilot, Digest, NodeRole, NodeSpec, Verdict},
+    why::{About, why},
 };
 
 /// Rounds within which a leader comes to rest: verdicts, then what follows from them.
 const ROUNDS: usize = 4;
+/// Changes of the membership within which it comes to rest.
+const CHANGES: usize = 12;
 
 #[derive(Default)]
 struct Story {
@@ -54,6 +73,7 @@ struct Story {
     nodes: BTreeMap<String, NodeId>,
     sites: BTreeMap<String, SiteId>,
     reports: BTreeMap<NodeId, Report>,
+    voting: Voting,
 }
 
 impl Story {
@@ -81,13 +101,13 @@ impl Story {
         self.nodes.iter().find(|(_, known)| **known == id).map_or("?", |(name, _)| name)
     }
 
-    fn add_node(&mut self, name: &str, role: NodeRole) {
+    fn add_node(&mut self, name: &str, role: NodeRole, replaces: Option<NodeId>) {
         let n = u8::try_from(self.nodes.len() + 1).expect("few nodes");
         let made = if self.nodes.is_empty() {
             self.change(created(spec(name, n)));
             Some(Object::Node(NodeId(1)))
         } else {
-            let token = pangolin_core::record::JoinToken { role, ..token(n, Timestamp(u64::MAX)) };
+            let token = pangolin_core::record::JoinToken { role, replaces, ..token(n, Timestamp(u64::MAX)) };
             self.change(Body::TokenCreated(Box::new(token)));
             self.change(admitted(n, spec(name, n)))
         };
@@ -114,12 +134,87 @@ impl Story {
         self.sites.insert(name.to_owned(), id);
     }
 
+    fn publish(&mut self, name: &str, site: &str) {
+        let (site, org, name) = (self.site(site), slug("acme"), facts::host(name));
+        let domain = CatalogChange::DomainCreated {
+            id: None,
+            org: org.clone(),
+            name: name.parent().expect("a domain"),
+        };
+        let Some(Object::Domain(domain)) = self.change(Body::Catalog(Box::new(domain))) else {
+            panic!("no domain")
+        };
+        let title = "Wiki".to_owned();
+        let made = CatalogChange::ResourceCreated {
+            id: None,
+            org,
+            nice_id: None,
+            name: title,
+            domain,
+            host: name.clone(),
+        };
+        let Some(Object::Resource(resource)) = self.change(Body::Catalog(Box::new(made))) else {
+            panic!("no resource")
+        };
+        self.change(Body::Catalog(Box::new(CatalogChange::TargetCreated {
+            id: None,
+            resource,
+            site,
+            method: pangolin_core::record::Method::Http,
+            host: "10.0.0.5".to_owned(),
+            port: 8080,
+            health_check: None,
+        })));
+        let names = vec![name.parent().expect("a domain"), name];
+        self.change(facts::certificate(names));
+    }
+
+    /// The answer to `why`.
+    fn why(&self, name: &str) -> Vec<String> {
+        let principal = Principal::Operator("root".to_owned());
+        let about = About::find(&self.state, &principal, None, name).expect("something to ask about");
+        let text = why(&self.state, &about).expect("an explanation").to_string();
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
     /// A line at the margin.
     fn tell(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["node", name] => self.add_node(name, NodeRole::Data),
-            ["node", name, "witness"] => self.add_node(name, NodeRole::Witness),
+            ["node", name] => self.add_node(name, NodeRole::Data, None),
+            ["node", name, "witness"] => self.add_node(name, NodeRole::Witness, None),
+            ["node", name, "joins", "instead", "of", other] => {
+                let other = self.node(other);
+                self.add_node(name, NodeRole::Data, Some(other));
+            }
+            ["node", name, "is", "to", "leave"] => {
+                let node = self.node(name);
+                self.change(Body::NodeAdmin { node, admin: AdminState::Leaving });
+            }
+            ["node", name, "is", "to", "vote"] => {
+                self.change(Body::NodePromoted(self.node(name)));
+            }
+            ["cluster", "disbands", "to", name] => {
+                self.change(Body::Disbanded { survivor: self.node(name) });
+            }
+            ["autopilot", "removes", "the", "dead", "after", seconds, "s"] => {
+                let remove_after_s = Some(seconds.parse().expect("seconds"));
+                self.change(Body::AutopilotChanged(Autopilot { remove_after_s, ..Autopilot::default() }));
+            }
+            ["voters", ref names @ ..] => {
+                self.voting.voters = names.iter().map(|name| self.node(name)).collect();
+            }
+            ["learners", ref names @ ..] => {
+                self.voting.learners = names.iter().map(|name| self.node(name)).collect();
+            }
+            [name, "may", "leave"] => {
+                check_removal(&self.state, &self.voting(), self.node(name)).expect("it may leave");
+            }
+            [name, "may", "not", "leave"] => {
+                check_removal(&self.state, &self.voting(), self.node(name)).expect_err("it may not leave");
+            }
+            ["hands", "over", "to", name] => assert_eq!(self.successor(), Some(self.node(name))),
+            ["keeps", "the", "leadership"] => assert_eq!(self.successor(), None),
             ["node", name, "drains"] => {
                 let node = self.node(name);
                 self.change(Body::NodeAdmin { node, admin: AdminState::Drained });
@@ -152,6 +247,7 @@ impl Story {
                 self.change(Body::LeaderStarted { term, node });
             }
             ["site", name] => self.add_site(name),
+            ["resource", host, "behind", site] => self.publish(host, site),
             ["site", name, "is", "at", home, ref rest @ ..] => {
                 let standbys = rest.iter().skip(1).map(|name| self.node(name)).collect();
                 let (site, home) = (self.site(name), self.node(home));
@@ -160,6 +256,7 @@ impl Story {
             ["at", seconds, "s"] => {
                 self.now = millis(seconds);
                 self.reports.clear();
+                self.voting.caught_up_for.clear();
             }
             _ => panic!("not understood"),
         }
@@ -194,6 +291,12 @@ impl Story {
                 let node = self.node(name);
                 self.reports.remove(&node);
             }
+            [ref names @ .., "caught", "up", "for", seconds, "s"] => {
+                for name in names {
+                    let (node, time) = (self.node(name), Duration::from_millis(millis(seconds)));
+                    self.voting.caught_up_for.insert(node, time);
+                }
+            }
             ["tunnel", site, ref carriers @ ..] => {
                 let (site, seen) = (self.site(site.trim_end_matches(':')), self.seen(true, "1"));
                 for name in carriers {
@@ -209,10 +312,71 @@ impl Story {
         Seen { alive, since: Timestamp(self.now.saturating_sub(millis(seconds))) }
     }
 
+    /// The membership as the leader sees it: it is in contact with whoever reports.
+    fn voting(&self) -> Voting {
+        let alive = self.reports.keys().copied().collect();
+        Voting { alive, ..self.voting.clone() }
+    }
+
+    fn leader(&self) -> NodeId {
+        self.state.leadership().expect("a leader").node
+    }
+
+    fn successor(&self) -> Option<NodeId> {
+        hand_over(&self.state, &self.voting(), self.leader())
+    }
+
+    /// How the leader changes the membership, in the words of the stories.
+    fn membership(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        for _ in 0..CHANGES {
+            let step = next_step(&self.state, &self.voting(), self.leader(), Timestamp(self.now));
+            let Some(step) = step else { return told };
+            told.push(self.take(&step));
+        }
+        panic!("the membership does not come to rest; so far: {told:#?}");
+    }
+
+    fn take(&mut self, step: &Step) -> String {
+        let name = |node: &NodeId| self.name_of(*node).to_owned();
+        let (words, change) = match step {
+            Step::AddLearner(node) => {
+                let words = format!("{} learns", name(node));
+                self.voting.learners.insert(*node);
+                (words, None)
+            }
+            Step::Promote(node) => {
+                let words = format!("{} votes", name(node));
+                assert!(self.voting.learners.remove(node));
+                self.voting.voters.insert(*node);
+                (words, None)
+            }
+            Step::Exchange { out, into } => {
+                let words = format!("{} gives its vote to {}", name(out), name(into));
+                assert!(self.voting.voters.remove(out) && self.voting.learners.remove(into));
+                self.voting.learners.insert(*out);
+                self.voting.voters.insert(*into);
+                (words, None)
+            }
+            Step::Retire { node, .. } => {
+                let change = Body::NodeAdmin { node: *node, admin: AdminState::Leaving };
+                (format!("{} is to leave", name(node)), Some(change))
+            }
+            Step::Remove(node) => {
+                let words = format!("{} is gone", name(node));
+                self.voting.voters.remove(node);
+                self.voting.learners.remove(node);
+                let known = self.state.nodes().contains_key(node);
+                (words, known.then_some(Body::NodeRemoved(*node)))
+            }
+        };
+        change.and_then(|body| self.change(body));
+        words
+    }
+
     /// What the leader decides, in the words of the stories.
     fn decisions(&mut self) -> Vec<String> {
-        let leader = self.state.leadership().expect("a leader").node;
-        let now = Timestamp(self.now);
+        let (leader, now) = (self.leader(), Timestamp(self.now));
         let mut seen = Observations::default();
         for (node, report) in &self.reports {
             seen.insert(*node, now, report.clone());
@@ -269,13 +433,30 @@ fn play(file: &Path) {
     while let Some((number, line)) = lines.get(position).copied() {
         position += 1;
         let at = format!("{}:{number}: {}", file.display(), line.trim());
-        if line.starts_with("decides") {
+        let asks = ["decides", "membership", "remarks"].into_iter().find(|ask| line.starts_with(ask));
+        if let Some(ask) = asks {
             let below = lines[position..].iter().take_while(|(_, line)| line.starts_with(' '));
             let expected: Vec<String> = below.map(|(_, line)| line.trim().to_owned()).collect();
             position += expected.len();
-            assert_eq!(line == "decides nothing", expected.is_empty(), "{at}");
-            assert_eq!(story.decisions(), expected, "{at}");
+            assert_eq!(line == ask, !expected.is_empty(), "{at}");
+            match ask {
+                "decides" => assert_eq!(story.decisions(), expected, "{at}"),
+                "membership" => assert_eq!(story.membership(), expected, "{at}"),
+                _ => {
+                    let told = remarks(&story.state, &story.voting());
+                    let fits = |part: &String| told.iter().any(|remark| remark.contains(part));
+                    assert!(told.len() == expected.len() && expected.iter().all(fits), "{at}: {told:#?}");
+                }
+            }
             decisions += 1;
+            continue;
+        }
+        if let Some(name) = line.strip_prefix("why ") {
+            let below = lines[position..].iter().take_while(|(_, line)| line.starts_with("    "));
+            let expected: Vec<String> = below.map(|(_, line)| line[4..].to_owned()).collect();
+            position += expected.len();
+            let text = story.why(name);
+            assert_eq!(text, expected, "{at}\n{}", text.join("\n"));
             continue;
         }
         let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

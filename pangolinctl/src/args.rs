@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
 use crate::{
-    domain, journal, key, leader, node, org, resource, role, site, status, target, token, upgrade, user,
+    autopilot, backup, domain, events, journal, key, leader, node, org, resource, role, site, status, target,
+    token, upgrade, user, why,
 };
 
 #[derive(Debug, Parser)]
@@ -44,9 +45,10 @@ pub(crate) struct Global {
     /// Form of the output
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table, value_name = "FORM")]
     pub(crate) output: Output,
-    /// How long to repeat a request that is not answered in the end, for example 500ms, 10s, 2m
-    #[arg(long, global = true, default_value = "10s", value_parser = duration, value_name = "TIME")]
-    pub(crate) timeout: Duration,
+    /// How long to repeat a request that is not answered in the end, for example 500ms, 10s, 2m [default: 10s; 60s
+    /// where nodes come and go]
+    #[arg(long, global = true, value_parser = duration, value_name = "TIME")]
+    pub(crate) timeout: Option<Duration>,
     /// Organisation that sites, domains, resources, roles are looked for in; needed where there are several
     #[arg(long, global = true, env = "PANGOLIN_ORG", value_name = "ORG")]
     pub(crate) org: Option<Slug>,
@@ -67,6 +69,10 @@ pub(crate) enum Command {
     Status(status::Status),
     /// Show what happened on and around one node, and why
     Journal(journal::Journal),
+    /// Say why a name, site, certificate or node is as it is: the decisions behind it
+    Why(why::Why),
+    /// Show what was decided in the cluster, by whom and why
+    Events(events::Events),
     /// Make a new cluster with this host as its first node (runs `pangolind init`)
     #[command(disable_help_flag = true)]
     Init(Rest),
@@ -76,6 +82,9 @@ pub(crate) enum Command {
     /// Let faults loose on a cluster of real processes, and judge it (runs `pangolin-chaos`)
     #[command(disable_help_flag = true)]
     Chaos(Rest),
+    /// Make a cluster of this one node again when the others are lost for good (runs `pangolind recover`)
+    #[command(disable_help_flag = true)]
+    Recover(Rest),
     /// Print the certificate to trust for what the cluster's internal issuer signs (PEM)
     Ca,
     /// Take a node out of the cluster for good
@@ -84,9 +93,21 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
     },
+    /// Take the cluster apart: all nodes leave it but the one that is asked
+    Disband {
+        /// Name of the cluster, as a confirmation
+        #[arg(long, value_name = "CLUSTER")]
+        yes: Slug,
+    },
+    /// How the cluster looks after its voters by itself
+    #[command(subcommand)]
+    Autopilot(autopilot::Verb),
     /// Permissions to join the cluster
     #[command(subcommand)]
     Token(token::Verb),
+    /// Backups, and restoring them
+    #[command(subcommand)]
+    Backup(backup::Verb),
     /// Leadership among the nodes
     #[command(subcommand)]
     Leader(leader::Verb),
@@ -125,6 +146,19 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// How long a request of this command is repeated if nobody says how long.
+    pub(crate) fn patience(&self) -> Duration {
+        let slow = matches!(
+            self,
+            Self::Leave { .. }
+                | Self::Disband { .. }
+                | Self::Node(node::Verb::Remove { .. } | node::Verb::Promote { .. })
+        );
+        Duration::from_secs(if slow { 60 } else { 10 })
+    }
 }
 
 /// Arguments that are handed on as they are.

@@ -1,7 +1,8 @@
-//! `pangolinctl leader` and `pangolinctl leave`.
+//! `pangolinctl leader`, `pangolinctl leave` and `pangolinctl disband`.
 
 use clap::Subcommand;
-use pangolin_wire::{Leave, TransferLeader};
+use pangolin_core::Slug;
+use pangolin_wire::{Disband, Leave, TransferLeader};
 
 use crate::{failure::Failure, names, session::Session};
 
@@ -30,4 +31,8 @@ pub(crate) async fn leave(session: &Session, node: Option<&str>) -> Result<(), F
         None => None,
     };
     session.done(&session.post("/cluster/leave", &Leave { node_id }).await?)
+}
+
+pub(crate) async fn disband(session: &Session, cluster: Slug) -> Result<(), Failure> {
+    session.done(&session.post("/cluster/disband", &Disband { cluster }).await?)
 }

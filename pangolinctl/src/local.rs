@@ -1,4 +1,4 @@
-//! Verbs that another program does itself on this host: `init`, `join` and `chaos`.
+//! Verbs that another program does itself on this host: `init`, `join`, `recover` and `chaos`.
 
 use std::{ffi::OsString, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 

@@ -4,7 +4,10 @@
 //! outcome that is not known).
 
 mod args;
+mod autopilot;
+mod backup;
 mod domain;
+mod events;
 mod failure;
 mod journal;
 mod key;
@@ -23,6 +26,7 @@ mod target;
 mod token;
 mod upgrade;
 mod user;
+mod why;
 
 use std::process::ExitCode;
 
@@ -44,6 +48,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Init(rest) => return local::pangolind("init", rest),
         Command::Join(rest) => return local::pangolind("join", rest),
         Command::Chaos(rest) => return local::chaos(rest),
+        Command::Recover(rest) => return local::pangolind("recover", rest),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "pangolinctl", &mut std::io::stdout());
             return Ok(());
@@ -52,17 +57,26 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("this process cannot start: {error}")))?;
-    let session = Session::open(&cli.global)?;
+    let session = Session::open(&cli.global, cli.command.patience())?;
     runtime.block_on(dispatch(cli.command, &session))
 }
 
 async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Init(_) | Command::Join(_) | Command::Chaos(_) | Command::Completions { .. } => Ok(()),
+        Command::Init(_)
+        | Command::Join(_)
+        | Command::Chaos(_)
+        | Command::Recover(_)
+        | Command::Completions { .. } => Ok(()),
         Command::Status(args) => status::run(session, &args).await,
         Command::Journal(args) => journal::run(session, &args).await,
+        Command::Why(args) => why::run(session, &args).await,
+        Command::Events(args) => events::run(session, &args).await,
         Command::Token(verb) => token::run(session, verb).await,
+        Command::Backup(verb) => backup::run(session, verb).await,
         Command::Leave { node } => leader::leave(session, node.as_deref()).await,
+        Command::Disband { yes } => leader::disband(session, yes).await,
+        Command::Autopilot(verb) => autopilot::run(session, verb).await,
         Command::Ca => status::issuer(session).await,
         Command::Leader(verb) => leader::run(session, verb).await,
         Command::Node(verb) => node::run(session, verb).await,

@@ -1,14 +1,18 @@
 //! `pangolinctl node`.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use pangolin_core::record::AdminState;
-use pangolin_wire::{Node, NodeList, UpdateNode};
+use pangolin_wire::{Node, NodeList, ReplaceNode, UpdateNode};
 
 use crate::{
+    args::duration,
     failure::Failure,
     names,
     print::{self, cell, list, or_dash, state},
     session::Session,
+    token,
 };
 
 #[derive(Debug, Subcommand)]
@@ -26,7 +30,25 @@ pub(crate) enum Verb {
         node: String,
     },
     /// Take a drained node back into service
-    Activate {
+    Undrain {
+        /// Id or name
+        node: String,
+    },
+    /// Make a join token for the host that takes a node's place, dead or alive: the node leaves once that one votes
+    Replace {
+        /// Id or name of the node whose place is taken
+        node: String,
+        /// How long the token is good for, up to 7d
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        ttl: Duration,
+    },
+    /// Take a node out of the cluster for good, dead or alive; refused if the others need it for changes
+    Remove {
+        /// Id or name
+        node: String,
+    },
+    /// Let a learner vote now, also where that makes the number of voters even
+    Promote {
         /// Id or name
         node: String,
     },
@@ -64,7 +86,15 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
                             node.verdict_cause
                         ),
                     ),
-                    ("wanted", print::word(node.admin)),
+                    (
+                        "wanted",
+                        format!(
+                            "{} since {} ({})",
+                            print::word(node.admin),
+                            print::moment(node.admin_at),
+                            node.admin_cause
+                        ),
+                    ),
                     ("peers", node.peer_address.to_string()),
                     ("public", list(&node.public_addresses)),
                     ("https", node.https_port.to_string()),
@@ -76,7 +106,22 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
             })
         }
         Verb::Drain { node } => set(session, &node, AdminState::Drained).await,
-        Verb::Activate { node } => set(session, &node, AdminState::Active).await,
+        Verb::Undrain { node } => set(session, &node, AdminState::Active).await,
+        Verb::Replace { node, ttl } => {
+            let id = names::node(session, &node).await?;
+            let request = ReplaceNode { lifetime_seconds: Some(ttl.as_secs()) };
+            let answer = session.put(&format!("/node/{id}/replacement"), &request).await?;
+            let then = format!("node {id} leaves when that one votes");
+            token::print(session, &answer, &then)
+        }
+        Verb::Remove { node } => {
+            let id = names::node(session, &node).await?;
+            session.delete(&format!("/node/{id}")).await
+        }
+        Verb::Promote { node } => {
+            let id = names::node(session, &node).await?;
+            session.done(&session.post(&format!("/node/{id}/promote"), &serde_json::json!({})).await?)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A session with the API: who is asked, and how answers are printed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use http::Method;
 use pangolin_core::Slug;
@@ -27,8 +27,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Finds out whom to ask, and how. Nothing is sent yet.
-    pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
+    /// Finds out whom to ask, and how; requests are repeated for `patience` unless a timeout was given. Nothing is
+    /// sent yet.
+    pub(crate) fn open(global: &Global, patience: Duration) -> Result<Self, Failure> {
         let client = match (&global.socket, &global.endpoint) {
             (Some(socket), _) => Client::unix(socket),
             (None, Some(endpoint)) => {
@@ -40,7 +41,7 @@ impl Session {
                 Client::unix(std::env::var_os("PANGOLIN_SOCKET").map_or_else(|| SOCKET.into(), PathBuf::from))
             }
         };
-        let client = client.with_deadline(global.timeout);
+        let client = client.with_deadline(global.timeout.unwrap_or(patience));
         Ok(Self { client, output: global.output, org: global.org.clone() })
     }
 
@@ -64,6 +65,28 @@ impl Session {
         self.write(Method::POST, path, body).await
     }
 
+    /// Creates what takes its time.
+    pub(crate) async fn put_patiently(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        let request = Uuid::new_v4();
+        Ok(self.client.send_within(Method::PUT, path, Some(json(body)?), request, patience).await?)
+    }
+
+    /// Does what takes its time.
+    pub(crate) async fn post_patiently(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        let request = Uuid::new_v4();
+        Ok(self.client.send_within(Method::POST, path, Some(json(body)?), request, patience).await?)
+    }
+
     /// Removes, and says so.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         let answer = self.client.send(Method::DELETE, path, None, Uuid::new_v4()).await?;
@@ -71,9 +94,7 @@ impl Session {
     }
 
     async fn write(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
-        let body = serde_json::to_value(body)
-            .map_err(|error| Failure::new(format!("the request cannot be written as JSON: {error}")))?;
-        Ok(self.client.send(method, path, Some(body), Uuid::new_v4()).await?)
+        Ok(self.client.send(method, path, Some(json(body)?), Uuid::new_v4()).await?)
     }
 
     /// The typed data of an answer.
@@ -109,6 +130,11 @@ impl Session {
             print::remark(&format!("The first {limit} of {total} are shown."));
         }
     }
+}
+
+fn json(body: &impl Serialize) -> Result<serde_json::Value, Failure> {
+    serde_json::to_value(body)
+        .map_err(|error| Failure::new(format!("the request cannot be written as JSON: {error}")))
 }
 
 fn key(file: Option<&PathBuf>) -> Result<String, Failure> {

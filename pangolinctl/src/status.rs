@@ -90,6 +90,9 @@ fn human(status: &ClusterStatus) -> String {
     if let Some(reason) = &status.partial {
         text = format!("This is one node's view only: {reason}\n\n{text}");
     }
+    for remark in &status.remarks {
+        text.push_str(&format!("\n- {remark}"));
+    }
     text.push_str("\n\n");
     text.push_str(&nodes(&status.nodes, &name));
     if !status.sites.is_empty() {
@@ -116,8 +119,10 @@ fn nodes(nodes: &[NodeStatus], name: &dyn Fn(&NodeId) -> String) -> String {
     let rows = nodes.iter().map(|node| {
         let good = node.verdict == Verdict::Up && node.admin == AdminState::Active;
         let mut word = print::word(node.verdict);
-        if node.admin == AdminState::Drained {
-            word.push_str(", drained");
+        match node.admin {
+            AdminState::Active => {}
+            AdminState::Drained => word.push_str(", drained"),
+            AdminState::Leaving => word.push_str(", leaving"),
         }
         let raft = match node.role {
             NodeRole::Data => node.raft.as_str().to_owned(),

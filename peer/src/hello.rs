@@ -33,6 +33,10 @@ const REASON_MAX: usize = 500;
 /// protocol: other versions look for them.
 pub(crate) const NO_MEMBER: &str = "is not a member";
 
+/// Words of the refusal by which a node learns that a new history has begun without it. Part of the protocol, as
+/// above.
+pub(crate) const SUPERSEDED: &str = "has begun a new lineage";
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
@@ -194,6 +198,13 @@ fn negotiate(hello: &Hello) -> Result<u16, String> {
     Ok(version)
 }
 
+/// Whether a node that is not in the plan may have joined since the plan was made. Its certificate, which TLS has
+/// checked, says that the cluster's authority made it the node that it claims to be, and ids are never used again. It
+/// may bring the log and nothing else: after that, the plan says whether it is a member.
+pub(crate) fn is_newer(plan: &PeerPlan, node: NodeId) -> bool {
+    node.0 > plan.known_until && !plan.nodes.contains_key(&node)
+}
+
 /// Whether `me` talks to the node that said `hello` and whose certificate's key has the digest `spki`: the one
 /// place that decides who is let in. The answer is the version that both speak.
 pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -> Result<u16, String> {
@@ -208,15 +219,16 @@ pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -
         return Err(format!("this is node {} itself; two programs run with one identity", me.node));
     }
     if from.lineage != me.lineage {
-        return Err(format!(
-            "this node lives in lineage {}, the other in {}; after a forced recovery the others have to rejoin",
-            me.lineage, from.lineage
-        ));
+        return Err(refuse_lineage(me.lineage, from.lineage));
     }
     if plan.nodes.is_empty() {
         return Err("this node does not know the members yet".to_owned());
     }
     match plan.nodes.get(&from.node) {
+        None if is_newer(plan, from.node) => {
+            hello.program.check(plan, from.node)?;
+            negotiate(hello)
+        }
         None => Err(format!("node {} {NO_MEMBER}: removed, or not known here yet", from.node)),
         Some(peer) if peer.spki != *spki => {
             Err(format!("the certificate is not the one that node {} was admitted with", from.node))
@@ -226,6 +238,19 @@ pub(crate) fn judge(me: &Party, plan: &PeerPlan, hello: &Hello, spki: &Digest) -
             negotiate(hello)
         }
     }
+}
+
+/// After a forced recovery nobody of the old history talks to anybody of the new one.
+fn refuse_lineage(mine: u64, theirs: u64) -> String {
+    if theirs < mine {
+        return format!(
+            "the cluster {SUPERSEDED}, {mine}, and this node is still in {theirs}: it was left behind by a forced \
+             recovery; move its state directory out of the way and join the cluster anew with a new token"
+        );
+    }
+    format!(
+        "the node that was asked is in lineage {mine}, the one that asks in {theirs}: it has yet to rejoin"
+    )
 }
 
 /// Writes a text with its length before it.
@@ -266,7 +291,8 @@ mod tests {
             spki: SPKI,
         };
         let nodes = [(NodeId(1), peer(1)), (NodeId(5), peer(5))].into();
-        PeerPlan { cluster: Some(me().cluster), lineage: 2, feature_level: FeatureLevel(1), nodes }
+        let (cluster, feature_level) = (Some(me().cluster), FeatureLevel(1));
+        PeerPlan { cluster, lineage: 2, feature_level, known_until: 7, nodes }
     }
 
     fn hello() -> Hello {
@@ -281,11 +307,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_joined_after_what_is_known_here_is_let_in_as_well() {
+        let newer = Hello { from: Party { node: NodeId(8), ..me() }, ..hello() };
+        assert_eq!(judge(&me(), &plan(), &newer, &Digest([4; 32])), Ok(VERSION));
+        assert!(
+            is_newer(&plan(), NodeId(8)) && !is_newer(&plan(), NodeId(7)) && !is_newer(&plan(), NodeId(5))
+        );
+    }
+
+    #[test]
     fn everybody_else_is_told_why_not() {
         let strange = Hello { from: Party { node: NodeId(6), ..me() }, ..hello() };
         let own = Hello { from: me(), ..hello() };
         let cluster = Hello { from: Party { cluster: ClusterId([9; 16]), ..hello().from }, ..hello() };
         let lineage = Hello { from: Party { lineage: 1, ..hello().from }, ..hello() };
+        let ahead = Hello { from: Party { lineage: 3, ..hello().from }, ..hello() };
         let misled = Hello { to: NodeId(7), ..hello() };
         let future = Hello { newest: 9, oldest: 8, ..hello() };
         let past = Hello { newest: 0, oldest: 0, ..hello() };
@@ -293,7 +329,8 @@ mod tests {
             (strange, "not a member"),
             (own, "one identity"),
             (cluster, "this is cluster"),
-            (lineage, "lineage 2"),
+            (lineage, "has begun a new lineage, 2, and this node is still in 1"),
+            (ahead, "in lineage 2, the one that asks in 3"),
             (misled, "this is node 1"),
             (future, "nothing in common"),
             (past, "nothing in common"),

@@ -22,7 +22,9 @@ use crate::{
     bulk::{self, BulkClient, PeerStream},
     control::{ControlClient, ControlConnection, broken},
     error::PeerError,
-    hello::{Hello, Lane, NO_MEMBER, OLDEST, Program, VERSION, decode_answer, read_text, write_text},
+    hello::{
+        Hello, Lane, NO_MEMBER, OLDEST, Program, SUPERSEDED, VERSION, decode_answer, read_text, write_text,
+    },
     identity::spki_digest_of_certificate,
     service::Service,
     shared::Shared,
@@ -120,6 +122,16 @@ impl Link {
     /// Whether the last attempt to connect ended with the peer saying that this node is no member.
     pub(crate) fn disowns(&self) -> bool {
         matches!(&*self.control.borrow(), Stand::Down(reason) if reason.contains(NO_MEMBER))
+    }
+
+    /// Why this node is of no more use, if the peer has said that a new history has begun without it.
+    pub(crate) fn supersedes(&self) -> Option<String> {
+        match &*self.control.borrow() {
+            Stand::Down(reason) if reason.contains(SUPERSEDED) => {
+                Some(format!("node {} says: {reason}", self.node))
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn rtt(&self) -> Option<Duration> {

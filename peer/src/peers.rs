@@ -198,6 +198,13 @@ impl Peers {
         refusing > 0 && refusing * 2 >= links.len() && links.iter().all(|link| link.is_suspect())
     }
 
+    /// Why this node is of no more use, if a new history has begun without it (a forced recovery of another node). One
+    /// peer's word is enough: it has shown its certificate, and nobody goes back to an abandoned history.
+    #[must_use]
+    pub fn superseded(&self) -> Option<String> {
+        self.shared.links().iter().find_map(|link| link.supersedes())
+    }
+
     /// Smoothed round-trip time of the probes; none before the first answer.
     #[must_use]
     pub fn rtt(&self, node: NodeId) -> Option<Duration> {

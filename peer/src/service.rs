@@ -37,6 +37,12 @@ impl Service {
         Self::ALL.into_iter().find(|service| *service as u8 == number)
     }
 
+    /// Whether a node may ask for it that is not known here because it joined later: it is how this node gets to know
+    /// it.
+    pub(crate) fn brings_the_log(self) -> bool {
+        matches!(self, Self::Raft | Self::Snapshot)
+    }
+
     /// Whether its requests are large and can wait: they travel on the bulk lane.
     pub(crate) fn is_bulk(self) -> bool {
         matches!(self, Self::Snapshot | Self::Relay)

@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::steady_now,
-    hello::{Hello, Lane, Party, Program, judge},
+    hello::{Hello, Lane, Party, Program, is_newer, judge},
     join::JoinDoor,
     link::Link,
     service::{Handler, Service},
@@ -128,6 +128,12 @@ impl Shared {
         self.links.read().get(&node).cloned()
     }
 
+    /// Whether a node may ask for a service: one that is not in the plan, because it joined later, only brings the
+    /// log.
+    pub(crate) fn may_ask(&self, node: NodeId, service: Service) -> bool {
+        service.brings_the_log() || self.links.read().contains_key(&node)
+    }
+
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         self.links.read().values().cloned().collect()
     }
@@ -158,7 +164,8 @@ impl Shared {
         let mut membership = self.membership.lock();
         let moved = plan.lineage != membership.plan.lineage;
         membership.inbound.retain(|(node, _), inbound| {
-            let stays = !moved && plan.nodes.get(node).is_some_and(|peer| peer.spki == inbound.spki);
+            let known = plan.nodes.get(node).map(|peer| peer.spki == inbound.spki);
+            let stays = !moved && known.unwrap_or_else(|| is_newer(&plan, *node));
             if !stays {
                 inbound.cut.cancel();
             }

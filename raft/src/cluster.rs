@@ -11,12 +11,13 @@ use openraft::{EmptyNode, Instant as _, async_runtime::watch::WatchReceiver as _
 use pangolin_core::{
     agreement::{HASHES_KEPT, StateHash},
     codec::{CodecError, SectionsReader},
+    decide::willingness,
     id::{NodeId, Revision},
     state::ClusterState,
     time::Timestamp,
 };
 use pangolin_peer::Service;
-use pangolin_storage::{LogStore, RaftStore, SnapshotStore, StateDir};
+use pangolin_storage::{Entry, LogStore, RaftStore, SnapshotStore, StateDir};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
@@ -285,14 +286,18 @@ impl Cluster {
         }
     }
 
-    /// Hands the leadership to `to`, or to the other voter that is best placed. Returns who leads then.
+    /// Hands the leadership to `to`, or to the other voter that is best placed: one that leads gladly
+    /// ([`willingness`]) and has most of the log. Returns who leads then.
     ///
     /// # Errors
     /// [`RaftError::Transfer`] if this node does not lead, or nobody took over.
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, RaftError> {
         let inner = &self.inner;
         let status = self.status();
-        let to = successor(&status, to, |node| inner.peers.is_suspect(node)).map_err(RaftError::Transfer)?;
+        let state = self.state();
+        let gladly = |node| state.nodes().get(&node).map_or(0, willingness);
+        let suspect = |node| inner.peers.is_suspect(node);
+        let to = successor(&status, to, suspect, gladly).map_err(RaftError::Transfer)?;
         let mut leader = inner.known_leader.subscribe();
         inner
             .raft
@@ -306,6 +311,25 @@ impl Cluster {
             Ok(Ok(leader)) => Ok(leader.unwrap_or(to)),
             _ => Err(RaftError::Transfer(format!("node {to} has not taken over within {HANDOVER:?}"))),
         }
+    }
+
+    /// Entries of the log as they are stored, from `from` on, as far as they are applied here: the first ones of them
+    /// if they have more than `max_bytes` in sum, at least one where there is one. None where the log begins behind
+    /// `from`, because a snapshot has taken the place of what was there.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn applied_entries(
+        &self,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Entry>>, RaftError> {
+        let to = self.state().revision().index + 1;
+        if from >= to {
+            return Ok(Some(Vec::new()));
+        }
+        let entries = self.inner.log.read(from, to, max_bytes).await?;
+        Ok(entries.first().is_some_and(|first| first.id.index == from).then_some(entries))
     }
 
     /// Asks for a snapshot; it is built in the background.
@@ -533,6 +557,7 @@ fn successor(
     status: &RaftStatus,
     wanted: Option<NodeId>,
     suspect: impl Fn(NodeId) -> bool,
+    gladly: impl Fn(NodeId) -> u8,
 ) -> Result<NodeId, String> {
     if status.leader != Some(status.node) {
         return Err(format!("node {} does not lead", status.node));
@@ -545,10 +570,11 @@ fn successor(
             false => Err(format!("node {wanted} is no other voter")),
         };
     }
-    // Those that can be reached first, then those with most of the log, then the lowest id.
+    // Those that can be reached first, then those that lead gladly, then those with most of the log, then the lowest
+    // id.
     let rank = |node: &NodeId| {
         let matched = status.progress.get(node).copied().unwrap_or(0);
-        (!suspect(*node), matched, std::cmp::Reverse(*node))
+        (!suspect(*node), gladly(*node), matched, std::cmp::Reverse(*node))
     };
     others.into_iter().max_by_key(rank).ok_or("there is no other voter".to_owned())
 }
@@ -610,8 +636,12 @@ mod tests {
             (status(2, &[]), None, None, None),
         ];
         for (status, wanted, suspect, chosen) in cases {
-            let got = successor(&status, wanted.map(NodeId), |node| Some(node) == suspect.map(NodeId));
+            let suspect = |node| Some(node) == suspect.map(NodeId);
+            let got = successor(&status, wanted.map(NodeId), suspect, |_| 3);
             assert_eq!(got.ok(), chosen.map(NodeId), "{wanted:?} of {status:?}");
         }
+        let ahead = status(1, &[(2, 5), (3, 9)]);
+        let drained = |node: NodeId| if node.0 == 3 { 2 } else { 3 };
+        assert_eq!(successor(&ahead, None, |_| false, drained), Ok(NodeId(2)), "the other one is drained");
     }
 }

@@ -15,6 +15,14 @@ pub enum RaftError {
     /// The state is of a version that this program does not understand.
     #[error("this program cannot take part: {0}")]
     TooNew(#[from] TooNew),
+    /// An entry of the log cannot be read.
+    #[error("entry {index} of the log cannot be read: {reason}")]
+    Entry {
+        /// Which.
+        index: u64,
+        /// Why.
+        reason: String,
+    },
     /// The timing makes no sense.
     #[error("the Raft timing cannot be used: {0}")]
     Timing(String),

@@ -113,6 +113,29 @@ impl Leader<'_> {
         self.change(&membership, ChangeMembers::AddVoterIds([node.0].into()), true).await
     }
 
+    /// Lets a learner vote in the place of a voter, which goes on as a learner: one change, through a joint
+    /// membership. Nothing happens if both are so already.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn exchange(&self, out: NodeId, into: NodeId) -> Result<(), MembershipError> {
+        let membership = self.membership();
+        let before: BTreeSet<u64> = membership.voter_ids().collect();
+        if out == self.inner.node {
+            return Err(MembershipError::IsLeader(out));
+        }
+        if membership.get_node(&into.0).is_none() {
+            return Err(MembershipError::NoLearner(into));
+        }
+        let mut after = before.clone();
+        after.remove(&out.0);
+        after.insert(into.0);
+        if after == before {
+            return Ok(());
+        }
+        self.change(&membership, ChangeMembers::ReplaceAllVoters(after), true).await
+    }
+
     /// Removes a node from the group, voter or learner, for good. Nothing happens if it is no member.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod log;
 mod machine;
 mod messages;
 mod network;
+pub mod offline;
 #[cfg(planted)]
 mod planted;
 mod propose;

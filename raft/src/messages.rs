@@ -161,7 +161,7 @@ mod tests {
         let asks = [
             (
                 Ask::Append(append(Some(4), vec![entry(5)])),
-                "01000302010103020401030205010001030201780001030200",
+                "0100030201010302040103020501000103020178000001030200",
             ),
             (Ask::Vote(VoteRequest::new(Vote::new(3, 2), None)), "01010302000000"),
             (Ask::PreVote(VoteRequest::new(Vote::new(3, 2), None)), "01020302000000"),

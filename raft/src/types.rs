@@ -216,7 +216,7 @@ mod tests {
     fn the_bytes_on_disk_stay_what_they_are() {
         let cases = [
             (stored(EntryPayload::Blank), vec![1, 0]),
-            (stored(entry(5).payload), vec![1, 1, 0, 1, 3, 2, 1, 120, 0, 1, 3, 2]),
+            (stored(entry(5).payload), vec![1, 1, 0, 1, 3, 2, 1, 120, 0, 0, 1, 3, 2]),
             (stored(EntryPayload::Membership(membership())), vec![1, 2, 1, 2, 1, 2, 3, 1, 2, 3]),
         ];
         for (entry, bytes) in cases {

@@ -3,9 +3,21 @@
 mod certificates;
 mod members;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use pangolin_core::{Body, Cause, Fence, NodeId, Refusal, command::Actor, decide::decide};
+use pangolin_core::{
+    Body, Cause, ClusterState, Fence, NodeId, Refusal,
+    command::Actor,
+    decide::{
+        Step, Voting, certificate_cause, certificates_due, certificates_unneeded, decide, elected, hand_over,
+        next_step,
+    },
+    record::{AdminState, NodeRole},
+};
 use pangolin_peer::{Peers, identity::Keyring};
 use pangolin_raft::{Cluster, Leader, Proposal};
 use parking_lot::Mutex;
@@ -30,25 +42,24 @@ pub struct Leading {
     pub peers: Peers,
     /// What is seen.
     pub reports: Reports,
-    /// Seals the keys of new certificates.
-    pub keyring: Arc<Keyring>,
-    /// Nodes that are being taken out: they must not be taken in again meanwhile.
-    pub leaving: Mutex<BTreeSet<NodeId>>,
-}
-
-/// Marks a node as leaving as long as it lives.
-struct Leaving<'a> {
-    all: &'a Mutex<BTreeSet<NodeId>>,
-    node: NodeId,
-}
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        self.all.lock().remove(&self.node);
-    }
+    /// Seals the keys of new certificates; a witness has none.
+    pub keyring: Option<Arc<Keyring>>,
+    members: Mutex<members::Members>,
 }
 
 impl Leading {
+    /// The duties of a node; none is done before [`Leading::run`].
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        cluster: Cluster,
+        peers: Peers,
+        reports: Reports,
+        keyring: Option<Arc<Keyring>>,
+    ) -> Self {
+        Self { node, cluster, peers, reports, keyring, members: Mutex::default() }
+    }
+
     /// Runs until told to end.
     ///
     /// # Errors
@@ -73,16 +84,23 @@ impl Leading {
     async fn serve(&self, term: Option<u64>) {
         let Some(term) = term else { return std::future::pending().await };
         info!(term, "this node leads");
+        *self.members.lock() = members::Members::default();
         while let Err(reason) = self.take_up(term).await {
             debug!(term, reason, "leadership is not announced yet");
             sleep(RETRY).await;
         }
-        tokio::join!(self.decide_loop(), self.members_loop(), self.certificates_loop());
+        match &self.keyring {
+            Some(keyring) => {
+                tokio::join!(self.decide_loop(), self.members_loop(), self.certificates_loop(keyring));
+            }
+            // A witness leads only until a data node can.
+            None => self.hand_over_loop().await,
+        }
     }
 
     /// Makes the term known in the state: from here on, decisions of earlier terms are refused.
     async fn take_up(&self, term: u64) -> Result<(), String> {
-        let cause = Cause::new(Actor::Leader(self.node), "elected");
+        let cause = elected(&self.cluster.state(), &self.reports.snapshot(), self.node, clock::steady());
         self.lead(cause, Fence::None, Body::LeaderStarted { term, node: self.node }).await
     }
 
@@ -125,11 +143,29 @@ impl Leading {
         }
     }
 
-    async fn members_loop(&self) {
-        let mut members = members::Members::default();
+    /// Raft's membership, and how its members look from here.
+    #[must_use]
+    pub fn voting(&self) -> Voting {
+        let seen = self.peers.seen();
+        let others = seen.borrow();
+        let alive: BTreeSet<NodeId> =
+            others.iter().filter(|(_, seen)| seen.alive).map(|(node, _)| *node).chain([self.node]).collect();
+        self.members.lock().look(&self.cluster.status(), alive, Instant::now())
+    }
+
+    async fn hand_over_loop(&self) {
         loop {
-            if let Some(leader) = self.cluster.lead()
-                && let Err(reason) = self.tend(&leader, &mut members).await
+            self.hand_over(&self.cluster.state(), &self.voting()).await;
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn members_loop(&self) {
+        loop {
+            let (state, voting) = (self.cluster.state(), self.voting());
+            if !self.hand_over(&state, &voting).await
+                && let Some(leader) = self.cluster.lead()
+                && let Err(reason) = self.tend(&leader, &state, &voting).await
             {
                 warn!(reason, "the voters could not be brought in line with the nodes");
             }
@@ -137,52 +173,56 @@ impl Leading {
         }
     }
 
+    /// Hands the leadership to a node that leads more gladly, if there is one. It is tried again if it fails.
+    async fn hand_over(&self, state: &ClusterState, voting: &Voting) -> bool {
+        let Some(to) = hand_over(state, voting, self.node) else { return false };
+        let witness = state.nodes().get(&self.node).is_some_and(|node| node.spec.role == NodeRole::Witness);
+        let reason = if witness { "this node is a witness" } else { "this node gives its work away" };
+        info!(%to, reason, "handing the leadership over");
+        if let Err(error) = self.cluster.transfer_leadership(Some(to)).await {
+            debug!(%error, "the leadership was not handed over yet");
+        }
+        true
+    }
+
     /// One step towards the voters that are wanted.
-    async fn tend(&self, leader: &Leader<'_>, members: &mut members::Members) -> Result<(), String> {
-        let state = self.cluster.state();
-        let status = self.cluster.status();
-        let leaving = self.leaving.lock().clone();
-        let alive = |node| node == self.node || (!self.peers.is_suspect(node) && !leaving.contains(&node));
-        let Some(step) = members.next_step(&state, &status, alive, std::time::Instant::now()) else {
-            return Ok(());
-        };
+    async fn tend(&self, leader: &Leader<'_>, state: &ClusterState, voting: &Voting) -> Result<(), String> {
+        leader.finish_change().await.map_err(|error| error.to_string())?;
+        let Some(step) = next_step(state, voting, self.node, clock::now()) else { return Ok(()) };
         info!(?step, "changing the membership");
-        match step {
-            members::Step::AddLearner(node) => leader.add_learner(node).await,
-            members::Step::Promote(node) => leader.promote(node).await,
-            members::Step::Remove(node) => leader.remove(node).await,
+        match &step {
+            Step::AddLearner(node) => leader.add_learner(*node).await.map_err(|error| error.to_string()),
+            Step::Promote(node) => leader.promote(*node).await.map_err(|error| error.to_string()),
+            Step::Exchange { out, into } => {
+                leader.exchange(*out, *into).await.map_err(|error| error.to_string())
+            }
+            Step::Retire { node, reason } => {
+                let cause = Cause::new(Actor::Leader(self.node), reason);
+                let body = Body::NodeAdmin { node: *node, admin: AdminState::Leaving };
+                self.lead(cause, Fence::Term(leader.term()), body).await
+            }
+            Step::Remove(node) => self.remove(leader, state, *node).await,
         }
         .map_err(|error| format!("{step:?}: {error}"))
     }
 
-    /// Takes another node out of the cluster: out of the voters first, because they have to agree while it can
-    /// still be heard, then out of the state, from where on every node refuses it.
-    ///
-    /// # Errors
-    /// This node does not lead (any more), or the voters could not be changed. Repeating it is safe.
-    pub async fn remove(&self, node: NodeId, cause: Cause) -> Result<(), String> {
-        self.leaving.lock().insert(node);
-        // Also when whoever asked goes away meanwhile: a node that stays must be taken in again.
-        let _leaving = Leaving { all: &self.leaving, node };
-        self.remove_in_order(node, cause).await
-    }
-
-    async fn remove_in_order(&self, node: NodeId, cause: Cause) -> Result<(), String> {
-        let leader = self.cluster.lead().ok_or("this node does not lead any more")?;
+    /// Takes a node out for good: out of Raft first, because its members have to agree while it can still be heard,
+    /// then out of the state, from where on every node refuses it. Whoever asked for it stands behind both.
+    async fn remove(&self, leader: &Leader<'_>, state: &ClusterState, node: NodeId) -> Result<(), String> {
         leader.remove(node).await.map_err(|error| error.to_string())?;
-        self.lead(cause, Fence::None, Body::NodeRemoved(node)).await
+        let Some(known) = state.nodes().get(&node) else { return Ok(()) };
+        self.lead(known.admin_cause.clone(), Fence::Term(leader.term()), Body::NodeRemoved(node)).await
     }
 
-    async fn certificates_loop(&self) {
+    async fn certificates_loop(&self, keyring: &Arc<Keyring>) {
         let mut states = self.cluster.watch();
         loop {
             let state = states.borrow_and_update().clone();
-            for names in pangolin_core::decide::certificates_due(&state, clock::now()) {
-                match certificates::issue(&state, &self.keyring, names.clone()).await {
+            let fence = Fence::Term(state.leadership().map_or(0, |leadership| leadership.term));
+            for names in certificates_due(&state, clock::now()) {
+                match certificates::issue(&state, keyring, names.clone()).await {
                     Ok(issued) => {
-                        let cause =
-                            Cause::new(Actor::Leader(self.node), "missing, or a third of its life is left");
-                        let fence = Fence::Term(state.leadership().map_or(0, |leadership| leadership.term));
+                        let cause = certificate_cause(&state, &names, self.node);
                         let body = Body::CertificateIssued(Box::new(issued));
                         match self.lead(cause, fence, body).await {
                             Ok(()) => info!(?names, "issued a certificate"),
@@ -190,6 +230,12 @@ impl Leading {
                         }
                     }
                     Err(reason) => warn!(?names, reason, "a certificate could not be issued"),
+                }
+            }
+            for id in certificates_unneeded(&state) {
+                let cause = Cause::new(Actor::Leader(self.node), "nothing needs its names any more");
+                if let Err(reason) = self.lead(cause, fence, Body::CertificateRemoved(id)).await {
+                    warn!(certificate = %id, reason, "a certificate that is not needed stays for now");
                 }
             }
             tokio::select! {

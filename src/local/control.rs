@@ -31,6 +31,15 @@ pub struct SitePort {
     pub reports: Reports,
 }
 
+impl SitePort {
+    /// This node as people call it.
+    fn name(&self) -> String {
+        let state = self.cluster.state();
+        let name = state.nodes().get(&self.node).map(|node| node.spec.name.to_string());
+        name.unwrap_or_else(|| format!("node {}", self.node))
+    }
+}
+
 impl SiteControl for SitePort {
     fn sign_in(&self, connector_id: &str, secret: &str) -> Option<SiteId> {
         access::site_of_credentials(&self.cluster.state(), connector_id, secret).map(|site| site.id)
@@ -55,7 +64,7 @@ impl SiteControl for SitePort {
             }
             let proposal = Proposal {
                 request: None,
-                cause: Cause::new(Actor::Connector(site), "registered"),
+                cause: Cause::new(Actor::Connector(site), format!("it signed in at {}", self.name())),
                 fence: Fence::None,
                 body: Body::ConnectorRegistered { site, tunnel_key: key, version, multi_homed },
             };

@@ -11,3 +11,4 @@ pub mod layers;
 pub mod reports;
 pub mod socket;
 pub mod status;
+pub mod witness;

@@ -14,7 +14,6 @@ use pangolin_core::{
 };
 use pangolin_peer::{Handler, Peers, Service};
 use pangolin_raft::Cluster;
-use pangolin_tunnel::{TunnelLayer, control::ControlService};
 use parking_lot::RwLock;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -124,6 +123,30 @@ impl Handler for Inbox {
     }
 }
 
+/// What a node carries, as it changes.
+#[derive(Debug)]
+pub struct Carried {
+    /// Which tunnels are alive.
+    pub tunnels: watch::Receiver<BTreeMap<SiteId, Seen>>,
+    /// Which control sockets are here.
+    pub sockets: watch::Receiver<BTreeSet<SiteId>>,
+    /// What their connectors say of targets.
+    pub targets: watch::Receiver<BTreeMap<TargetId, TargetHealth>>,
+}
+
+impl Carried {
+    /// Nothing, for ever.
+    #[must_use]
+    pub fn nothing() -> Self {
+        // Without a sender, no change is ever waited for.
+        Self {
+            tunnels: watch::channel(BTreeMap::new()).1,
+            sockets: watch::channel(BTreeSet::new()).1,
+            targets: watch::channel(BTreeMap::new()).1,
+        }
+    }
+}
+
 /// See [`crate::fuzz`].
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
@@ -140,10 +163,8 @@ pub struct Reporter {
     pub peers: Peers,
     /// How far the log has been applied.
     pub cluster: Cluster,
-    /// Which tunnels are alive.
-    pub tunnel: TunnelLayer,
-    /// Which control sockets are here, and what they say of targets.
-    pub control: Arc<ControlService>,
+    /// What this node carries; a witness carries nothing.
+    pub carried: Carried,
     /// When this node was started, by its steady clock.
     pub started: Timestamp,
     /// Told when this node is about to stop, so that the others take it out of DNS at once.
@@ -155,11 +176,10 @@ impl Reporter {
     ///
     /// # Errors
     /// None: what cannot be delivered now is in the next report.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut peers_seen = self.peers.seen();
-        let mut tunnels_seen = self.tunnel.seen();
-        let mut sockets = self.control.attached();
-        let mut targets = self.control.target_health();
+        let nothing = Carried::nothing();
+        let Carried { mut tunnels, mut sockets, mut targets } = std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
         let mut timer = tokio::time::interval(INTERVAL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -173,7 +193,7 @@ impl Reporter {
                 applied: self.cluster.state().revision(),
                 version: crate::VERSION.to_owned(),
                 peers: peers_seen.borrow_and_update().clone(),
-                tunnels: tunnels_seen.borrow_and_update().clone(),
+                tunnels: tunnels.borrow_and_update().clone(),
                 sockets: sockets.borrow_and_update().clone(),
                 targets: targets.borrow_and_update().clone(),
                 stopping: self.stopping.is_cancelled(),
@@ -183,7 +203,7 @@ impl Reporter {
             let changed = async {
                 tokio::select! {
                     Ok(()) = peers_seen.changed() => {}
-                    Ok(()) = tunnels_seen.changed() => {}
+                    Ok(()) = tunnels.changed() => {}
                     Ok(()) = sockets.changed() => {}
                     Ok(()) = targets.changed() => {}
                     else => std::future::pending().await,

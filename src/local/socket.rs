@@ -9,6 +9,7 @@ use std::{
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pangolin_api::{Api, Caller, Credentials};
+use pangolin_core::Slug;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
@@ -35,6 +36,8 @@ pub struct LocalSocket {
     path: PathBuf,
     /// The user that this node runs as.
     owner: u32,
+    /// The node's name: whoever comes in here is known by it as well.
+    node: String,
 }
 
 impl LocalSocket {
@@ -43,7 +46,7 @@ impl LocalSocket {
     ///
     /// # Errors
     /// It is in use, or cannot be made.
-    pub fn bind(path: PathBuf) -> Result<Self, SocketError> {
+    pub fn bind(path: PathBuf, node: &Slug) -> Result<Self, SocketError> {
         let open = || -> std::io::Result<(UnixListener, u32)> {
             if let Some(dir) = path.parent() {
                 std::fs::create_dir_all(dir)?;
@@ -61,7 +64,7 @@ impl LocalSocket {
             Ok((listener, owner))
         };
         match open() {
-            Ok((listener, owner)) => Ok(Self { listener, path, owner }),
+            Ok((listener, owner)) => Ok(Self { listener, path, owner, node: node.to_string() }),
             Err(source) => Err(SocketError { path, source }),
         }
     }
@@ -71,6 +74,12 @@ impl LocalSocket {
     fn may_enter(&self, stream: &UnixStream) -> Result<(), String> {
         let who = stream.peer_cred().map_err(|error| format!("it does not say who it is: {error}"))?.uid();
         if who == 0 || who == self.owner { Ok(()) } else { Err(format!("uid {who} is not its owner")) }
+    }
+
+    /// Who has connected, for the record: the user id on this node.
+    fn operator(&self, stream: &UnixStream) -> String {
+        let who = stream.peer_cred().map_or_else(|_| "unknown".to_owned(), |who| who.uid().to_string());
+        format!("uid {who} on {}", self.node)
     }
 
     /// Serves the API with operator rights until told to end.
@@ -99,9 +108,9 @@ impl LocalSocket {
                 continue;
             }
             let Ok(place) = places.clone().try_acquire_owned() else { continue };
-            let (api, shutdown) = (api.clone(), shutdown.clone());
+            let (api, shutdown, operator) = (api.clone(), shutdown.clone(), self.operator(&stream));
             connections.spawn(async move {
-                serve(stream, api, shutdown).await;
+                serve(stream, api, operator, shutdown).await;
                 drop(place);
             });
         }
@@ -113,9 +122,7 @@ impl LocalSocket {
     }
 }
 
-async fn serve(stream: UnixStream, api: Api, shutdown: CancellationToken) {
-    let operator =
-        stream.peer_cred().map_or_else(|_| "unknown".to_owned(), |who| format!("uid {}", who.uid()));
+async fn serve(stream: UnixStream, api: Api, operator: String, shutdown: CancellationToken) {
     let service = service_fn(move |request| {
         let (api, operator) = (api.clone(), operator.clone());
         async move {

@@ -1,34 +1,48 @@
 //! What the node answers about the cluster, and the cluster verbs: the leader is asked, whichever node one comes to.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pangolin_api::{ApiFailure, NodePort};
+use pangolin_api::{ApiFailure, BackupPort, NewToken, NodePort};
 use pangolin_core::{
-    Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Timestamp, TokenId,
+    Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Slug, Timestamp,
+    TokenId,
     command::UpgradeChange,
-    decide::common_level,
-    plan::plan,
-    record::{JoinToken, NodeRole, Upgrade},
+    decide::{check_promotion, check_removal, common_level, remarks, willingness},
+    record::{AdminState, JoinToken, NodeRole, Upgrade},
 };
 use pangolin_peer::{Handler, Peers, Service, identity::Keyring, join::JoinTokenText};
-use pangolin_raft::{Cluster, Proposal, RaftStatus};
+use pangolin_raft::{Cluster, Proposal, RaftError, RaftStatus};
 use pangolin_wire::{
     ApiWrite, ClusterStatus, Code, CreatedToken, JournalEvent, JournalPage, LeaderStatus, Moment, NodeStatus,
     QuorumStatus, RaftPart, SiteStatus, UpgradeNodeStatus, UpgradeStatus,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::{journal::Journal, reports::Reports};
-use crate::{clock, leader::Leading, membership::Invitation, seal};
+use crate::{
+    backup::Backups,
+    clock,
+    leader::Leading,
+    membership::{
+        Invitation, certify,
+        check::{self, PROBES_MAX, Probe, View},
+    },
+    seal,
+};
 
 /// How long the leader may take to say how things stand.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
-/// How long a change of the membership may take.
-const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the leader may take to answer a verb: a transfer of the leadership is the longest.
+const VERB_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a verb is tried, or its effect waited for, before the caller is told to ask again: less than a client
+/// waits for an answer.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(8);
 /// A node that has not heard from the leader for this long has no contact: longer than an election takes with the
 /// slower timing.
 const CONTACT_LOST: Duration = Duration::from_secs(3);
@@ -46,39 +60,73 @@ pub struct NodeAnswers {
     pub peers: Peers,
     /// What is seen.
     pub reports: Reports,
-    /// Seals token secrets.
-    pub keyring: Arc<Keyring>,
+    /// Seals token secrets; a witness has none.
+    pub keyring: Option<Arc<Keyring>>,
     /// What only the leader does.
     pub leading: Arc<Leading>,
     /// What happened here.
     pub journal: Journal,
+    /// Its backups.
+    pub backups: Backups,
     /// Told when this node has left the cluster.
     pub left: watch::Sender<bool>,
+    /// Told when this node is about to stop.
+    pub stopping: CancellationToken,
 }
 
-/// What a node asks the leader to do.
+/// What a node asks the leader.
 #[derive(Debug, Serialize, Deserialize)]
 enum Verb {
-    Remove { node: NodeId, cause: Cause },
-    Transfer { to: Option<NodeId> },
-    FinishUpgrade { cause: Cause },
+    /// Could the others do without this node now?
+    CheckRemoval(NodeId),
+    /// Could this learner vote now?
+    CheckPromotion(NodeId),
+    /// Hand the leadership over.
+    Transfer {
+        to: Option<NodeId>,
+    },
+    FinishUpgrade {
+        cause: Cause,
+    },
+    /// A new certificate for the asker, which holds no keys; any data node gives it. A signing request, DER.
+    Certify {
+        csr: Vec<u8>,
+    },
+    /// How does this joiner look from there? Any node tells.
+    Probe {
+        probes: Vec<Probe>,
+        nonce: String,
+        remote: IpAddr,
+    },
 }
 
 /// How it went.
 #[derive(Debug, Serialize, Deserialize)]
 enum Done {
-    Removed,
+    Fine,
     Transferred(NodeId),
     Finished,
+    /// The certificate, DER.
+    Certified(Vec<u8>),
+    /// The node's clock, and the outcome of each probe.
+    Probed {
+        now: Timestamp,
+        results: Vec<Option<String>>,
+    },
     /// The one that was asked leads no more: ask again.
     NotLeader,
     NotFound,
     Refused(String),
+    /// It may work in a moment.
+    NotYet(String),
 }
 
 impl NodeAnswers {
     fn view(&self) -> Option<ClusterStatus> {
-        compose(&self.cluster.state(), &self.cluster.status(), &self.reports.snapshot(), clock::steady())
+        let (state, raft) = (self.cluster.state(), self.cluster.status());
+        let remarks =
+            if raft.leader == Some(self.node) { remarks(&state, &self.leading.voting()) } else { Vec::new() };
+        compose(&state, &raft, &self.reports.snapshot(), clock::steady(), remarks)
     }
 
     async fn leaders_view(&self) -> Result<ClusterStatus, String> {
@@ -100,23 +148,21 @@ impl NodeAnswers {
             .map_err(|error| format!("the leader's answer cannot be read: {error}"))
     }
 
-    /// Has the leader do something; asks again while leadership moves.
+    /// Asks the leader; asks again while leadership moves.
     async fn have_done(&self, verb: &Verb) -> Result<Done, ApiFailure> {
-        let deadline = tokio::time::Instant::now() + MEMBERSHIP_TIMEOUT;
-        let mut reason = "no leader is known".to_owned();
-        while tokio::time::Instant::now() < deadline {
-            // The answer to a node that leaves may be lost: from its removal on, nobody talks to it any more.
-            if matches!(verb, Verb::Remove { node, .. } if *node == self.node) && self.peers.is_disowned() {
-                return Ok(Done::Removed);
-            }
-            match self.ask_leader(verb).await {
-                Ok(Done::NotLeader) => "leadership is moving".clone_into(&mut reason),
+        let deadline = Instant::now() + MEMBERSHIP_TIMEOUT;
+        loop {
+            let reason = match self.ask_leader(verb).await {
+                Ok(Done::NotLeader) => "leadership is moving".to_owned(),
+                Ok(Done::NotYet(reason)) => reason,
                 Ok(done) => return Ok(done),
-                Err(failure) => reason = failure,
+                Err(failure) => failure,
+            };
+            if Instant::now() >= deadline {
+                return Err(ApiFailure::not_appended(reason));
             }
             tokio::time::sleep(RETRY).await;
         }
-        Err(ApiFailure::not_appended(reason))
     }
 
     async fn ask_leader(&self, verb: &Verb) -> Result<Done, String> {
@@ -127,49 +173,234 @@ impl NodeAnswers {
         let body = serde_json::to_vec(verb).map_err(|error| error.to_string())?;
         let answer = self
             .peers
-            .request(leader, Service::Admin, body.into(), MEMBERSHIP_TIMEOUT)
+            .request(leader, Service::Admin, body.into(), VERB_TIMEOUT)
             .await
             .map_err(|error| error.to_string())?;
         serde_json::from_slice(&answer).map_err(|error| error.to_string())
     }
 
+    /// As the leader.
     async fn perform(&self, verb: &Verb) -> Done {
+        let (state, voting) = (self.cluster.state(), self.leading.voting());
+        let checked = |checked: Result<(), String>| checked.map_or_else(Done::Refused, |()| Done::Fine);
         match verb {
-            Verb::Remove { node, cause } => self.remove(*node, cause.clone()).await,
-            Verb::Transfer { to } => self.transfer(*to).await,
+            Verb::CheckRemoval(node) | Verb::CheckPromotion(node) if !state.nodes().contains_key(node) => {
+                Done::NotFound
+            }
+            Verb::CheckRemoval(node) => checked(check_removal(&state, &voting, *node)),
+            Verb::CheckPromotion(node) => checked(check_promotion(&state, &voting, *node)),
+            Verb::Transfer { to } => self.transfer(&state, *to).await,
+            Verb::Certify { .. } | Verb::Probe { .. } => {
+                Done::Refused("this is not asked of a leader".to_owned())
+            }
             Verb::FinishUpgrade { cause } => self.finish_upgrade(cause.clone()).await,
         }
     }
 
-    async fn remove(&self, node: NodeId, cause: Cause) -> Done {
+    /// Asks the data nodes for a new certificate of this node, one after the other.
+    ///
+    /// # Errors
+    /// None of them gave one; the last one's reason.
+    pub async fn ask_for_certificate(&self, csr: &[u8]) -> Result<Vec<u8>, String> {
         let state = self.cluster.state();
-        if !state.nodes().contains_key(&node) {
-            return Done::NotFound;
+        let verb =
+            serde_json::to_vec(&Verb::Certify { csr: csr.to_vec() }).map_err(|error| error.to_string())?;
+        let mut reason = "there is no data node".to_owned();
+        for node in state.nodes().values().filter(|node| node.spec.role == NodeRole::Data) {
+            let asked = self.peers.request(node.id, Service::Admin, verb.clone().into(), VERB_TIMEOUT).await;
+            match asked.map(|answer| serde_json::from_slice(&answer)) {
+                Ok(Ok(Done::Certified(certificate))) => return Ok(certificate),
+                Ok(Ok(other)) => reason = format!("node {} answers {other:?}", node.id),
+                Ok(Err(error)) => reason = error.to_string(),
+                Err(error) => reason = error.to_string(),
+            }
         }
-        if state.nodes().len() == 1 {
-            return Done::Refused("the last node cannot leave its cluster: stop it instead".into());
+        Err(reason)
+    }
+
+    /// How a joiner looks from every other node that can be asked.
+    pub(crate) async fn views_of_joiner(&self, probes: &[Probe], nonce: &str, remote: IpAddr) -> Vec<View> {
+        let verb = Verb::Probe { probes: probes.to_vec(), nonce: nonce.to_owned(), remote };
+        let Ok(verb) = serde_json::to_vec(&verb).map(Bytes::from) else { return Vec::new() };
+        let state = self.cluster.state();
+        let mut asked = JoinSet::new();
+        for node in state.nodes().values().filter(|node| node.id != self.node) {
+            let (peers, verb, id, name) = (self.peers.clone(), verb.clone(), node.id, node.spec.name.clone());
+            asked.spawn(async move {
+                let answer = peers.request(id, Service::Admin, verb, VERB_TIMEOUT).await.ok()?;
+                let Done::Probed { now, results } = serde_json::from_slice(&answer).ok()? else {
+                    return None;
+                };
+                let difference = i128::from(now.0) - i128::from(clock::now().0);
+                Some(View { node: name, ahead_ms: i64::try_from(difference).unwrap_or(i64::MAX), results })
+            });
         }
-        if node == self.node {
-            // A leader hands over first; the next one takes it out.
-            return match self.cluster.transfer_leadership(None).await {
-                Ok(_) => Done::NotLeader,
-                Err(error) => Done::Refused(format!("leadership cannot be handed over: {error}")),
-            };
+        let mut views: Vec<View> = asked.join_all().await.into_iter().flatten().collect();
+        views.sort_by(|a, b| a.node.cmp(&b.node));
+        views
+    }
+
+    fn certificate_for(&self, node: NodeId, csr: &[u8]) -> Done {
+        let Some(keyring) = &self.keyring else {
+            return Done::Refused("this node holds no keys".to_owned());
+        };
+        let certified = certify(&self.cluster.state(), keyring, node, csr, std::time::SystemTime::now());
+        certified.map_or_else(Done::Refused, Done::Certified)
+    }
+
+    async fn transfer(&self, state: &ClusterState, to: Option<NodeId>) -> Done {
+        let gladly = |id: NodeId| state.nodes().get(&id).map_or(0, willingness);
+        match to {
+            Some(to) if to == self.node => return Done::Transferred(to),
+            Some(to) if !self.cluster.status().voters.contains(&to) => return Done::NotFound,
+            // It would hand the leadership on at once.
+            Some(to) if gladly(to) < gladly(self.node) => {
+                return Done::Refused(format!(
+                    "node {to} is a witness, is drained or is leaving: it leads only while nobody else can"
+                ));
+            }
+            _ => {}
         }
-        match self.leading.remove(node, cause).await {
-            Ok(()) => Done::Removed,
-            Err(reason) => Done::Refused(reason),
+        match self.cluster.transfer_leadership(to).await {
+            Ok(to) => Done::Transferred(to),
+            Err(_) if self.cluster.lead().is_none() => Done::NotLeader,
+            Err(error @ RaftError::Transfer(_)) if self.cluster.status().voters.len() > 1 => {
+                Done::NotYet(error.to_string())
+            }
+            Err(error) => Done::Refused(error.to_string()),
         }
     }
 
-    async fn transfer(&self, to: Option<NodeId>) -> Done {
-        match to {
-            Some(to) if to == self.node => Done::Transferred(to),
-            Some(to) if !self.cluster.status().voters.contains(&to) => Done::NotFound,
-            _ => match self.cluster.transfer_leadership(to).await {
-                Ok(to) => Done::Transferred(to),
-                Err(error) => Done::Refused(error.to_string()),
-            },
+    /// Brings a cluster verb into the log, unless it is there already.
+    async fn propose(&self, request: RequestId, cause: Cause, body: Body) -> Result<(), ApiFailure> {
+        let known = self.cluster.state().outcome_of(request);
+        let outcome = match known {
+            Some((_, outcome)) => outcome,
+            None => {
+                let proposal = Proposal { request: Some(request), cause, fence: Fence::None, body };
+                self.cluster.propose(proposal).await?.outcome
+            }
+        };
+        outcome.into_result()?;
+        Ok(())
+    }
+
+    /// Waits until the leader has brought about what was asked for. It goes on when the caller gives up, whoever
+    /// leads then.
+    async fn until(
+        &self,
+        what: &str,
+        verb: Option<Verb>,
+        come_true: impl Fn(&Self, &ClusterState) -> bool,
+    ) -> Result<(), ApiFailure> {
+        let deadline = Instant::now() + MEMBERSHIP_TIMEOUT;
+        while !come_true(self, &self.cluster.state()) {
+            if Instant::now() < deadline {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            let reason = match verb {
+                Some(verb) => match self.ask_leader(&verb).await {
+                    Ok(Done::Refused(reason) | Done::NotYet(reason)) | Err(reason) => format!(": {reason}"),
+                    Ok(_) => String::new(),
+                },
+                None => String::new(),
+            };
+            let failure =
+                ApiFailure::new(Code::NotVisibleYet, format!("{what}, but has not come about yet{reason}"));
+            return Err(failure.hint("It goes on by itself; `pangolinctl status` shows how far it is."));
+        }
+        Ok(())
+    }
+
+    /// Takes a node out. From the log on, this is the leader's task: it is done also if the caller goes away, or the
+    /// leader does.
+    async fn remove(&self, node: NodeId, cause: Cause, request: RequestId) -> Result<(), ApiFailure> {
+        let state = self.cluster.state();
+        let wanted = state.nodes().get(&node).map(|node| node.admin);
+        if wanted.is_some_and(|admin| admin != AdminState::Leaving) && !self.peers.is_disowned() {
+            if state.outcome_of(request).is_none() {
+                self.check(Verb::CheckRemoval(node), node).await?;
+            }
+            self.propose(request, cause, Body::NodeAdmin { node, admin: AdminState::Leaving }).await?;
+        }
+        // This node does not see its own end in the log: from there on, nobody talks to it.
+        let gone = move |this: &Self, state: &ClusterState| {
+            !state.nodes().contains_key(&node) || (node == this.node && this.peers.is_disowned())
+        };
+        self.until(&format!("node {node} is to leave"), Some(Verb::CheckRemoval(node)), gone).await?;
+        if node == self.node {
+            self.left.send_replace(true);
+        }
+        Ok(())
+    }
+
+    async fn check(&self, verb: Verb, node: NodeId) -> Result<(), ApiFailure> {
+        match self.have_done(&verb).await? {
+            Done::Fine => Ok(()),
+            Done::NotFound => Err(ApiFailure::not_found(&Object::Node(node))),
+            Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
+            _ => Err(ApiFailure::internal("the leader misunderstood")),
+        }
+    }
+
+    async fn promote_learner(
+        &self,
+        node: NodeId,
+        cause: Cause,
+        request: RequestId,
+    ) -> Result<(), ApiFailure> {
+        if self.cluster.state().outcome_of(request).is_none() {
+            self.check(Verb::CheckPromotion(node), node).await?;
+        }
+        self.propose(request, cause, Body::NodePromoted(node)).await?;
+        let votes = move |this: &Self, _: &ClusterState| this.cluster.status().voters.contains(&node);
+        self.until(&format!("node {node} is to vote"), Some(Verb::CheckPromotion(node)), votes).await
+    }
+
+    async fn disband_to_this(&self, name: Slug, cause: Cause, request: RequestId) -> Result<(), ApiFailure> {
+        let state = self.cluster.state();
+        let cluster = state.cluster().ok_or_else(|| ApiFailure::from(Refusal::NoCluster))?;
+        if cluster.name != name {
+            return Err(ApiFailure::new(
+                Code::Conflict,
+                format!("this is the cluster {}, not {name}: nothing was changed", cluster.name),
+            ));
+        }
+        self.propose(request, cause, Body::Disbanded { survivor: self.node }).await?;
+        let alone = |this: &Self, state: &ClusterState| {
+            state.nodes().keys().eq([&this.node]) && this.cluster.status().voters.iter().eq([&this.node])
+        };
+        self.until("the cluster is being taken apart", None, alone).await
+    }
+
+    async fn hand_on(
+        &self,
+        to: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> Result<NodeId, ApiFailure> {
+        if self.cluster.state().outcome_of(request).is_some()
+            && let Some(leader) = self.cluster.leader()
+        {
+            return Ok(leader);
+        }
+        let from = self.cluster.leader();
+        match self.have_done(&Verb::Transfer { to }).await? {
+            Done::Transferred(to) => {
+                let body = Body::LeadershipHanded { from: from.unwrap_or(to), to };
+                // It is done: that it cannot be written down must not make it look undone.
+                if let Err(failure) = self.propose(request, cause, body).await {
+                    warn!(%failure, "the transfer of the leadership is not in the log");
+                }
+                Ok(to)
+            }
+            Done::NotFound => Err(ApiFailure::new(
+                Code::NotFound,
+                "there is no such voter: `pangolinctl status` shows them",
+            )),
+            Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
+            _ => Err(ApiFailure::internal("the leader misunderstood")),
         }
     }
 
@@ -203,31 +434,30 @@ impl NodeAnswers {
 
     async fn make_token(
         &self,
-        role: NodeRole,
-        lifetime: Duration,
+        wanted: NewToken,
         cause: Cause,
         request: RequestId,
     ) -> Result<CreatedToken, ApiFailure> {
-        if role == NodeRole::Witness {
-            // It would be handed the key-encryption key, which a witness must not hold.
-            return Err(ApiFailure::invalid(
-                "this version runs no witnesses: let the host join as a data node",
-            ));
-        }
+        let NewToken { role, lifetime, replaces } = wanted;
+        let keyring = self.keyring.as_ref().ok_or_else(|| {
+            ApiFailure::new(Code::Conflict, "this node is a witness and holds no keys to make tokens with")
+                .hint("Ask a data node.")
+        })?;
         let internal = |error: &dyn std::fmt::Display| ApiFailure::internal(error.to_string());
         let state = self.cluster.state();
         let cluster = state.cluster().ok_or_else(|| ApiFailure::from(Refusal::NoCluster))?;
         let pin = pangolin_peer::identity::spki_digest_of_certificate(&cluster.authority.certificate)
             .map_err(|error| internal(&error))?;
         // Derived from the request, so that a repeat of it gets the same token.
-        let secret = self.keyring.derive(&format!("join token|{request}"));
+        let secret = keyring.derive(&format!("join token|{request}"));
         let mut id = TokenId([0; 8]);
-        id.0.copy_from_slice(&self.keyring.derive(&format!("join token id|{request}"))[..8]);
+        id.0.copy_from_slice(&keyring.derive(&format!("join token id|{request}"))[..8]);
         let token = JoinToken {
             id,
-            secret: self.keyring.seal(&secret, &seal::token(id)).map_err(|error| internal(&error))?,
+            secret: keyring.seal(&secret, &seal::token(id)).map_err(|error| internal(&error))?,
             role,
             expires_at: clock::now() + lifetime,
+            replaces,
             created_at: Timestamp::default(),
             used: None,
         };
@@ -249,7 +479,7 @@ impl NodeAnswers {
             .map(|token| Moment(token.expires_at))
             .ok_or_else(|| ApiFailure::not_found(&Object::Token(id)))?;
         let text = JoinTokenText { authority_pin: pin, id, secret: Zeroizing::new(secret) };
-        let token = Some(Invitation::to_text(&text, &plan(&state, self.node).peers));
+        let token = Some(Invitation::to_text(&text, &state));
         Ok(CreatedToken { id, token, expires_at })
     }
 }
@@ -269,49 +499,53 @@ impl NodePort for NodeAnswers {
         })
     }
 
+    fn takes_writes(&self) -> bool {
+        self.keyring.is_some()
+    }
+
     fn create_token(
         &self,
-        role: NodeRole,
-        lifetime: Duration,
+        wanted: NewToken,
         cause: Cause,
         request: RequestId,
     ) -> BoxFuture<'_, Result<CreatedToken, ApiFailure>> {
-        Box::pin(self.make_token(role, lifetime, cause, request))
+        Box::pin(self.make_token(wanted, cause, request))
     }
 
-    fn leave(&self, node: Option<NodeId>, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
-        Box::pin(async move {
-            let node = node.unwrap_or(self.node);
-            match self.have_done(&Verb::Remove { node, cause }).await? {
-                Done::Removed => {
-                    if node == self.node {
-                        self.left.send_replace(true);
-                    }
-                    Ok(())
-                }
-                Done::NotFound => Err(ApiFailure::not_found(&Object::Node(node))),
-                Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
-                Done::Transferred(_) | Done::Finished | Done::NotLeader => {
-                    Err(ApiFailure::internal("the leader misunderstood"))
-                }
-            }
-        })
+    fn leave(
+        &self,
+        node: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        Box::pin(self.remove(node.unwrap_or(self.node), cause, request))
     }
 
-    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>> {
-        Box::pin(async move {
-            match self.have_done(&Verb::Transfer { to }).await? {
-                Done::Transferred(to) => Ok(to),
-                Done::NotFound => Err(ApiFailure::new(
-                    Code::NotFound,
-                    "there is no such voter: `pangolinctl node list` shows them",
-                )),
-                Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
-                Done::Removed | Done::Finished | Done::NotLeader => {
-                    Err(ApiFailure::internal("the leader misunderstood"))
-                }
-            }
-        })
+    fn promote(
+        &self,
+        node: NodeId,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        Box::pin(self.promote_learner(node, cause, request))
+    }
+
+    fn disband(
+        &self,
+        cluster: Slug,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        Box::pin(self.disband_to_this(cluster, cause, request))
+    }
+
+    fn transfer_leader(
+        &self,
+        to: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<NodeId, ApiFailure>> {
+        Box::pin(self.hand_on(to, cause, request))
     }
 
     fn finish_upgrade(&self, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
@@ -322,6 +556,14 @@ impl NodePort for NodeAnswers {
                 _ => Err(ApiFailure::internal("the leader misunderstood")),
             }
         })
+    }
+
+    fn backups(&self) -> &dyn BackupPort {
+        &self.backups
+    }
+
+    fn stopping(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stopping.cancelled())
     }
 
     fn audit(&self, write: ApiWrite) {
@@ -345,15 +587,25 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 pub struct ForPeers(pub NodeAnswers);
 
 impl Handler for ForPeers {
-    fn request(&self, _from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+    fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
             if body.is_empty() {
                 let view = self.0.view().ok_or("the cluster has not been initialised")?;
                 return serde_json::to_vec(&view).map(Bytes::from).map_err(|error| error.to_string());
             }
             let verb: Verb = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            let done =
-                if self.0.cluster.lead().is_some() { self.0.perform(&verb).await } else { Done::NotLeader };
+            let done = match &verb {
+                Verb::Certify { csr } => self.0.certificate_for(from, csr),
+                Verb::Probe { probes, .. } if probes.len() > PROBES_MAX => {
+                    Done::Refused(format!("at most {PROBES_MAX} probes"))
+                }
+                Verb::Probe { probes, nonce, remote } => {
+                    let results = check::run(probes, nonce, *remote).await;
+                    Done::Probed { now: clock::now(), results }
+                }
+                _ if self.0.cluster.lead().is_some() => self.0.perform(&verb).await,
+                _ => Done::NotLeader,
+            };
             serde_json::to_vec(&done).map(Bytes::from).map_err(|error| error.to_string())
         })
     }
@@ -393,6 +645,7 @@ fn compose(
     raft: &RaftStatus,
     seen: &Observations,
     now: Timestamp,
+    remarks: Vec<String>,
 ) -> Option<ClusterStatus> {
     let (cluster, settings) = (state.cluster()?, state.settings()?);
     let nodes: Vec<NodeStatus> = state
@@ -468,6 +721,7 @@ fn compose(
         feature_level: state.feature_level(),
         common_level: common_level(state, seen, now),
         upgrade: state.upgrade().map(upgrade_status),
+        remarks,
         partial: None,
     })
 }
@@ -514,12 +768,8 @@ mod tests {
 
     #[test]
     fn before_the_cluster_is_made_there_is_no_status() {
-        let status = compose(
-            &ClusterState::default(),
-            &raft(None, &[], None),
-            &Observations::default(),
-            clock::steady(),
-        );
+        let (state, seen) = (ClusterState::default(), Observations::default());
+        let status = compose(&state, &raft(None, &[], None), &seen, clock::steady(), Vec::new());
         assert!(status.is_none());
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use pangolin_core::Slug;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +21,7 @@ use tokio::{
 use crate::config::Config;
 
 /// Most probes of one check.
-pub(super) const PROBES_MAX: usize = 64;
+pub(crate) const PROBES_MAX: usize = 64;
 /// How long one probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest nonce, bytes.
@@ -29,7 +30,7 @@ pub(super) const NONCE_MAX: usize = 64;
 /// One port to try.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Probe {
+pub(crate) struct Probe {
     /// What the port is for.
     pub(super) what: String,
     /// TCP or UDP.
@@ -40,7 +41,7 @@ pub(super) struct Probe {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Transport {
+pub(crate) enum Transport {
     Tcp,
     Udp,
 }
@@ -53,6 +54,17 @@ impl std::fmt::Display for Probe {
         };
         write!(f, "{} {}/{transport}", self.what, self.address)
     }
+}
+
+/// How a joiner looks from one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct View {
+    /// The node's name.
+    pub(crate) node: Slug,
+    /// How far its clock is ahead of the answering node's, in milliseconds, at least; negative = behind.
+    pub(crate) ahead_ms: i64,
+    /// Outcome of each probe, in the order asked; none = reached.
+    pub(crate) results: Vec<Option<String>>,
 }
 
 /// A port of the configuration: where it is bound, and where others reach it.
@@ -135,7 +147,7 @@ impl Responders {
 }
 
 /// Tries ports of a joiner that came from `remote`; none = reached.
-pub(super) async fn run(probes: &[Probe], nonce: &str, remote: IpAddr) -> Vec<Option<String>> {
+pub(crate) async fn run(probes: &[Probe], nonce: &str, remote: IpAddr) -> Vec<Option<String>> {
     let mut running = JoinSet::new();
     for (position, probe) in probes.iter().cloned().enumerate() {
         let nonce = nonce.to_owned();

@@ -5,10 +5,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::BoxFuture;
 use pangolin_core::{
-    Body, Cause, Fence, NodeId, Object, TokenId,
+    Body, Cause, Command, Fence, NodeId, Object, Slug, TokenId,
     command::{Actor, NodeAdmitted},
+    decision::Aspect,
     plan::plan,
-    record::{Digest, NodeSpec},
+    record::{Digest, NodeRole, NodeSpec, TunnelKey},
 };
 use pangolin_peer::{
     identity::{AuthorityKey, Keyring},
@@ -19,7 +20,7 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use super::{Answer, Ask, Welcome, WelcomePeer, check};
-use crate::{clock, seal};
+use crate::{clock, local::status::NodeAnswers, seal};
 
 /// How long a new node's admission may take to reach this node once it is committed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,6 +33,8 @@ pub struct Door {
     pub keyring: Arc<Keyring>,
     /// This node.
     pub node: NodeId,
+    /// Asks the other nodes how a joiner looks from there.
+    pub answers: NodeAnswers,
 }
 
 impl JoinDoor for Door {
@@ -61,7 +64,10 @@ impl JoinDoor for Door {
             let ask: Ask = serde_json::from_slice(&body)
                 .map_err(|error| format!("the request cannot be read: {error}"))?;
             let answer = match ask {
-                Ask::Check { probes, nonce } => self.check(&probes, &nonce, remote).await?,
+                Ask::Check { probes, nonce, name, peer_address } => {
+                    let refusal = self.refusal(token, &name, peer_address);
+                    self.check(&probes, &nonce, remote, refusal).await?
+                }
                 Ask::Join { csr, spec } => self.admit(token, &csr, *spec).await?,
             };
             serde_json::to_vec(&answer).map_err(|error| error.to_string())
@@ -75,6 +81,7 @@ impl Door {
         probes: &[check::Probe],
         nonce: &str,
         remote: SocketAddr,
+        refusal: Option<String>,
     ) -> Result<Answer, String> {
         if probes.len() > check::PROBES_MAX || nonce.len() > check::NONCE_MAX || nonce.is_empty() {
             return Err(format!(
@@ -83,10 +90,41 @@ impl Door {
                 check::NONCE_MAX
             ));
         }
-        let results = check::run(probes, nonce, remote.ip()).await;
+        let (own, mut views) = tokio::join!(
+            check::run(probes, nonce, remote.ip()),
+            self.answers.views_of_joiner(probes, nonce, remote.ip())
+        );
         let state = self.cluster.state();
-        let peers = state.nodes().values().map(|node| node.spec.peer_address).collect();
-        Ok(Answer::Checked { now: clock::now(), results, peers })
+        if let Some(node) = state.nodes().get(&self.node) {
+            views.insert(0, check::View { node: node.spec.name.clone(), ahead_ms: 0, results: own });
+        }
+        let peers = state.nodes().values().map(|n| (n.spec.name.clone(), n.spec.peer_address)).collect();
+        Ok(Answer::Checked { now: clock::now(), views, peers, refusal })
+    }
+
+    /// Why `join` would be refused as things stand: by trying it on a copy of the state.
+    fn refusal(&self, token: TokenId, name: &Slug, peer_address: SocketAddr) -> Option<String> {
+        let mut state = pangolin_core::ClusterState::clone(&self.cluster.state());
+        let index = state.revision().index + 1;
+        // A key that no node has, and nothing else that could be refused.
+        let spki = Digest([0; 32]);
+        let spec = NodeSpec {
+            name: name.clone(),
+            role: NodeRole::Data,
+            peer_address,
+            spki,
+            public_addresses: vec![],
+            https_port: 443,
+            tunnel_endpoint: "unknown".to_owned(),
+            tunnel_key: TunnelKey([0; 32]),
+            region: None,
+            version: crate::VERSION.to_owned(),
+            feature_level: pangolin_core::feature::NEWEST,
+        };
+        let body = Body::NodeAdmitted(Box::new(NodeAdmitted { token, csr: spki, spec }));
+        let cause = Cause::new(Actor::Node(self.node), "checked");
+        let command = Command { request: None, at: clock::now(), cause, fence: Fence::None, body };
+        state.apply(index, &command).into_result().err().map(|refusal| refusal.to_string())
     }
 
     async fn admit(&self, token: TokenId, csr: &str, spec: NodeSpec) -> Result<Answer, String> {
@@ -97,12 +135,12 @@ impl Door {
         // A request that cannot be signed must not use up the token.
         self.certify(NodeId::default(), &csr, spec.spki)?;
         let body = Body::NodeAdmitted(Box::new(NodeAdmitted { token, csr: spec.spki, spec }));
-        let proposal = Proposal {
-            request: None,
-            cause: Cause::new(Actor::Node(self.node), format!("{name} joined with token {token}")),
-            fence: Fence::None,
-            body,
-        };
+        // Who made the token wanted the node.
+        let state = self.cluster.state();
+        let made = state.decisions().latest(&Object::Token(token), Aspect::Existence);
+        let cause = Cause::new(Actor::Node(self.node), format!("{name} showed join token {token}"))
+            .because(made.map(|decision| decision.revision));
+        let proposal = Proposal { request: None, cause, fence: Fence::None, body };
         let committed = self.cluster.propose(proposal).await.map_err(|error| match error {
             ProposeError::NotAppended { reason } => {
                 format!("the cluster takes no changes now ({reason}): try again")
@@ -142,15 +180,19 @@ impl Door {
         let state = self.cluster.state();
         let cluster = state.cluster().ok_or("the cluster has not been initialised")?;
         let peers = plan(&state, node).peers;
-        let admitted = peers.nodes.get(&node).ok_or("the node is not in the membership")?;
+        let admitted = &state.nodes().get(&node).ok_or("the node is not in the membership")?.spec;
         let certificate = self.certify(node, csr, admitted.spki)?;
+        // A witness only votes: it is never given a key to what it replicates.
+        let keyring =
+            (admitted.role == NodeRole::Data).then(|| BASE64_STANDARD.encode(&*self.keyring.to_bytes()));
         Ok(Welcome {
             cluster: cluster.id.to_string(),
             lineage: peers.lineage,
             node: node.0,
+            role: admitted.role,
             authority: BASE64_STANDARD.encode(&cluster.authority.certificate),
             certificate: BASE64_STANDARD.encode(certificate),
-            keyring: BASE64_STANDARD.encode(&*self.keyring.to_bytes()),
+            keyring,
             peers: peers
                 .nodes
                 .into_iter()

@@ -10,7 +10,7 @@ use pangolin_core::{
     plan::{PeerPlan, PlannedPeer},
     record::{Authority, Settings},
 };
-use pangolin_peer::identity::{AuthorityKey, Keyring, NodeIdentity};
+use pangolin_peer::identity::{AuthorityKey, Keyring, NodeIdentity, RecoveryKey};
 
 use super::{MembershipError, spec_of};
 use crate::{config::Config, seal, state_dir::StateDir};
@@ -33,11 +33,11 @@ pub struct InitOptions {
     pub control_host: Option<HostName>,
 }
 
-/// Makes the first node of a new cluster.
+/// Makes the first node of a new cluster. The recovery key is given out here and nowhere else.
 ///
 /// # Errors
 /// The state directory holds a node, or cannot be written; nothing is left half made.
-pub fn init(config: &Config, options: &InitOptions) -> Result<ClusterId, MembershipError> {
+pub fn init(config: &Config, options: &InitOptions) -> Result<(ClusterId, RecoveryKey), MembershipError> {
     let state_dir = StateDir::new(&config.state_dir);
     state_dir.create()?;
     state_dir.need_empty()?;
@@ -55,6 +55,7 @@ pub fn init(config: &Config, options: &InitOptions) -> Result<ClusterId, Members
     let now = SystemTime::now();
     let cluster = ClusterId(*uuid::Uuid::new_v4().as_bytes());
     let keyring = Keyring::create()?;
+    let recovery = RecoveryKey::generate()?;
     let authority = AuthorityKey::create(&format!("Pangolin Cluster {} nodes", options.cluster))?;
     let issuer = AuthorityKey::create(&format!("Pangolin Cluster {} internal issuer", options.cluster))?;
     let key = state_dir.node_key()?;
@@ -78,12 +79,9 @@ pub fn init(config: &Config, options: &InitOptions) -> Result<ClusterId, Members
         spec: spec.clone(),
     };
     let peer = PlannedPeer { name: config.name.to_string(), address: config.peer_advertise, spki: spec.spki };
-    let peers = PeerPlan {
-        cluster: Some(cluster),
-        lineage: 1,
-        nodes: [(FIRST_NODE, peer)].into(),
-        ..PeerPlan::default()
-    };
+    let nodes = [(FIRST_NODE, peer)].into();
+    let known_until = FIRST_NODE.0;
+    let peers = PeerPlan { cluster: Some(cluster), lineage: 1, known_until, nodes, ..PeerPlan::default() };
     let identity = NodeIdentity {
         cluster,
         lineage: 1,
@@ -92,6 +90,8 @@ pub fn init(config: &Config, options: &InitOptions) -> Result<ClusterId, Members
         certificate,
         key,
     };
-    state_dir.store(&identity, &peers, &keyring, Some(&created))?;
-    Ok(cluster)
+    state_dir.store_recovery(&recovery.public())?;
+    state_dir.store(&identity, &peers, Some(&keyring), Some(&created))?;
+    state_dir.give_to_owner()?;
+    Ok((cluster, recovery))
 }

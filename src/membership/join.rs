@@ -7,6 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use pangolin_core::{
     NodeId, Timestamp,
     plan::{PeerPlan, PlannedPeer},
+    record::NodeRole,
 };
 use pangolin_peer::{
     identity::{Keyring, NodeIdentity},
@@ -24,6 +25,15 @@ pub struct JoinOptions {
     pub invitation: Invitation,
 }
 
+/// What this host is from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Its id.
+    pub node: NodeId,
+    /// What it does.
+    pub role: NodeRole,
+}
+
 /// One line of what `join --check` found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -37,7 +47,7 @@ pub struct Finding {
 ///
 /// # Errors
 /// The state directory holds a node, no node can be reached, or the cluster says no. Repeating it is safe.
-pub async fn join(config: &Config, options: &JoinOptions) -> Result<NodeId, MembershipError> {
+pub async fn join(config: &Config, options: &JoinOptions) -> Result<Joined, MembershipError> {
     let state_dir = StateDir::new(&config.state_dir);
     state_dir.create()?;
     state_dir.need_empty()?;
@@ -50,11 +60,13 @@ pub async fn join(config: &Config, options: &JoinOptions) -> Result<NodeId, Memb
     };
     let (identity, peers, keyring) = unpack(&welcome, key)?;
     let node = identity.node;
-    state_dir.store(&identity, &peers, &keyring, None)?;
-    Ok(node)
+    state_dir.store(&identity, &peers, keyring.as_ref(), None)?;
+    state_dir.give_to_owner()?;
+    Ok(Joined { node, role: welcome.role })
 }
 
-/// Tries every port from both sides, and the clocks. Nothing is written, the token is not used up.
+/// Tries every port from both sides, with every node, and the clocks; asks whether the cluster would let this host in,
+/// and whether its state directory is free. Nothing is written, the token is not used up.
 ///
 /// # Errors
 /// No node can be asked.
@@ -62,35 +74,56 @@ pub async fn check(config: &Config, options: &JoinOptions) -> Result<Vec<Finding
     let ports = probes::ports(config);
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let responders = probes::Responders::open(&ports, &nonce).await;
-    let mut findings: Vec<Finding> = responders
-        .failed
-        .iter()
-        .map(|(probe, error)| Finding { what: format!("open {probe}"), problem: Some(error.clone()) })
-        .collect();
+    let free = StateDir::new(&config.state_dir).need_empty().err().map(|error| error.to_string());
+    let mut findings =
+        vec![Finding { what: format!("no node in {}", config.state_dir.display()), problem: free }];
+    findings.extend(
+        responders
+            .failed
+            .iter()
+            .map(|(probe, error)| Finding { what: format!("open {probe}"), problem: Some(error.clone()) }),
+    );
     let asked: Vec<probes::Probe> = ports
         .into_iter()
         .map(|port| port.probe)
         .filter(|probe| !responders.failed.iter().any(|(failed, _)| failed == probe))
         .collect();
 
+    let ask = Ask::Check {
+        probes: asked.clone(),
+        nonce,
+        name: config.name.clone(),
+        peer_address: config.peer_advertise,
+    };
     let before = (SystemTime::now(), Instant::now());
-    let answer = request(&options.invitation, &Ask::Check { probes: asked.clone(), nonce }).await?;
-    let Answer::Checked { now, results, peers } = answer else {
+    let answer = request(&options.invitation, &ask).await?;
+    let Answer::Checked { now, views, peers, refusal } = answer else {
         return Err(MembershipError::Answer("it is no report".into()));
     };
-    findings.push(clock_finding(now, before.0, before.1.elapsed()));
-    for (probe, problem) in asked.iter().zip(results) {
-        findings.push(Finding { what: format!("from the cluster to {probe}"), problem });
+    let what = format!("the cluster lets {} in", config.name);
+    findings.push(Finding { what, problem: refusal });
+    let took = before.1.elapsed();
+    for view in views {
+        findings.push(clock_finding(&view, now, before.0, took));
+        for (probe, problem) in asked.iter().zip(view.results) {
+            findings.push(Finding { what: format!("from {} to {probe}", view.node), problem });
+        }
     }
-    for peer in peers {
+    for (name, peer) in peers {
         let problem = probes::reaches(peer).await.err();
-        findings.push(Finding { what: format!("from here to peers {peer}/tcp"), problem });
+        findings.push(Finding { what: format!("from here to {name}, peers {peer}/tcp"), problem });
     }
     Ok(findings)
 }
 
 /// The other clock was read at some moment of the exchange: only what lies outside it counts as a difference.
-fn clock_finding(theirs: Timestamp, asked_at: SystemTime, took: std::time::Duration) -> Finding {
+fn clock_finding(
+    view: &probes::View,
+    answerer: Timestamp,
+    asked_at: SystemTime,
+    took: std::time::Duration,
+) -> Finding {
+    let theirs = Timestamp(answerer.0.saturating_add_signed(view.ahead_ms));
     let asked_at = Timestamp(asked_at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64));
     let ahead = theirs.since(asked_at + took);
     let behind = asked_at.since(theirs);
@@ -98,11 +131,12 @@ fn clock_finding(theirs: Timestamp, asked_at: SystemTime, took: std::time::Durat
     let problem = (off > CLOCK_TOLERANCE).then(|| {
         let side = if ahead > behind { "behind" } else { "ahead of" };
         format!(
-            "this host's clock is {:.1} s {side} the cluster's: start a time service (NTP)",
-            off.as_secs_f32()
+            "this host's clock is {:.1} s {side} that of {}: start a time service (NTP)",
+            off.as_secs_f32(),
+            view.node
         )
     });
-    Finding { what: "clocks agree".into(), problem }
+    Finding { what: format!("this clock agrees with that of {}", view.node), problem }
 }
 
 /// Asks the nodes in turn until one answers. A refusal is final: the others would say the same.
@@ -130,11 +164,15 @@ async fn request(invitation: &Invitation, ask: &Ask) -> Result<Answer, Membershi
 fn unpack(
     welcome: &Welcome,
     key: pangolin_peer::identity::NodeKey,
-) -> Result<(NodeIdentity, PeerPlan, Keyring), MembershipError> {
+) -> Result<(NodeIdentity, PeerPlan, Option<Keyring>), MembershipError> {
     let bad = |error: &dyn std::fmt::Display| MembershipError::Answer(error.to_string());
     let base64 = |text: &str| BASE64_STANDARD.decode(text).map_err(|error| bad(&error));
     let cluster = welcome.cluster.parse().map_err(|error| bad(&error))?;
-    let keyring = Keyring::from_bytes(&Zeroizing::new(base64(&welcome.keyring)?))?;
+    let keyring = match (&welcome.keyring, welcome.role) {
+        (Some(keyring), NodeRole::Data) => Some(Keyring::from_bytes(&Zeroizing::new(base64(keyring)?))?),
+        (None, NodeRole::Witness) => None,
+        (_, role) => return Err(bad(&format!("its keyring does not go with the role {role:?}"))),
+    };
     let nodes = welcome
         .peers
         .iter()
@@ -151,11 +189,14 @@ fn unpack(
         certificate: base64(&welcome.certificate)?,
         key,
     };
-    Ok((
-        identity,
-        PeerPlan { cluster: Some(cluster), lineage: welcome.lineage, nodes, ..PeerPlan::default() },
-        keyring,
-    ))
+    let peers = PeerPlan {
+        cluster: Some(cluster),
+        lineage: welcome.lineage,
+        known_until: welcome.node,
+        nodes,
+        ..PeerPlan::default()
+    };
+    Ok((identity, peers, keyring))
 }
 
 #[cfg(test)]
@@ -168,11 +209,15 @@ mod tests {
     fn a_clock_within_the_exchange_agrees_and_one_far_off_is_named_with_its_side() {
         let asked = UNIX_EPOCH + Duration::from_secs(1000);
         let took = Duration::from_secs(1);
-        assert_eq!(clock_finding(Timestamp(1_000_500), asked, took).problem, None);
-        assert_eq!(clock_finding(Timestamp(998_500), asked, took).problem, None);
-        let ahead = clock_finding(Timestamp(990_000), asked, took).problem.expect("a problem");
+        let view = |ahead_ms| probes::View { node: "n1".parse().expect("a name"), ahead_ms, results: vec![] };
+        let problem =
+            |answerer, ahead_ms| clock_finding(&view(ahead_ms), Timestamp(answerer), asked, took).problem;
+        assert_eq!(problem(1_000_500, 0), None);
+        assert_eq!(problem(998_500, 0), None);
+        assert!(problem(1_000_500, -10_000).expect("another node's clock counts as well").contains("n1"));
+        let ahead = problem(990_000, 0).expect("a problem");
         assert!(ahead.contains("10.0 s ahead of"), "{ahead}");
-        let behind = clock_finding(Timestamp(1_011_000), asked, took).problem.expect("a problem");
+        let behind = problem(1_011_000, 0).expect("a problem");
         assert!(behind.contains("10.0 s behind"), "{behind}");
     }
 }

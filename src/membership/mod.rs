@@ -1,25 +1,29 @@
 //! How nodes come and go: `init` makes a cluster of one, `join` adds a node, `leave` takes one away.
 
-mod check;
+pub(crate) mod check;
 mod door;
 mod init;
 mod join;
+mod recover;
 mod renew;
+mod restore;
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use pangolin_core::{
-    Timestamp,
-    plan::PeerPlan,
-    record::{Digest, NodeRole, NodeSpec, TunnelKey},
+    ClusterState, Slug, Timestamp,
+    record::{AdminState, Digest, Node, NodeRole, NodeSpec, TunnelKey},
 };
 use pangolin_peer::join::JoinTokenText;
 use serde::{Deserialize, Serialize};
 
 pub use door::Door;
 pub use init::{InitOptions, init};
-pub use join::{JoinOptions, check, join};
-pub use renew::Renewal;
+pub use join::{JoinOptions, Joined, check, join};
+pub(crate) use recover::is_interrupted;
+pub use recover::{Recovery, interrupted_recovery, recover, recovery_of};
+pub use renew::{Renewal, certify};
+pub use restore::{Restoration, RestoreOptions, restore};
 
 use crate::{config::Config, state_dir::StateDirError};
 
@@ -38,6 +42,15 @@ pub enum MembershipError {
     /// The keyring.
     #[error(transparent)]
     Keyring(#[from] pangolin_peer::identity::KeyringError),
+    /// The Raft store.
+    #[error(transparent)]
+    Raft(#[from] pangolin_raft::RaftError),
+    /// Backups.
+    #[error(transparent)]
+    Backup(#[from] crate::backup::BackupError),
+    /// A cluster cannot be recovered or restored from what is there.
+    #[error("{0}")]
+    Recovery(String),
     /// A name is not acceptable.
     #[error("{what}: {reason}")]
     Name {
@@ -72,12 +85,16 @@ pub enum MembershipError {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Ask {
-    /// Try to reach me on these addresses; nothing is changed.
+    /// Try to reach me on these addresses, from every node, and say whether I could join; nothing is changed.
     Check {
         /// What to try: each answers with the nonce.
         probes: Vec<check::Probe>,
         /// What is to be answered there.
         nonce: String,
+        /// My short name.
+        name: Slug,
+        /// Where the others will reach me.
+        peer_address: SocketAddr,
     },
     /// Let me in.
     Join {
@@ -96,10 +113,12 @@ enum Answer {
     Checked {
         /// The answering node's clock.
         now: Timestamp,
-        /// Outcome of each probe, in the order asked; none = reached.
-        results: Vec<Option<String>>,
-        /// Where the joiner should reach the others.
-        peers: Vec<SocketAddr>,
+        /// How the joiner looks from each node that could be asked.
+        views: Vec<check::View>,
+        /// Where the joiner should reach the others: name and address.
+        peers: Vec<(Slug, SocketAddr)>,
+        /// Why the cluster would not let the joiner in; none = it would.
+        refusal: Option<String>,
     },
     /// Welcome.
     Welcome(Box<Welcome>),
@@ -111,9 +130,12 @@ struct Welcome {
     cluster: String,
     lineage: u64,
     node: u64,
+    role: NodeRole,
     authority: String,
     certificate: String,
-    keyring: String,
+    /// The cluster's key-encryption keys; none for a witness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keyring: Option<String>,
     peers: Vec<WelcomePeer>,
 }
 
@@ -141,10 +163,12 @@ pub struct Invitation {
 }
 
 impl Invitation {
-    /// The one string.
+    /// The one string. A witness cannot let anybody in, and one that is leaving may be gone by then.
     #[must_use]
-    pub fn to_text(token: &JoinTokenText, peers: &PeerPlan) -> String {
-        let addresses: Vec<String> = peers.nodes.values().map(|peer| peer.address.to_string()).collect();
+    pub fn to_text(token: &JoinTokenText, state: &ClusterState) -> String {
+        let opens = |node: &&Node| node.spec.role == NodeRole::Data && node.admin != AdminState::Leaving;
+        let nodes = state.nodes().values().filter(opens);
+        let addresses: Vec<String> = nodes.map(|node| node.spec.peer_address.to_string()).collect();
         format!("{token}@{}", addresses.join(","))
     }
 }
@@ -196,22 +220,72 @@ pub fn spec_of(config: &Config, spki: Digest, tunnel_key: TunnelKey) -> NodeSpec
 
 #[cfg(test)]
 mod tests {
-    use pangolin_core::{NodeId, plan::PlannedPeer};
+    use pangolin_core::{
+        Body, Cause, ClusterId, Command, Fence, NodeId, TokenId,
+        command::{Actor, ClusterCreated, NodeAdmitted},
+        record::{Authority, JoinToken, Sealed, Settings},
+    };
 
     use super::*;
 
+    /// A cluster of two data nodes and a witness.
+    fn state() -> ClusterState {
+        let spec = |last: u8| NodeSpec {
+            name: format!("n{last}").parse().expect("a name"),
+            role: NodeRole::Data,
+            peer_address: ([192, 0, 2, last], 7420).into(),
+            spki: Digest([last; 32]),
+            public_addresses: vec![],
+            https_port: 443,
+            tunnel_endpoint: "192.0.2.1:51820".into(),
+            tunnel_key: TunnelKey([last; 32]),
+            region: None,
+            version: "1".into(),
+            feature_level: pangolin_core::feature::NEWEST,
+        };
+        let sealed = || Sealed { kek: 1, wrapped_key: vec![], content: vec![] };
+        let authority = || Authority { certificate: vec![], key: sealed() };
+        let created = ClusterCreated {
+            id: ClusterId([1; 16]),
+            name: "lab".parse().expect("a name"),
+            authority: authority(),
+            issuer: authority(),
+            settings: Settings {
+                zone: "lab.example".parse().expect("a zone"),
+                control_host: "control.lab.example".parse().expect("a host"),
+                tunnel_network: "100.89.0.0/16".parse().expect("a network"),
+                ttl: 30,
+            },
+            node: NodeId(1),
+            spec: spec(1),
+        };
+        let mut bodies = vec![Body::ClusterCreated(Box::new(created))];
+        for (last, role) in [(9, NodeRole::Data), (10, NodeRole::Witness)] {
+            let token = TokenId([last; 8]);
+            bodies.push(Body::TokenCreated(Box::new(JoinToken {
+                id: token,
+                secret: sealed(),
+                role,
+                expires_at: Timestamp(10),
+                replaces: None,
+                created_at: Timestamp(1),
+                used: None,
+            })));
+            let csr = Digest([last; 32]);
+            bodies.push(Body::NodeAdmitted(Box::new(NodeAdmitted { token, csr, spec: spec(last) })));
+        }
+        let mut state = ClusterState::default();
+        for (body, index) in bodies.into_iter().zip(1..) {
+            let cause = Cause::new(Actor::Node(NodeId(1)), "test");
+            state.apply(index, &Command { request: None, at: Timestamp(1), cause, fence: Fence::None, body });
+        }
+        assert_eq!(state.nodes().len(), 3);
+        state
+    }
+
     fn invitation() -> (JoinTokenText, String) {
         let token = JoinTokenText::generate(Digest([1; 32])).expect("a token");
-        let peer = |last: u8| PlannedPeer {
-            name: format!("n{last}"),
-            address: ([192, 0, 2, last], 7420).into(),
-            spki: Digest([last; 32]),
-        };
-        let nodes = [(NodeId(1), peer(1)), (NodeId(9), peer(9))].into();
-        let text = Invitation::to_text(
-            &token,
-            &PeerPlan { cluster: None, lineage: 1, nodes, ..PeerPlan::default() },
-        );
+        let text = Invitation::to_text(&token, &state());
         (token, text)
     }
 

@@ -1,24 +1,23 @@
 //! A node's own certificate lives for a year. Every node that holds the keyring renews its own, long before: the
-//! authority's key is in the state, so nobody has to be asked.
+//! authority's key is in the state, so nobody has to be asked. A witness, which cannot open that key, asks a data node.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use pangolin_core::ClusterState;
+use pangolin_core::{ClusterState, NodeId};
 use pangolin_peer::{
     Peers,
     identity::{
-        AuthorityKey, Keyring, NODE_CERTIFICATE_LIFETIME, NodeIdentity, expiry_of_certificate,
-        spki_digest_of_certificate,
+        AuthorityKey, Keyring, NODE_CERTIFICATE_LIFETIME, expiry_of_certificate, spki_digest_of_certificate,
     },
 };
 use pangolin_raft::Cluster;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{seal, state_dir::StateDir};
+use crate::{local::status::NodeAnswers, seal, state_dir::StateDir};
 
 /// How often the time that is left is looked at; also the pause after a renewal that failed.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -31,8 +30,10 @@ pub struct Renewal {
     pub state_dir: StateDir,
     /// Where the authority is known from.
     pub cluster: Cluster,
-    /// Opens the authority's key.
-    pub keyring: Arc<Keyring>,
+    /// Opens the authority's key; a witness has none.
+    pub keyring: Option<Arc<Keyring>>,
+    /// Asks data nodes.
+    pub answers: NodeAnswers,
     /// Show the new certificate from then on.
     pub peers: Peers,
 }
@@ -44,7 +45,7 @@ impl Renewal {
     /// None: what fails is tried again, with a warning.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         loop {
-            if let Err(reason) = self.renew_if_due() {
+            if let Err(reason) = self.renew_if_due().await {
                 warn!(reason, "this node's certificate could not be renewed");
             }
             tokio::select! {
@@ -54,13 +55,17 @@ impl Renewal {
         }
     }
 
-    fn renew_if_due(&self) -> Result<(), String> {
+    async fn renew_if_due(&self) -> Result<(), String> {
         let mut identity = self.state_dir.load().map_err(|error| error.to_string())?.identity;
         let now = SystemTime::now();
         if !is_due(&identity.certificate, now)? {
             return Ok(());
         }
-        identity.certificate = renewed(&self.cluster.state(), &self.keyring, &identity, now)?;
+        let csr = identity.key.csr_der().map_err(|error| error.to_string())?;
+        identity.certificate = match &self.keyring {
+            Some(keyring) => certify(&self.cluster.state(), keyring, identity.node, &csr, now)?,
+            None => self.answers.ask_for_certificate(&csr).await?,
+        };
         // On disk first: a restart must not go back to the one that ends.
         self.state_dir.replace_certificate(&identity.certificate).map_err(|error| error.to_string())?;
         self.peers.renew(&identity).map_err(|error| error.to_string())?;
@@ -74,24 +79,26 @@ fn is_due(certificate: &[u8], now: SystemTime) -> Result<bool, String> {
     Ok(until.duration_since(now).map_or(true, |left| left < RENEW_BEFORE))
 }
 
-/// A new certificate over the same key, for which the node was admitted.
-fn renewed(
+/// A new certificate for a node over the key for which it was admitted.
+///
+/// # Errors
+/// The node is no member, the signing request is for another key, or the authority's key cannot be opened.
+pub fn certify(
     state: &ClusterState,
     keyring: &Keyring,
-    identity: &NodeIdentity,
+    id: NodeId,
+    csr: &[u8],
     now: SystemTime,
 ) -> Result<Vec<u8>, String> {
     let cluster = state.cluster().ok_or("the cluster's authority is not known here yet")?;
-    let node = state.nodes().get(&identity.node).ok_or("this node is not in the state")?;
+    let node = state.nodes().get(&id).ok_or_else(|| format!("node {id} is not in the state"))?;
     let key = keyring.open(&cluster.authority.key, seal::AUTHORITY).map_err(|error| error.to_string())?;
     let authority = AuthorityKey::from_parts(cluster.authority.certificate.clone(), &key)
         .map_err(|error| error.to_string())?;
-    let csr = identity.key.csr_der().map_err(|error| error.to_string())?;
-    let certificate =
-        authority.sign_node(&csr, cluster.id, identity.node, now).map_err(|error| error.to_string())?;
+    let certificate = authority.sign_node(csr, cluster.id, id, now).map_err(|error| error.to_string())?;
     let spki = spki_digest_of_certificate(&certificate).map_err(|error| error.to_string())?;
     if spki != node.spec.spki {
-        return Err("this node's key is not the one that it was admitted with".to_owned());
+        return Err(format!("the key is not the one that node {id} was admitted with"));
     }
     Ok(certificate)
 }
@@ -99,7 +106,7 @@ fn renewed(
 #[cfg(test)]
 mod tests {
     use pangolin_core::{
-        Body, Cause, ClusterId, Command, Fence, NodeId, Timestamp,
+        Body, Cause, ClusterId, Command, Fence, Timestamp,
         command::{Actor, ClusterCreated},
         record::{Authority, NodeRole, NodeSpec, Settings, TunnelKey},
     };
@@ -160,12 +167,12 @@ mod tests {
         let body = Body::ClusterCreated(Box::new(created));
         state.apply(2, &Command { request: None, at: Timestamp(1), cause, fence: Fence::None, body });
 
-        let authority = authority.certificate().to_vec();
-        let identity = NodeIdentity { cluster, lineage: 1, node, authority, certificate, key };
         let later = now + 250 * DAY;
-        let new = renewed(&state, &keyring, &identity, later).expect("renewed");
+        let csr = key.csr_der().expect("a request");
+        let new = certify(&state, &keyring, node, &csr, later).expect("renewed");
         assert_eq!(is_due(&new, later), Ok(false));
-        let other = NodeIdentity { key: NodeKey::generate().expect("a key"), ..identity };
-        renewed(&state, &keyring, &other, later).expect_err("another key is not certified");
+        let other = NodeKey::generate().expect("a key").csr_der().expect("a request");
+        certify(&state, &keyring, node, &other, later).expect_err("another key is not certified");
+        certify(&state, &keyring, NodeId(9), &csr, later).expect_err("nor another node");
     }
 }

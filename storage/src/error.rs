@@ -53,6 +53,14 @@ pub enum StorageError {
         /// What is allowed.
         limit: usize,
     },
+    /// A backup cannot be made or used.
+    #[error("backup {name}: {found}")]
+    Backup {
+        /// Its name.
+        name: String,
+        /// Why.
+        found: String,
+    },
     /// The journal cannot be used.
     #[error("the journal at {} cannot be used: {message}", dir.display())]
     Journal {

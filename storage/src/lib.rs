@@ -4,11 +4,13 @@
 //!
 //! - `lock`: held while a process uses the directory ([`StateDir`]);
 //! - `raft/`: log, vote, watermark and snapshot, opened together by [`RaftStore::open`];
-//! - `journal/`: the node-local journal of audit and request records ([`Journal`]).
+//! - `journal/`: the node-local journal of audit and request records ([`Journal`]);
+//! - `backups/`: encrypted copies of the state and segments of the log ([`backup`]).
 //!
-//! Who calls it: `raft` (the Raft store) and the node (the journal). This crate knows nothing of openraft: log
+//! Who calls it: `raft` (the Raft store) and the node (the journal, backups). This crate knows nothing of openraft: log
 //! entries are bytes with an id here.
 
+pub mod backup;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

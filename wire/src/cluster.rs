@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use pangolin_core::{
-    ClusterId, FeatureLevel, HostName, NodeId, Revision, SiteId, Slug, TokenId,
+    ClusterId, FeatureLevel, HostName, NodeId, Revision, SiteId, Slug, TokenId, record,
     record::{AdminState, NodeRole, UpgradeStep, Verdict},
 };
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,9 @@ pub struct ClusterStatus {
     /// The rolling upgrade that is under way.
     #[serde(default)]
     pub upgrade: Option<UpgradeStatus>,
+    /// What an operator should know of the membership, in sentences; empty in one node's own view.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// Why this is one node's view only; none = the leader's view.
     #[serde(default)]
     pub partial: Option<String>,
@@ -142,9 +145,9 @@ pub struct QuorumStatus {
     pub voters: usize,
     /// How many of them answer.
     pub voters_up: usize,
-    /// How many more may fail before changes stop.
-    pub can_lose: usize,
-    /// The same as a sentence, such as `3 of 3 voters up, can lose 1`.
+    /// How many more of them may fail before changes stop.
+    pub failure_tolerance: usize,
+    /// The same as a sentence, such as `3 of 3 voters up, failure tolerance 1`.
     pub summary: String,
 }
 
@@ -153,16 +156,16 @@ impl QuorumStatus {
     #[must_use]
     pub fn new(voters: usize, up: usize) -> Self {
         let majority = voters / 2 + 1;
-        let can_lose = up.saturating_sub(majority);
+        let failure_tolerance = up.saturating_sub(majority);
         let tail = if voters == 0 {
             "no quorum: this node knows of no voters".to_owned()
         } else if up < majority {
             format!("no quorum: {} more needed for changes, serving goes on", majority - up)
         } else {
-            format!("can lose {can_lose}")
+            format!("failure tolerance {failure_tolerance}")
         };
         let summary = format!("{up} of {voters} voters up, {tail}");
-        Self { voters, voters_up: up, can_lose, summary }
+        Self { voters, voters_up: up, failure_tolerance, summary }
     }
 }
 
@@ -262,6 +265,10 @@ pub struct Node {
     pub role: NodeRole,
     /// What the operator wants of it.
     pub admin: AdminState,
+    /// Since when.
+    pub admin_at: Moment,
+    /// Who wanted it, and why.
+    pub admin_cause: String,
     /// The cluster's judgement.
     pub verdict: Verdict,
     /// When the judgement was given.
@@ -307,6 +314,56 @@ pub struct CreateToken {
     pub lifetime_seconds: Option<u64>,
 }
 
+/// Request of `PUT /node/{nodeId}/replacement`: a join token for the host that takes the node's place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReplaceNode {
+    /// Seconds until the token is worthless; [`TOKEN_LIFETIME_DEFAULT`] if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_seconds: Option<u64>,
+}
+
+/// Request of `POST /cluster/disband`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Disband {
+    /// The cluster's name, as a confirmation.
+    pub cluster: Slug,
+}
+
+/// How the cluster looks after its voters by itself: answer of `GET` and request of `POST /cluster/autopilot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Autopilot {
+    /// Milliseconds that a learner has to be in contact and caught up before it votes.
+    pub stable_milliseconds: u32,
+    /// Seconds after which a learner takes the place of a voter that is down; null = never.
+    pub exchange_after_seconds: Option<u32>,
+    /// Seconds after which a node that is down is taken out, if the others stand another failure without it; null =
+    /// never.
+    pub remove_after_seconds: Option<u32>,
+}
+
+impl From<record::Autopilot> for Autopilot {
+    fn from(autopilot: record::Autopilot) -> Self {
+        Self {
+            stable_milliseconds: autopilot.stable_ms,
+            exchange_after_seconds: autopilot.exchange_after_s,
+            remove_after_seconds: autopilot.remove_after_s,
+        }
+    }
+}
+
+impl From<Autopilot> for record::Autopilot {
+    fn from(autopilot: Autopilot) -> Self {
+        Self {
+            stable_ms: autopilot.stable_milliseconds,
+            exchange_after_s: autopilot.exchange_after_seconds,
+            remove_after_s: autopilot.remove_after_seconds,
+        }
+    }
+}
+
 /// Seconds that a join token lives if nothing is said.
 pub const TOKEN_LIFETIME_DEFAULT: u64 = 3600;
 /// Longest life of a join token, in seconds: a week. A permission to join should not lie about.
@@ -341,6 +398,8 @@ pub struct Token {
     pub token_id: TokenId,
     /// What the joiner becomes.
     pub role: NodeRole,
+    /// The node whose place the joiner takes.
+    pub replaces: Option<NodeId>,
     /// When it was made.
     pub created_at: Moment,
     /// After this it is worthless.
@@ -450,11 +509,11 @@ mod tests {
     #[test]
     fn the_quorum_says_what_it_can_stand() {
         let cases = [
-            (3, 3, "3 of 3 voters up, can lose 1"),
-            (3, 2, "2 of 3 voters up, can lose 0"),
+            (3, 3, "3 of 3 voters up, failure tolerance 1"),
+            (3, 2, "2 of 3 voters up, failure tolerance 0"),
             (3, 1, "1 of 3 voters up, no quorum: 1 more needed for changes, serving goes on"),
-            (1, 1, "1 of 1 voters up, can lose 0"),
-            (5, 4, "4 of 5 voters up, can lose 1"),
+            (1, 1, "1 of 1 voters up, failure tolerance 0"),
+            (5, 4, "4 of 5 voters up, failure tolerance 1"),
             (0, 0, "0 of 0 voters up, no quorum: this node knows of no voters"),
         ];
         for (voters, up, expected) in cases {
@@ -491,6 +550,7 @@ mod tests {
             feature_level: FeatureLevel(1),
             common_level: FeatureLevel(1),
             upgrade: None,
+            remarks: vec![],
             partial: None,
         };
         let text = serde_json::to_string(&status).expect("JSON");

@@ -220,6 +220,9 @@ impl fmt::Display for JournalEvent {
             Self::VerdictChanged { node, verdict: Verdict::Up, .. } => write!(f, "{node} is up"),
             Self::VerdictChanged { node, verdict: Verdict::Down, .. } => write!(f, "{node} is down"),
             Self::AdminChanged { node, admin: AdminState::Active } => write!(f, "{node} is in service"),
+            Self::AdminChanged { node, admin: AdminState::Leaving } => {
+                write!(f, "{node} is to leave the cluster")
+            }
             Self::AdminChanged { node, admin: AdminState::Drained } => {
                 write!(f, "{node} gives its work away")
             }

@@ -7,6 +7,7 @@
 //! Conventions: JSON in camelCase; `PUT` creates, `POST` updates, `GET` reads, `DELETE` removes; unknown fields of
 //! a request are refused, unknown fields of an answer are ignored, so that clients outlive servers.
 
+mod backup;
 mod catalog;
 pub mod client;
 mod cluster;
@@ -15,7 +16,9 @@ mod envelope;
 mod journal;
 mod moment;
 mod text;
+mod why;
 
+pub use backup::*;
 pub use catalog::*;
 pub use client::{Answer, Client, ClientError};
 pub use cluster::*;
@@ -23,6 +26,7 @@ pub use credential::{CREDENTIAL_ID_LEN, SECRET_LEN, SECRET_MAX, random_id, rando
 pub use envelope::{Code, Envelope, Failure, PAGE_MAX, Pagination};
 pub use journal::{ApiWrite, JournalEntry, JournalEvent, JournalLine, JournalPage, NamedNode, NamedSite};
 pub use moment::Moment;
+pub use why::{Event, EventPage, EventSubject, Explanation, Fact, Step};
 
 /// Every route begins with this.
 pub const BASE_PATH: &str = "/api/v1";

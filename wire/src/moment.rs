@@ -13,22 +13,7 @@ pub struct Moment(pub Timestamp);
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nanos = i128::from(self.0.0) * 1_000_000;
-        match OffsetDateTime::from_unix_timestamp_nanos(nanos) {
-            Ok(t) => write!(
-                f,
-                "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-                t.year(),
-                u8::from(t.month()),
-                t.day(),
-                t.hour(),
-                t.minute(),
-                t.second(),
-                t.millisecond()
-            ),
-            // Beyond the year 9999: no calendar, but still a value that reads back.
-            Err(_) => f.write_str("9999-12-31T23:59:59.999Z"),
-        }
+        self.0.fmt(f)
     }
 }
 

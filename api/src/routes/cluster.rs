@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use pangolin_core::{Body, Object, command::UpgradeChange};
 use pangolin_raft::ServerState;
-use pangolin_wire::{Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader, UpgradeAction};
+use pangolin_wire::{
+    Autopilot, Disband, Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader, UpgradeAction,
+};
 use warp::Filter;
 
 use super::{Route, Routes, arrived, at};
@@ -21,7 +23,10 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.get("/cluster/status", status);
     routes.get("/cluster/settings", settings);
     routes.get("/cluster/issuer", issuer);
+    routes.get("/cluster/autopilot", autopilot);
+    routes.post("/cluster/autopilot", set_autopilot);
     routes.post("/cluster/leave", leave);
+    routes.post("/cluster/disband", disband);
     routes.post("/cluster/leader/transfer", transfer);
     routes.post("/cluster/upgrade", upgrade);
 }
@@ -34,7 +39,7 @@ pub(super) fn health(app: &Arc<App>) -> Route {
         let raft = app.cluster.status();
         let leads = raft.state == ServerState::Leader;
         let health = Health { revision, leader: app.cluster.leader(), term: raft.term, leads };
-        respond(Answer::ok(revision, "this node answers", &health), arrived.name())
+        respond(Answer::ok(revision, "this node answers", &health), arrived.name)
     };
     at(HEALTH).and(warp::get()).and(arrived()).map(answer).boxed()
 }
@@ -64,15 +69,36 @@ async fn issuer(call: Call) -> Result<Answer, ApiFailure> {
     Answer::ok(call.state.revision(), "certificate of the internal issuer", &issuer)
 }
 
+async fn autopilot(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let autopilot = Autopilot::from(call.state.autopilot());
+    Answer::ok(call.state.revision(), "how the cluster looks after its voters", &autopilot)
+}
+
+async fn set_autopilot(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let autopilot: Autopilot = call.body()?;
+    let changed = call.propose(Body::AutopilotChanged(autopilot.into())).await?;
+    let message = "changed how the cluster looks after its voters";
+    Answer::ok(changed.revision, message, &Autopilot::from(changed.state.autopilot()))
+}
+
+/// Once only this node is left, it says so.
+async fn disband(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let Disband { cluster } = call.body()?;
+    call.app.node.disband(cluster, call.cause(), call.request()).await?;
+    let message = "the cluster is taken apart: this node is all that is left of it";
+    Ok(Answer::done(call.app.cluster.state().revision(), message))
+}
+
 async fn leave(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
     let Leave { node_id } = call.body()?;
-    if let Some(id) = node_id
-        && !call.state.nodes().contains_key(&id)
-    {
-        return Err(ApiFailure::not_found(&Object::Node(id)));
+    if let Some(id) = node_id {
+        super::node::find_or_gone(&call, id)?;
     }
-    call.app.node.leave(node_id, call.cause()).await?;
+    call.app.node.leave(node_id, call.cause(), call.request()).await?;
     let who = node_id.map_or_else(|| "this node".to_owned(), |id| format!("node {id}"));
     Ok(Answer::done(call.app.cluster.state().revision(), format!("{who} has left the cluster")))
 }
@@ -110,7 +136,7 @@ async fn transfer(call: Call) -> Result<Answer, ApiFailure> {
     {
         return Err(ApiFailure::not_found(&Object::Node(id)));
     }
-    let node_id = call.app.node.transfer_leader(to).await?;
+    let node_id = call.app.node.transfer_leader(to, call.cause(), call.request()).await?;
     let message = format!("node {node_id} leads");
     Answer::ok(call.app.cluster.state().revision(), message, &TransferredLeader { node_id })
 }

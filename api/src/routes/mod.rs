@@ -3,6 +3,7 @@
 //! Every route is a boxed filter with the same types, so that warp's types stay small, and handlers answer errors as
 //! values: a rejection means "not this route" and nothing else. One `recover` at the end speaks for all rejections.
 
+mod backup;
 mod cluster;
 mod credentials;
 mod domain;
@@ -15,6 +16,7 @@ mod site;
 mod target;
 mod token;
 mod user;
+mod why;
 
 use std::{convert::Infallible, future::Future, sync::Arc};
 
@@ -87,9 +89,11 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 11] = [
+    let nouns: [fn(&mut Routes); 13] = [
         cluster::routes,
         token::routes,
+        // Before the nodes, for the same reason as the journal.
+        backup::routes,
         node::routes,
         org::routes,
         user::routes,
@@ -99,6 +103,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         domain::routes,
         resource::routes,
         target::routes,
+        why::routes,
     ];
     let mut table = Vec::new();
     let mut filters: Vec<Route> = vec![cluster::health(&app)];
@@ -207,7 +212,7 @@ async fn enter(
     parameters: Vec<String>,
     arrived: Arc<Arrived>,
 ) -> Response {
-    let name = arrived.name();
+    let name = arrived.name;
     let parameters = names(path).zip(parameters).collect();
     let result = match Call::open(app, arrived, parameters).await {
         Ok(call) => {

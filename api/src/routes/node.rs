@@ -1,10 +1,10 @@
 //! Nodes.
 
 use pangolin_core::{Body, ClusterState, NodeId, Object, record, record::AdminState};
-use pangolin_wire::{Node, NodeList, UpdateNode};
+use pangolin_wire::{Node, NodeList, ReplaceNode, UpdateNode};
 
 use super::Routes;
-use crate::{answer::Answer, call::Call, failure::ApiFailure};
+use crate::{answer::Answer, call::Call, failure::ApiFailure, service::NewToken};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.get("/nodes", list);
@@ -12,6 +12,9 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.get("/node/journal", journal);
     routes.get("/node/{nodeId}", show);
     routes.post("/node/{nodeId}", update);
+    routes.delete("/node/{nodeId}", remove);
+    routes.post("/node/{nodeId}/promote", promote);
+    routes.put("/node/{nodeId}/replacement", replace);
 }
 
 async fn list(call: Call) -> Result<Answer, ApiFailure> {
@@ -37,12 +40,48 @@ async fn journal(call: Call) -> Result<Answer, ApiFailure> {
 async fn update(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
     let (node, UpdateNode { admin }) = (call.parameter("nodeId")?, call.body()?);
+    if admin == AdminState::Leaving {
+        return Err(ApiFailure::invalid("a node is not marked as leaving, but removed")
+            .hint("`pangolinctl node remove NODE`, or DELETE of this path: it checks what that costs."));
+    }
     let changed = call.propose(Body::NodeAdmin { node, admin }).await?;
     let message = match admin {
         AdminState::Active => format!("node {node} is in service"),
-        AdminState::Drained => format!("node {node} gives its work away"),
+        AdminState::Drained | AdminState::Leaving => format!("node {node} gives its work away"),
     };
     Answer::ok(changed.revision, message, &render(find(&changed.state, node)?))
+}
+
+/// Takes it out of the cluster for good.
+async fn remove(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let node = call.parameter("nodeId")?;
+    find_or_gone(&call, node)?;
+    call.app.node.leave(Some(node), call.cause(), call.request()).await?;
+    let message = format!("node {node} has left the cluster");
+    Ok(Answer::done(call.app.cluster.state().revision(), message))
+}
+
+async fn promote(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let node = call.parameter("nodeId")?;
+    find(&call.state, node)?;
+    call.app.node.promote(node, call.cause(), call.request()).await?;
+    Ok(Answer::done(call.app.cluster.state().revision(), format!("node {node} votes")))
+}
+
+/// A token for the host that takes this node's place: it leaves once that one votes.
+async fn replace(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let (node, ReplaceNode { lifetime_seconds }) = (call.parameter("nodeId")?, call.body()?);
+    let role = find(&call.state, node)?.spec.role;
+    let lifetime = super::token::lifetime(lifetime_seconds)?;
+    super::token::make(&call, NewToken { role, lifetime, replaces: Some(node) }).await
+}
+
+/// Refuses a node that is not there, unless this is a repeat of the request that removed it.
+pub(super) fn find_or_gone(call: &Call, id: NodeId) -> Result<(), ApiFailure> {
+    call.may_remove(|view| find(view.state, id).map(|_| ()))
 }
 
 fn find(state: &ClusterState, id: NodeId) -> Result<&record::Node, ApiFailure> {
@@ -56,6 +95,8 @@ fn render(node: &record::Node) -> Node {
         name: spec.name.clone(),
         role: spec.role,
         admin: node.admin,
+        admin_at: node.admin_at.into(),
+        admin_cause: node.admin_cause.to_string(),
         verdict: node.verdict,
         verdict_at: node.verdict_at.into(),
         verdict_cause: node.verdict_cause.to_string(),

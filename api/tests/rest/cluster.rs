@@ -23,7 +23,7 @@ async fn status_settings_and_nodes_are_shown() {
     let server = Server::start().await;
     let client = server.operator();
     let status: ClusterStatus = client.get("/cluster/status").await.expect("a status");
-    assert_eq!(status.quorum.summary, "1 of 1 voters up, can lose 0");
+    assert_eq!(status.quorum.summary, "1 of 1 voters up, failure tolerance 0");
     let settings: Settings = client.get("/cluster/settings").await.expect("settings");
     assert_eq!(settings.control_host.as_str(), "pangolin.lab.example.com");
     let nodes: NodeList = client.get("/nodes").await.expect("nodes");
@@ -77,6 +77,49 @@ async fn leaving_and_handing_over_name_what_is_wrong() {
     let reply = server.ask(Method::POST, "/cluster/leave", "").await;
     reply.refuses(Code::Invalid, "the last node of a cluster cannot leave it");
     assert_eq!(reply.body["data"], Value::Null);
+}
+
+#[tokio::test]
+async fn members_are_promoted_replaced_removed_and_the_cluster_taken_apart_by_name() {
+    let server = Server::start().await;
+    let client = server.operator();
+    let made: CreatedToken =
+        client.put("/node/1/replacement", &ReplaceNode::default()).await.expect("a token");
+    let listed: TokenList = client.get("/cluster/tokens").await.expect("tokens");
+    assert_eq!((listed.tokens[0].token_id, listed.tokens[0].replaces), (made.id, Some(NodeId(1))));
+    client.send(Method::POST, "/node/1/promote", None, uuid::Uuid::new_v4()).await.expect("it votes");
+    let reply = server.ask(Method::POST, "/node/1", r#"{"admin":"leaving"}"#).await;
+    reply.refuses(Code::Invalid, "a node is not marked as leaving, but removed");
+    for (verb, path, body, code, text) in [
+        (Method::DELETE, "/node/9", "", Code::NotFound, "there is no node 9"),
+        (Method::POST, "/node/9/promote", "", Code::NotFound, "there is no node 9"),
+        (Method::PUT, "/node/9/replacement", "", Code::NotFound, "there is no node 9"),
+        (Method::DELETE, "/node/1", "", Code::Invalid, "the last node of a cluster cannot leave it"),
+        (Method::POST, "/cluster/disband", "{}", Code::Invalid, "missing field"),
+        (Method::POST, "/cluster/disband", r#"{"cluster":"other"}"#, Code::Conflict, "not the cluster other"),
+    ] {
+        server.ask(verb, path, body).await.refuses(code, text);
+    }
+    let name = server.cluster.state().cluster().expect("a cluster").name.clone();
+    let answer: serde_json::Value =
+        client.post("/cluster/disband", &Disband { cluster: name }).await.expect("done");
+    assert_eq!(answer, Value::Null);
+    assert!(server.cluster.state().tokens().is_empty(), "nobody joins a cluster that is taken apart");
+}
+
+#[tokio::test]
+async fn how_the_voters_are_looked_after_is_a_setting() {
+    let server = Server::start().await;
+    let client = server.operator();
+    let before: Autopilot = client.get("/cluster/autopilot").await.expect("a setting");
+    assert_eq!((before.stable_milliseconds, before.remove_after_seconds), (3000, None));
+    let wanted = Autopilot { stable_milliseconds: 10_000, remove_after_seconds: Some(86_400), ..before };
+    let after: Autopilot = client.post("/cluster/autopilot", &wanted).await.expect("changed");
+    assert_eq!(after, wanted);
+    assert_eq!(client.get::<Autopilot>("/cluster/autopilot").await.expect("a setting"), wanted);
+    let hasty = json!({"stableMilliseconds": 0, "exchangeAfterSeconds": 1, "removeAfterSeconds": null});
+    let reply = server.ask(Method::POST, "/cluster/autopilot", hasty.to_string()).await;
+    reply.refuses(Code::Invalid, "it may be restarting");
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 mod access;
 mod catalog;
 mod cluster;
+mod no_backups;
 mod one_node;
 mod protocol;
 mod server;
+mod why;
 
 use server::Server;

@@ -4,7 +4,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -12,9 +11,9 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use pangolin_api::{Api, ApiFailure, Caller, Credentials, NodePort};
+use pangolin_api::{Api, ApiFailure, BackupPort, Caller, Credentials, NewToken, NodePort};
 use pangolin_core::{
-    Actor, Body, Cause, ClusterId, Fence, NodeId, Object, Outcome, RequestId, TokenId,
+    Actor, Body, Cause, ClusterId, Fence, NodeId, Object, Outcome, RequestId, Slug, TokenId,
     command::ClusterCreated,
     record::{Authority, Digest, JoinToken, NodeRole, NodeSpec, Sealed, Settings, TunnelKey},
 };
@@ -29,6 +28,8 @@ use tokio::{
     net::{TcpListener, UnixListener},
     task::JoinSet,
 };
+
+use crate::no_backups::NoBackups;
 
 /// A running API. Everything ends when it is dropped.
 pub(crate) struct Server {
@@ -225,6 +226,18 @@ struct OneNode {
     writes: Writes,
 }
 
+impl OneNode {
+    fn make(&self, request: RequestId, cause: Cause, body: Body) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        Box::pin(async move {
+            let proposal = Proposal { request: Some(request), cause, fence: Fence::None, body };
+            match self.cluster.propose(proposal).await?.outcome {
+                Outcome::Done(_) => Ok(()),
+                Outcome::Refused(refusal) => Err(refusal.into()),
+            }
+        })
+    }
+}
+
 impl NodePort for OneNode {
     fn status(&self) -> BoxFuture<'_, Result<ClusterStatus, ApiFailure>> {
         Box::pin(async {
@@ -259,25 +272,31 @@ impl NodePort for OneNode {
                 feature_level: state.feature_level(),
                 common_level: state.feature_level(),
                 upgrade: None,
+                remarks: vec![],
                 partial: None,
             })
         })
     }
 
+    fn takes_writes(&self) -> bool {
+        true
+    }
+
     fn create_token(
         &self,
-        role: NodeRole,
-        lifetime: Duration,
+        wanted: NewToken,
         cause: Cause,
         request: RequestId,
     ) -> BoxFuture<'_, Result<CreatedToken, ApiFailure>> {
         Box::pin(async move {
+            let NewToken { role, lifetime, replaces } = wanted;
             let now = self.cluster.state().time();
             let token = JoinToken {
                 id: TokenId(request.client.0[..8].try_into().expect("eight bytes")),
                 secret: Sealed { kek: 1, wrapped_key: vec![], content: vec![] },
                 role,
                 expires_at: now + lifetime,
+                replaces,
                 created_at: now,
                 used: None,
             };
@@ -289,28 +308,61 @@ impl NodePort for OneNode {
         })
     }
 
-    fn leave(&self, node: Option<NodeId>, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
-        Box::pin(async move {
-            let body = Body::NodeRemoved(node.unwrap_or(NodeId(1)));
-            let proposal = Proposal { request: None, cause, fence: Fence::None, body };
-            match self.cluster.propose(proposal).await?.outcome {
-                Outcome::Done(_) => Ok(()),
-                Outcome::Refused(refusal) => Err(refusal.into()),
-            }
-        })
+    fn leave(
+        &self,
+        node: Option<NodeId>,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        self.make(request, cause, Body::NodeRemoved(node.unwrap_or(NodeId(1))))
     }
 
     fn finish_upgrade(&self, _cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
         Box::pin(async { Ok(()) })
     }
 
-    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ApiFailure>> {
+    fn promote(
+        &self,
+        node: NodeId,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        self.make(request, cause, Body::NodePromoted(node))
+    }
+
+    fn disband(
+        &self,
+        cluster: Slug,
+        cause: Cause,
+        request: RequestId,
+    ) -> BoxFuture<'_, Result<(), ApiFailure>> {
+        if self.cluster.state().cluster().is_none_or(|known| known.name != cluster) {
+            let failure = ApiFailure::new(Code::Conflict, format!("this is not the cluster {cluster}"));
+            return Box::pin(async { Err(failure) });
+        }
+        self.make(request, cause, Body::Disbanded { survivor: NodeId(1) })
+    }
+
+    fn transfer_leader(
+        &self,
+        to: Option<NodeId>,
+        _: Cause,
+        _: RequestId,
+    ) -> BoxFuture<'_, Result<NodeId, ApiFailure>> {
         Box::pin(async move {
             match to {
                 None | Some(NodeId(1)) => Ok(NodeId(1)),
                 Some(id) => Err(ApiFailure::new(Code::Conflict, format!("{} is no voter", Object::Node(id)))),
             }
         })
+    }
+
+    fn backups(&self) -> &dyn BackupPort {
+        &NoBackups
+    }
+
+    fn stopping(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
     }
 
     fn audit(&self, write: ApiWrite) {

@@ -98,6 +98,7 @@ pub(crate) fn admitted(n: u8) -> [Body; 2] {
         id,
         secret: sealed(),
         role: NodeRole::Data,
+        replaces: None,
         expires_at: Timestamp(u64::MAX),
         created_at: Timestamp(1),
         used: None,

@@ -52,15 +52,17 @@ fn judge(
         Verdict::Up => (true, up_after(node)),
         Verdict::Down => (false, DOWN_AFTER),
     };
-    let reporters: Vec<(NodeId, bool)> = seen
+    let reporters: Vec<(NodeId, Option<Duration>)> = seen
         .fresh(now)
         .filter(|(reporter, _)| *reporter != node.id)
         .filter_map(|(reporter, report)| {
             let seen = report.peers.get(&node.id)?;
-            Some((reporter, seen.alive == alive && report.at.since(seen.since) >= patience))
+            let time = report.at.since(seen.since);
+            Some((reporter, (seen.alive == alive && time >= patience).then_some(time)))
         })
         .collect();
-    let agreeing: Vec<NodeId> = reporters.iter().filter(|(_, agrees)| *agrees).map(|(id, _)| *id).collect();
+    let agreeing: Vec<(NodeId, Duration)> =
+        reporters.iter().filter_map(|(id, time)| Some((*id, (*time)?))).collect();
     // Its own word: none, at work, or about to stop.
     let own = seen.fresh(now).find(|(reporter, _)| *reporter == node.id).map(|(_, report)| report.stopping);
     let majority = agreeing.len() * 2 > reporters.len();
@@ -81,15 +83,26 @@ fn judge(
     if !agreed {
         return None;
     }
-    let observers = agreeing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let reason = match wanted {
-        Verdict::Down if own == Some(true) => "it is stopping".to_owned(),
-        Verdict::Up if node.flaps > 0 => format!(
-            "reached for {} s by node {observers}; that long because it keeps going down",
-            patience.as_secs_f32()
-        ),
-        Verdict::Up => format!("reached for {} s by node {observers}", patience.as_secs_f32()),
-        Verdict::Down => format!("not reached for {} s by node {observers}", patience.as_secs_f32()),
+        Verdict::Down if own == Some(true) => "it says that it is stopping".to_owned(),
+        _ => {
+            let names: Vec<String> =
+                agreeing.iter().map(|(id, _)| state.node_name(*id).to_string()).collect();
+            let longest = agreeing.iter().map(|(_, time)| *time).max().unwrap_or_default();
+            let reached = if wanted == Verdict::Up { "reached" } else { "not reached" };
+            let damped = if wanted == Verdict::Up && node.flaps > 0 {
+                "; that long because it keeps going down"
+            } else {
+                ""
+            };
+            format!(
+                "{reached} for {:.1} s by {} ({} of {} nodes that report on it){damped}",
+                longest.as_secs_f32(),
+                names.join(", "),
+                agreeing.len(),
+                reporters.len(),
+            )
+        }
     };
     Some(Command {
         request: None,

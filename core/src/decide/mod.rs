@@ -1,13 +1,19 @@
 //! The leader's judgement: what to propose, given the state and what the nodes have seen.
 
+mod leadership;
 mod levels;
 mod liveness;
 mod placement;
 mod renewal;
+mod voters;
 
 use crate::{command::Command, id::NodeId, observation::Observations, state::ClusterState, time::Timestamp};
 
-pub use renewal::certificates_due;
+pub use leadership::elected;
+pub use renewal::{certificate_cause, certificates_due, certificates_unneeded, certificates_wanted, is_due};
+pub use voters::{
+    Step, VOTERS_MAX, Voting, check_promotion, check_removal, hand_over, next_step, remarks, willingness,
+};
 
 pub use levels::{LEVEL_STABLE, common_level};
 pub use liveness::{DOWN_AFTER, UP_AFTER, UP_AFTER_MAX, up_after};

@@ -2,9 +2,11 @@
 
 use crate::{
     command::{Actor, Body, Cause, Command, Fence},
-    id::{NodeId, SiteId},
+    decision::Aspect,
+    id::{NodeId, Revision},
     observation::Observations,
-    record::{Leadership, Placement, Site},
+    outcome::Object,
+    record::{AdminState, Leadership, Placement, Site, Verdict},
     state::ClusterState,
     time::Timestamp,
 };
@@ -64,7 +66,7 @@ fn place(
 ) -> Option<Command> {
     let current = state.placements().get(&site.id);
     let alive: Vec<NodeId> = seen.tunnels_to(site.id, now).filter(|id| candidates.contains(id)).collect();
-    let (home, reason) = choose_home(site.id, current, candidates, &alive, load)?;
+    let home = choose_home(current, candidates, &alive, load)?;
     let mut standbys: Vec<NodeId> = Vec::new();
     let known = current.into_iter().flat_map(|p| std::iter::once(p.home).chain(p.standbys.iter().copied()));
     for id in known.chain(load.least_first(candidates)) {
@@ -77,10 +79,14 @@ fn place(
     }
     *load.0.entry(home).or_default() += 1;
     let epoch = current.map(|p| p.epoch).unwrap_or_default();
+    let cause = match current {
+        None => first_cause(state, site, home, alive.contains(&home), leadership),
+        Some(current) => next_cause(state, current, home, &standbys, &alive, leadership),
+    };
     Some(Command {
         request: None,
         at: now,
-        cause: Cause::new(Actor::Leader(leadership.node), reason),
+        cause,
         fence: Fence::Placement { term: leadership.term, site: site.id, epoch },
         body: Body::SitePlaced { site: site.id, home, standbys },
     })
@@ -89,29 +95,94 @@ fn place(
 /// The home stays where it is as long as it is in service: moving costs, and a node that comes back does not pull
 /// its sites back. When it has to move, a node whose tunnel to the site is alive comes first.
 fn choose_home(
-    site: SiteId,
     current: Option<&Placement>,
     candidates: &[NodeId],
     alive: &[NodeId],
     load: &Load,
-) -> Option<(NodeId, String)> {
-    let Some(current) = current else {
-        if let Some(home) = alive.first() {
-            return Some((*home, format!("site {site} is new; its tunnel to node {home} is alive")));
-        }
-        let home = load.least_first(candidates).first().copied()?;
-        return Some((home, format!("site {site} is new; node {home} is home to the fewest sites")));
-    };
+) -> Option<NodeId> {
+    let least_loaded = || load.least_first(candidates).first().copied();
+    let Some(current) = current else { return alive.first().copied().or_else(least_loaded) };
     if candidates.contains(&current.home) {
-        return Some((current.home, "a standby changed".to_owned()));
+        return Some(current.home);
     }
-    let next = current
-        .standbys
-        .iter()
-        .copied()
-        .filter(|id| candidates.contains(id))
-        .min_by_key(|id| !alive.contains(id))
-        .or_else(|| alive.first().copied())
-        .or_else(|| load.least_first(candidates).first().copied())?;
-    Some((next, format!("home node {} is not in service; node {next} is next", current.home)))
+    let standbys = current.standbys.iter().copied().filter(|id| candidates.contains(id));
+    standbys.min_by_key(|id| !alive.contains(id)).or_else(|| alive.first().copied()).or_else(least_loaded)
+}
+
+fn first_cause(
+    state: &ClusterState,
+    site: &Site,
+    home: NodeId,
+    alive: bool,
+    leadership: Leadership,
+) -> Cause {
+    let name = state.node_name(home);
+    let reason = if alive {
+        format!("it had no home; {name} reports a live tunnel to it")
+    } else {
+        format!("it had no home; no node reports a tunnel to it, and {name} is home to the fewest sites")
+    };
+    let made = state.decisions().latest(&Object::Site(site.id), Aspect::Existence);
+    Cause::new(Actor::Leader(leadership.node), reason).because(made.map(|decision| decision.revision))
+}
+
+/// Why a site gets another home or other standbys: its nodes that are no longer, or now, in service.
+fn next_cause(
+    state: &ClusterState,
+    current: &Placement,
+    home: NodeId,
+    standbys: &[NodeId],
+    alive: &[NodeId],
+    leadership: Leadership,
+) -> Cause {
+    let before = || std::iter::once(current.home).chain(current.standbys.iter().copied());
+    let gone = before().filter(|id| *id != home && !standbys.contains(id));
+    let new =
+        std::iter::once(home).chain(standbys.iter().copied()).filter(|id| before().all(|old| old != *id));
+    let (gone, new): (Vec<NodeId>, Vec<NodeId>) = (gone.collect(), new.collect());
+    let mut told = Vec::new();
+    for id in &gone {
+        let what = if *id == current.home { "its home" } else { "its standby" };
+        told.push(format!("{what} {} {}", state.node_name(*id), out_of_service(state, *id)));
+    }
+    if home != current.home {
+        let (name, tunnel) = (state.node_name(home), alive.contains(&home));
+        let (what, tunnel) = match (current.standbys.iter().position(|id| *id == home), tunnel) {
+            (Some(0), true) => ("its first standby", " and reports a live tunnel"),
+            (Some(0), false) => ("its first standby", ", though no standby reports a live tunnel"),
+            (Some(_), true) => ("its first standby that reports a live tunnel", ""),
+            (Some(_), false) => ("its first standby in service", ""),
+            (None, true) => ("a node that reports a live tunnel", ""),
+            (None, false) => ("the node that is home to the fewest sites", ""),
+        };
+        told.push(format!("{name} is {what}{tunnel}"));
+    } else if gone.is_empty() && new.is_empty() {
+        told.push("its standbys are put in order".to_owned());
+    }
+    for id in new.iter().filter(|id| **id != home) {
+        told.push(format!("{} is in service and can stand by", state.node_name(*id)));
+    }
+    let because = gone.iter().chain(&new).filter_map(|id| service_decision(state, *id));
+    Cause::new(Actor::Leader(leadership.node), told.join("; ")).because(because)
+}
+
+fn out_of_service(state: &ClusterState, id: NodeId) -> &'static str {
+    match state.nodes().get(&id) {
+        None => "has left the cluster",
+        Some(node) if node.verdict == Verdict::Down => "is down",
+        Some(node) if node.admin != AdminState::Active => "gives its work away",
+        // In service: others are taken before it.
+        Some(_) => "is not among the first any more",
+    }
+}
+
+/// The decision that took a node out of service or brought it in.
+fn service_decision(state: &ClusterState, id: NodeId) -> Option<Revision> {
+    let last = |aspect| state.decisions().latest(&Object::Node(id), aspect).map(|decision| decision.revision);
+    match state.nodes().get(&id) {
+        None => last(Aspect::Existence),
+        Some(node) if node.verdict == Verdict::Down => last(Aspect::Verdict),
+        Some(node) if node.admin != AdminState::Active => last(Aspect::Admin),
+        Some(_) => last(Aspect::Verdict).max(last(Aspect::Admin)).max(last(Aspect::Existence)),
+    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use crate::{
     id::NodeId,
     name::HostName,
-    record::{Node, RecordData, RecordKind},
+    record::{AdminState, Node, NodeRole, RecordData, RecordKind},
     state::ClusterState,
 };
 
@@ -65,9 +65,8 @@ pub(super) fn plan(state: &ClusterState, _node: NodeId) -> DnsPlan {
 
 fn zone(state: &ClusterState, apex: &HostName) -> Option<ZonePlan> {
     let settings = state.settings()?;
-    let name_servers: Vec<(&Node, HostName)> = state
-        .nodes()
-        .values()
+    let name_servers: Vec<(&Node, HostName)> = name_server_nodes(state)
+        .into_iter()
         .filter_map(|node| Some((node, settings.zone.child(node.spec.name.as_str()).ok()?)))
         .collect();
     let mut sets = Sets { apex, by_name: BTreeMap::new() };
@@ -103,6 +102,14 @@ fn zone(state: &ClusterState, apex: &HostName) -> Option<ZonePlan> {
     })
 }
 
+/// The nodes that answer for the zones, up or down; those that are on their way out are named only if nobody else is
+/// left.
+fn name_server_nodes(state: &ClusterState) -> Vec<&Node> {
+    let data = || state.nodes().values().filter(|node| node.spec.role == NodeRole::Data);
+    let staying: Vec<&Node> = data().filter(|node| node.admin != AdminState::Leaving).collect();
+    if staying.is_empty() { data().collect() } else { staying }
+}
+
 /// The low 32 bits of the count of changes; a lineage advances it by far more than a secondary could lag behind.
 fn serial(state: &ClusterState) -> u32 {
     let revision = state.revision();
@@ -117,7 +124,30 @@ pub(super) fn serving_nodes(state: &ClusterState) -> Vec<&Node> {
     if !up.is_empty() {
         return up;
     }
-    state.nodes().values().filter(|node| node.spec.role == crate::record::NodeRole::Data).collect()
+    state.nodes().values().filter(|node| node.spec.role == NodeRole::Data).collect()
+}
+
+/// The nodes that answers for a resource name, in the order of the answer; for the control host with none.
+pub(crate) fn nodes_for(state: &ClusterState, resource: Option<crate::id::ResourceId>) -> Vec<&Node> {
+    let serving = serving_nodes(state);
+    match resource {
+        Some(resource) => in_answer_order(state, resource, &serving),
+        None => serving,
+    }
+}
+
+/// The addresses that an answer naming these nodes has: IPv4 first, as many of a family as fit.
+pub(crate) fn addresses_of(nodes: &[&Node]) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+        nodes.iter().flat_map(|node| node.spec.public_addresses.iter().copied()).partition(IpAddr::is_ipv4);
+    v4.into_iter().take(ADDRESSES_MAX).chain(v6.into_iter().take(ADDRESSES_MAX)).collect()
+}
+
+/// The zone that a name is answered from, if it lies in one.
+pub(crate) fn served_below<'a>(state: &'a ClusterState, name: &HostName) -> Option<&'a HostName> {
+    let domains = state.domains().values().map(|domain| &domain.name);
+    let zones = state.settings().map(|settings| &settings.zone).into_iter().chain(domains);
+    zones.filter(|zone| name.is_within(zone)).min_by_key(|zone| zone.as_str().len())
 }
 
 /// Home first, then standbys, then the rest: the order is a hint that saves a relay.

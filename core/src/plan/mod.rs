@@ -6,6 +6,7 @@ mod peers;
 mod tunnel;
 
 pub use dns::{DnsPlan, PlannedSet, ZonePlan};
+pub(crate) use dns::{addresses_of, nodes_for, served_below};
 pub use edge::{EdgePlan, PlannedCertificate, Route, RouteTarget};
 pub use peers::{PeerPlan, PlannedPeer};
 pub use tunnel::{SiteTunnel, TunnelNode, TunnelPlan, TunnelTarget};

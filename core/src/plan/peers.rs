@@ -29,6 +29,8 @@ pub struct PeerPlan {
     pub lineage: u64,
     /// The feature level that the cluster is committed to: programs that do not understand it are kept out.
     pub feature_level: FeatureLevel,
+    /// How far the log is known: node ids are log indices, so a node with a greater one may have joined since.
+    pub known_until: u64,
     /// All nodes that have been admitted and not removed.
     pub nodes: BTreeMap<NodeId, PlannedPeer>,
 }
@@ -38,6 +40,7 @@ pub(super) fn plan(state: &ClusterState) -> PeerPlan {
         cluster: state.cluster().map(|cluster| cluster.id),
         lineage: state.revision().lineage,
         feature_level: state.feature_level(),
+        known_until: state.revision().index,
         nodes: state
             .nodes()
             .values()

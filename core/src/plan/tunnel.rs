@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use crate::{
     id::{Epoch, NodeId, SiteId, TargetId},
-    record::{HealthCheck, Method, NodeRole, TunnelKey},
+    record::{AdminState, HealthCheck, Method, Node, NodeRole, TunnelKey, Verdict},
     state::ClusterState,
 };
 
@@ -39,7 +39,7 @@ pub struct SiteTunnel {
     pub key: Option<TunnelKey>,
     /// That connector keeps several tunnels at once.
     pub multi_homed: bool,
-    /// The nodes offered to it: home first, then standbys, then the other nodes in service.
+    /// The nodes offered to it: home first, then standbys, then the others; those that are called down come last.
     pub offers: Vec<NodeId>,
     /// Fence number of the placement.
     pub epoch: Epoch,
@@ -73,7 +73,7 @@ pub struct TunnelPlan {
     pub network: Option<Ipv4Net>,
     /// Enabled sites.
     pub sites: BTreeMap<SiteId, SiteTunnel>,
-    /// Nodes that carry tunnels and are up.
+    /// Nodes that carry tunnels. Being called down keeps none of them away from a connector that reaches it.
     pub nodes: BTreeMap<NodeId, TunnelNode>,
 }
 
@@ -81,8 +81,9 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
     let (Some(settings), Some(me)) = (state.settings(), state.nodes().get(&node)) else {
         return TunnelPlan::default();
     };
-    let nodes: BTreeMap<NodeId, TunnelNode> = super::dns::serving_nodes(state)
-        .into_iter()
+    let carriers = carriers(state);
+    let nodes: BTreeMap<NodeId, TunnelNode> = carriers
+        .iter()
         .map(|node| {
             let control = node.spec.public_addresses.first().map_or_else(
                 || settings.control_host.to_string(),
@@ -110,11 +111,13 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
                 .flat_map(|p| std::iter::once(p.home).chain(p.standbys.iter().copied()))
                 .filter(|id| nodes.contains_key(id))
                 .collect();
-            for id in nodes.keys() {
-                if !offers.contains(id) {
-                    offers.push(*id);
+            for node in &carriers {
+                if !offers.contains(&node.id) {
+                    offers.push(node.id);
                 }
             }
+            // A stable sort: otherwise the order stays.
+            offers.sort_by_key(|id| state.nodes().get(id).is_none_or(|node| node.verdict == Verdict::Down));
             let tunnel = SiteTunnel {
                 site: site.id,
                 address: site.address,
@@ -134,6 +137,13 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
         sites,
         nodes,
     }
+}
+
+/// The nodes where tunnels may end: all with data that are to do work, or all with data when none is.
+fn carriers(state: &ClusterState) -> Vec<&Node> {
+    let data = || state.nodes().values().filter(|node| node.spec.role == NodeRole::Data);
+    let active: Vec<&Node> = data().filter(|node| node.admin == AdminState::Active).collect();
+    if active.is_empty() { data().collect() } else { active }
 }
 
 fn targets(state: &ClusterState, site: SiteId) -> Vec<TunnelTarget> {

@@ -16,6 +16,9 @@ use crate::{
 
 /// Name of the role that every organisation is made with.
 pub(super) const ADMINISTRATORS: &str = "Admin";
+/// First address of a site within the tunnel network: those before it belong to nodes.
+pub(super) const SITE_FIRST: u32 = 256;
+const _: () = assert!(SITE_FIRST > NODES_MAX);
 /// First port that connectors listen on inside the tunnel.
 pub(super) const TUNNEL_PORT_FIRST: u16 = 40_000;
 /// Most values of a record set.
@@ -333,12 +336,19 @@ impl ClusterState {
     }
 
     fn free_site_address(&self) -> Result<std::net::Ipv4Addr, Refusal> {
+        self.free_site_address_but(self.sites.values().map(|site| site.address))
+    }
+
+    /// An address for a site that is none of `taken`.
+    pub(super) fn free_site_address_but(
+        &self,
+        taken: impl Iterator<Item = std::net::Ipv4Addr>,
+    ) -> Result<std::net::Ipv4Addr, Refusal> {
         let size =
             self.settings.as_ref().map_or(0, |s| 1u64 << (32 - u32::from(s.tunnel_network.prefix_len())));
         // The first 256 addresses belong to nodes, the last is the network's broadcast address.
-        let (first, last) =
-            (256.max(NODES_MAX + 1), u32::try_from(size.saturating_sub(2)).unwrap_or(u32::MAX));
-        self.free_address(first, last, self.sites.values().map(|site| site.address))
+        let (first, last) = (SITE_FIRST, u32::try_from(size.saturating_sub(2)).unwrap_or(u32::MAX));
+        self.free_address(first, last, taken)
             .ok_or(Refusal::Limit { what: "sites".into(), limit: u64::from(last.saturating_sub(first)) + 1 })
     }
 
@@ -357,9 +367,16 @@ impl ClusterState {
             return Err(Refusal::InUse(Object::Site(id), Object::Target(target.id)));
         }
         self.sites.remove(&id).ok_or(Refusal::NotFound(Object::Site(id)))?;
-        self.placements.remove(&id);
-        self.connectors.remove(&id);
+        self.forget_site(id);
         Ok(None)
+    }
+
+    /// Drops what Raft knows of a site that is gone. Its epochs are never used again.
+    pub(super) fn forget_site(&mut self, id: SiteId) {
+        if let Some(placement) = self.placements.remove(&id) {
+            self.epoch_floor = self.epoch_floor.max(placement.epoch);
+        }
+        self.connectors.remove(&id);
     }
 
     /// Notes that the connector of a site has something new to know.

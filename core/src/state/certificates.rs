@@ -45,4 +45,8 @@ impl ClusterState {
         self.certificates.insert(id, certificate);
         Ok(Some(Object::Certificate(id)))
     }
+
+    pub(super) fn remove_certificate(&mut self, id: CertificateId) -> Applied {
+        self.certificates.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Certificate(id)))
+    }
 }

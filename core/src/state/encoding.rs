@@ -58,6 +58,11 @@ sections! {
     21 requests
     22 feature_level
     23 upgrade
+    24 recovery
+    25 epoch_floor
+    26 staged
+    27 autopilot
+    28 decisions
     #[cfg(pangolin_next)]
     200 notes
 }

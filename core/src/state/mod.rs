@@ -5,34 +5,44 @@
 
 mod catalog;
 mod certificates;
+mod changes;
+mod decisions;
 mod encoding;
+mod lineage;
 mod nodes;
 mod requests;
+mod restore;
 mod sites;
 mod upgrade;
 
 use std::net::Ipv4Addr;
 
+pub(crate) use changes::{data_text, scheme};
+pub use decisions::{Decisions, PER_KIND_MAX, PER_TOPIC_MAX, RECENT_MAX};
 use imbl::OrdMap;
+pub use lineage::begin_index;
 pub use requests::{REQUEST_LIFETIME, REQUESTS_MAX};
+pub use restore::{CATALOG_MAX, Catalog, STAGED_PART_MAX};
 
 use crate::{
     codec::CodecError,
     command::{Body, Command, Fence},
     feature::FeatureLevel,
     id::{
-        CertificateId, DomainId, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, TokenId,
-        UserId,
+        CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
+        TokenId, UserId,
     },
     name::{HostName, Slug},
     outcome::{Outcome, Refusal},
     record::{
-        ApiKey, Certificate, Cluster, Connector, Digest, Domain, JoinToken, Leadership, Node, Org, Placement,
-        RecordKind, RecordSet, Resource, Role, Settings, Site, Target, Upgrade, User,
+        ApiKey, Autopilot, Certificate, Cluster, Connector, Digest, Domain, JoinToken, Leadership, Node, Org,
+        Placement, RecordKind, RecordSet, RecoveryPublic, Resource, Role, Settings, Site, Target, Upgrade,
+        User,
     },
     time::Timestamp,
 };
 use requests::Requests;
+use restore::Staged;
 
 /// The state of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +70,12 @@ pub struct ClusterState {
     requests: Requests,
     feature_level: FeatureLevel,
     upgrade: Option<Upgrade>,
+    recovery: Option<RecoveryPublic>,
+    /// The highest epoch of sites that are gone: one that comes back from a backup begins above it.
+    epoch_floor: Epoch,
+    staged: Option<Staged>,
+    autopilot: Autopilot,
+    decisions: Decisions,
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     notes: u64,
@@ -131,6 +147,12 @@ impl ClusterState {
         self.settings.as_ref()
     }
 
+    /// How the cluster looks after its voters by itself.
+    #[must_use]
+    pub fn autopilot(&self) -> Autopilot {
+        self.autopilot
+    }
+
     /// The feature level that the cluster is committed to; zero before `init`.
     #[must_use]
     pub fn feature_level(&self) -> FeatureLevel {
@@ -154,6 +176,18 @@ impl ClusterState {
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
         self.leadership
+    }
+
+    /// The recovery key that backups are encrypted to; none before the first node has told it.
+    #[must_use]
+    pub fn recovery_key(&self) -> Option<RecoveryPublic> {
+        self.recovery
+    }
+
+    /// What has been decided, and why.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     /// Number of remembered requests.
@@ -232,6 +266,8 @@ impl ClusterState {
         let mut next = self.clone();
         let outcome = Outcome::from(self.check(command.fence).and_then(|()| next.change(command)));
         if matches!(outcome, Outcome::Done(_)) {
+            let changes = self.changes_to(&next);
+            next.note_decision(command, changes);
             *self = next;
         }
         if let Some(request) = command.request {
@@ -271,7 +307,7 @@ impl ClusterState {
             Body::TokenRevoked(id) => self.revoke_token(*id),
             Body::NodeAdmitted(admitted) => self.admit_node(admitted, &command.cause),
             Body::NodeChanged { node, spec } => self.change_node(*node, spec),
-            Body::NodeAdmin { node, admin } => self.set_node_admin(*node, *admin),
+            Body::NodeAdmin { node, admin } => self.set_node_admin(*node, *admin, &command.cause),
             Body::NodeVerdict { node, verdict } => self.judge_node(*node, *verdict, &command.cause),
             Body::NodeRemoved(node) => self.remove_node(*node),
             Body::SitePlaced { site, home, standbys } => {
@@ -285,6 +321,18 @@ impl ClusterState {
             Body::Catalog(change) => self.change_catalog(change),
             Body::FeatureLevelRaised(level) => self.raise_feature_level(*level),
             Body::Upgrade(change) => self.change_upgrade(change, &command.cause),
+            Body::RecoveryKeyChanged(key) => {
+                self.recovery = Some(*key);
+                Ok(None)
+            }
+            Body::CatalogStaged { catalog, part, bytes } => self.stage_catalog(*catalog, *part, bytes),
+            Body::CatalogReplaced { catalog, parts, .. } => self.replace_catalog(*catalog, *parts),
+            Body::LineageBegun(begun) => self.begin_lineage(begun, &command.cause),
+            Body::NodePromoted(node) => self.promote_node(*node),
+            Body::AutopilotChanged(autopilot) => self.change_autopilot(*autopilot),
+            Body::Disbanded { survivor } => self.disband(*survivor, &command.cause),
+            Body::LeadershipHanded { to, .. } => self.note_handover(*to),
+            Body::CertificateRemoved(id) => self.remove_certificate(*id),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

@@ -2,13 +2,17 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use imbl::OrdMap;
+
 use crate::{
     command::{Cause, ClusterCreated, NodeAdmitted},
     feature,
     id::{NodeId, Revision, TokenId},
-    name::Slug,
+    name::{SLUG_MAX, Slug},
     outcome::{Object, Refusal},
-    record::{AdminState, Cluster, JoinToken, Leadership, Node, NodeSpec, Settings, Verdict},
+    record::{
+        AdminState, Autopilot, Cluster, JoinToken, Leadership, Node, NodeRole, NodeSpec, Settings, Verdict,
+    },
     state::{Applied, ClusterState},
 };
 
@@ -20,6 +24,12 @@ pub(super) const TOKENS_MAX: usize = 1000;
 pub(super) const PUBLIC_ADDRESSES_MAX: usize = 16;
 /// A node that goes down within this time after it has come up has flapped.
 const FLAP_WINDOW: Duration = Duration::from_secs(600);
+/// Longest time that a learner may be watched before it votes, ms: ten minutes.
+const STABLE_MAX_MS: u32 = 600_000;
+/// Least patience with a node that is down, seconds: a restart takes that long.
+const PATIENCE_MIN_S: u32 = 5;
+/// Names that are tried for a node whose name another one takes over.
+const RENAMES_MAX: usize = 16;
 /// Shortest prefix host part of the tunnel network: room for the nodes' block and some sites.
 const TUNNEL_PREFIX_MAX: u8 = 22;
 
@@ -91,14 +101,67 @@ impl ClusterState {
         }
         check_spec(&admitted.spec)?;
         self.check_level(&admitted.spec)?;
+        let known = self.nodes.values().find(|node| node.spec.spki == admitted.spec.spki).cloned();
+        if let Some(node) = known {
+            return self.welcome_back(&node, token, admitted);
+        }
         let id = NodeId(self.revision.index);
+        if let Some(old) = token.replaces {
+            self.give_up_place(old, id, &admitted.spec.name, cause)?;
+        }
         // Nothing is sent to a host that has not been seen at work.
         self.add_node(id, &NodeSpec { role: token.role, ..admitted.spec.clone() }, Verdict::Down, cause)?;
         self.tokens.insert(token.id, JoinToken { used: Some((admitted.csr, id)), ..token });
         Ok(Some(Object::Node(id)))
     }
 
-    fn add_node(
+    /// A host that was cut off between its admission and its first start asks again, with a new token: it is the node
+    /// that it became then. One that has taken part is not: it may have promised what it does not remember.
+    fn welcome_back(&mut self, node: &Node, token: JoinToken, admitted: &NodeAdmitted) -> Applied {
+        let id = node.id;
+        let never_seen = node.verdict == Verdict::Down && node.verdict_at == node.admitted_at;
+        if !never_seen || node.spec.name != admitted.spec.name || node.spec.role != token.role {
+            return Err(Refusal::Invalid(format!(
+                "this host holds the key of node {id} ({}, a {:?} node), which has joined already: remove that node, \
+                 empty this host's state directory, and join again",
+                node.spec.name, node.spec.role
+            )));
+        }
+        self.change_node(id, &admitted.spec)?;
+        self.tokens.insert(token.id, JoinToken { used: Some((admitted.csr, id)), ..token });
+        Ok(Some(Object::Node(id)))
+    }
+
+    /// A node joins in the place of another: that one is to leave, and its name goes over where it is wanted.
+    /// Nothing happens if it is gone already.
+    fn give_up_place(&mut self, old: NodeId, to: NodeId, name: &Slug, cause: &Cause) -> Result<(), Refusal> {
+        let Some(node) = self.nodes.get(&old).cloned() else { return Ok(()) };
+        let mut spec = node.spec;
+        if spec.name == *name {
+            spec.name = self.other_name(&spec.name, old)?;
+        }
+        let now = self.time;
+        let node = self.node_mut(old)?;
+        node.spec = spec;
+        node.admin = AdminState::Leaving;
+        node.admin_at = now;
+        node.admin_cause = cause.clone();
+        node.replaced_by = Some(to);
+        Ok(())
+    }
+
+    /// A free name for a node whose own goes to another: its own with its id behind.
+    fn other_name(&self, name: &Slug, id: NodeId) -> Result<Slug, Refusal> {
+        let tails = (0..RENAMES_MAX).map(|n| if n == 0 { format!("-{id}") } else { format!("-{id}-{n}") });
+        let names = tails.filter_map(|tail| {
+            let begin = &name.as_str()[..name.as_str().len().min(SLUG_MAX.saturating_sub(tail.len()))];
+            format!("{}{tail}", begin.trim_end_matches('-')).parse::<Slug>().ok()
+        });
+        let mut free = names.filter(|name| self.check_node_name(name).is_ok());
+        free.next().ok_or_else(|| Refusal::NameTaken { name: name.to_string(), by: Object::Node(id) })
+    }
+
+    pub(super) fn add_node(
         &mut self,
         id: NodeId,
         spec: &NodeSpec,
@@ -119,6 +182,10 @@ impl ClusterState {
             spec: spec.clone(),
             tunnel_address,
             admin: AdminState::Active,
+            admin_at: self.time,
+            admin_cause: cause.clone(),
+            promoted: false,
+            replaced_by: None,
             verdict,
             verdict_at: self.time,
             verdict_cause: cause.clone(),
@@ -163,8 +230,10 @@ impl ClusterState {
         )))
     }
 
+    /// A node's address is free; that of one whose place has been taken counts as free.
     fn check_peer_address(&self, id: NodeId, address: SocketAddr) -> Result<(), Refusal> {
-        match self.nodes.values().find(|node| node.spec.peer_address == address && node.id != id) {
+        let mut others = self.nodes.values().filter(|node| node.id != id && node.replaced_by.is_none());
+        match others.find(|node| node.spec.peer_address == address) {
             Some(other) => Err(Refusal::NameTaken { name: address.to_string(), by: Object::Node(other.id) }),
             None => Ok(()),
         }
@@ -189,9 +258,87 @@ impl ClusterState {
         Ok(None)
     }
 
-    pub(super) fn set_node_admin(&mut self, id: NodeId, admin: AdminState) -> Applied {
-        self.node_mut(id)?.admin = admin;
+    pub(super) fn set_node_admin(&mut self, id: NodeId, admin: AdminState, cause: &Cause) -> Applied {
+        let now = self.time;
+        let node = self.node_mut(id)?;
+        let (address, replaced_by) = (node.spec.peer_address, node.replaced_by);
+        if admin == AdminState::Leaving {
+            self.check_data_without(id)?;
+        } else if let Some(by) = replaced_by {
+            if self.nodes.contains_key(&by) {
+                return Err(Refusal::Invalid(format!("node {by} has taken the place of node {id}")));
+            }
+            self.check_peer_address(id, address)?;
+        }
+        let node = self.node_mut(id)?;
+        if node.admin != admin {
+            node.admin = admin;
+            node.admin_at = now;
+            node.admin_cause = cause.clone();
+        }
+        if admin != AdminState::Leaving {
+            node.replaced_by = None;
+        }
         Ok(None)
+    }
+
+    /// Some other data node stays when this one goes: a cluster of witnesses could do nothing.
+    fn check_data_without(&self, id: NodeId) -> Result<(), Refusal> {
+        let stays = |node: &&Node| {
+            node.id != id && node.spec.role == NodeRole::Data && node.admin != AdminState::Leaving
+        };
+        match self.nodes.values().find(stays) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::Invalid(format!(
+                "node {id} is the last data node that stays: it cannot leave the cluster; stop it instead"
+            ))),
+        }
+    }
+
+    pub(super) fn promote_node(&mut self, id: NodeId) -> Applied {
+        let node = self.node_mut(id)?;
+        if node.admin == AdminState::Leaving {
+            return Err(Refusal::Invalid(format!("node {id} is on its way out of the cluster")));
+        }
+        node.promoted = true;
+        Ok(None)
+    }
+
+    pub(super) fn change_autopilot(&mut self, autopilot: Autopilot) -> Applied {
+        if autopilot.stable_ms > STABLE_MAX_MS {
+            return Err(Refusal::Invalid(format!(
+                "a learner is watched for {STABLE_MAX_MS} ms at most before it votes"
+            )));
+        }
+        let short = |patience: Option<u32>| patience.is_some_and(|seconds| seconds < PATIENCE_MIN_S);
+        if short(autopilot.exchange_after_s) || short(autopilot.remove_after_s) {
+            return Err(Refusal::Invalid(format!(
+                "a node that is down is given {PATIENCE_MIN_S} s at least: it may be restarting"
+            )));
+        }
+        self.autopilot = autopilot;
+        Ok(None)
+    }
+
+    /// All nodes but one are to leave, and nobody joins any more.
+    pub(super) fn disband(&mut self, survivor: NodeId, cause: &Cause) -> Applied {
+        if self.node_mut(survivor)?.spec.role == NodeRole::Witness {
+            return Err(Refusal::Invalid(format!(
+                "node {survivor} is a witness: a cluster cannot live on it alone"
+            )));
+        }
+        self.set_node_admin(survivor, AdminState::Active, cause)?;
+        self.node_mut(survivor)?.promoted = true;
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|id| *id != survivor).collect();
+        for id in others {
+            self.set_node_admin(id, AdminState::Leaving, cause)?;
+        }
+        self.tokens = OrdMap::new();
+        Ok(None)
+    }
+
+    pub(super) fn note_handover(&self, to: NodeId) -> Applied {
+        self.nodes.get(&to).map(|_| None).ok_or(Refusal::NotFound(Object::Node(to)))
     }
 
     pub(super) fn judge_node(&mut self, id: NodeId, verdict: Verdict, cause: &Cause) -> Applied {
@@ -214,6 +361,9 @@ impl ClusterState {
     pub(super) fn remove_node(&mut self, id: NodeId) -> Applied {
         if self.nodes.len() == 1 && self.nodes.contains_key(&id) {
             return Err(Refusal::Invalid("the last node of a cluster cannot leave it".into()));
+        }
+        if self.nodes.contains_key(&id) {
+            self.check_data_without(id)?;
         }
         self.nodes.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Node(id)))
     }

@@ -31,7 +31,7 @@ impl ClusterState {
         if standbys.contains(&home) || standbys.len() > STANDBYS_MAX {
             return Err(Refusal::Invalid(format!("a home and up to {STANDBYS_MAX} other nodes as standbys")));
         }
-        let epoch = self.placements.get(&site).map(|p| p.epoch).unwrap_or_default().next();
+        let epoch = self.placements.get(&site).map_or(self.epoch_floor, |p| p.epoch).next();
         let (standbys, since) = (standbys.to_vec(), self.time);
         self.placements.insert(site, Placement { home, standbys, epoch, since, cause: cause.clone() });
         Ok(None)

@@ -4,14 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use pangolin_core::{
-    Actor, Body, CatalogChange, Cause, ClusterId, Command, DomainId, Epoch, Fence, HostName, NodeId,
-    RequestId, ResourceId, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
-    command::{CertificateIssued, ClusterCreated, NodeAdmitted, UpgradeChange},
+    Actor, Body, CatalogChange, Cause, CertificateId, ClusterId, Command, DomainId, Epoch, Fence, HostName,
+    NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
+    command::{CertificateIssued, ClusterCreated, LineageBegun, NodeAdmitted, UpgradeChange},
     feature::{self, FeatureLevel},
     id::ClientId,
     record::{
-        AdminState, Authority, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole, NodeSpec,
-        RecordData, RecordKind, RecordSet, Sealed, Settings, TunnelKey, Verdict,
+        AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole,
+        NodeSpec, RecordData, RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
 };
 
@@ -72,6 +72,7 @@ pub(crate) fn token(n: u8, expires_at: Timestamp) -> JoinToken {
         secret: sealed(),
         role: NodeRole::Data,
         expires_at,
+        replaces: None,
         created_at: Timestamp(0),
         used: None,
     }
@@ -310,13 +311,14 @@ pub(crate) mod any {
     }
 
     fn cluster_life() -> impl Strategy<Value = Body> {
-        let admin = any::<bool>().prop_map(|d| if d { AdminState::Drained } else { AdminState::Active });
+        let admin = select(&[AdminState::Active, AdminState::Drained, AdminState::Leaving][..]);
         let verdict = any::<bool>().prop_map(|d| if d { Verdict::Down } else { Verdict::Up });
         prop_oneof![
             node_spec().prop_map(created),
             (0..4u64, node()).prop_map(|(term, node)| Body::LeaderStarted { term, node }),
-            (0..4u8, 0..2000u64)
-                .prop_map(|(n, expires)| Body::TokenCreated(Box::new(token(n, Timestamp(expires))))),
+            (0..4u8, 0..2000u64, option::weighted(0.2, node())).prop_map(|(n, expires, replaces)| {
+                Body::TokenCreated(Box::new(JoinToken { replaces, ..token(n, Timestamp(expires)) }))
+            }),
             (0..4u8).prop_map(|n| Body::TokenRevoked(TokenId([n; 8]))),
             (0..4u8, node_spec()).prop_map(|(n, spec)| admitted(n, spec)),
             (node(), node_spec()).prop_map(|(node, spec)| Body::NodeChanged { node, spec: Box::new(spec) }),
@@ -336,6 +338,16 @@ pub(crate) mod any {
             any_settings().prop_map(|settings| Body::SettingsChanged(Box::new(settings))),
             (0..4u32).prop_map(|level| Body::FeatureLevelRaised(FeatureLevel(level))),
             upgrade().prop_map(Body::Upgrade),
+            restoring(),
+            node().prop_map(Body::NodePromoted),
+            (0..700_000u32, option::of(0..100u32), option::of(0..100u32)).prop_map(
+                |(stable_ms, exchange_after_s, remove_after_s)| {
+                    Body::AutopilotChanged(Autopilot { stable_ms, exchange_after_s, remove_after_s })
+                }
+            ),
+            node().prop_map(|survivor| Body::Disbanded { survivor }),
+            (node(), node()).prop_map(|(from, to)| Body::LeadershipHanded { from, to }),
+            number().prop_map(|n| Body::CertificateRemoved(CertificateId(n))),
         ]
     }
 
@@ -345,6 +357,22 @@ pub(crate) mod any {
             node().prop_map(UpgradeChange::NodeBegun),
             node().prop_map(UpgradeChange::NodeDone),
             Just(UpgradeChange::Finished),
+        ]
+    }
+
+    fn restoring() -> impl Strategy<Value = Body> {
+        let catalog = || (0..2u8).prop_map(|n| Digest([n; 32]));
+        prop_oneof![
+            any::<u8>().prop_map(|n| Body::RecoveryKeyChanged(RecoveryPublic([n; 32]))),
+            (catalog(), 0..3u32, vec(any::<u8>(), 0..20))
+                .prop_map(|(catalog, part, bytes)| Body::CatalogStaged { catalog, part, bytes }),
+            (catalog(), 0..3u32).prop_map(|(catalog, parts)| {
+                Body::CatalogReplaced { catalog, parts, from: Revision::default() }
+            }),
+            (0..4u64, node(), option::of(node_spec())).prop_map(|(lineage, node, spec)| {
+                let from = Revision::default();
+                Body::LineageBegun(Box::new(LineageBegun { lineage, node, spec, from }))
+            }),
         ]
     }
 

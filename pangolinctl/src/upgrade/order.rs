@@ -52,7 +52,7 @@ pub(super) fn has_spare(status: &ClusterStatus, node: NodeId) -> bool {
     let restarting = status.nodes.iter().find(|known| known.id == node);
     // A node that is down already takes nothing more away.
     let counted = restarting.is_some_and(|node| votes(node) && unwell(node).is_none());
-    status.quorum.can_lose >= usize::from(counted) && status.quorum.voters_up > usize::from(counted)
+    status.quorum.failure_tolerance >= usize::from(counted) && status.quorum.voters_up > usize::from(counted)
 }
 
 /// What is wrong with a node.
@@ -133,6 +133,7 @@ mod tests {
             feature_level: FeatureLevel(1),
             common_level: FeatureLevel(1),
             upgrade,
+            remarks: vec![],
             partial: None,
         }
     }

@@ -1,5 +1,7 @@
 //! `pangolinctl` as a process, against the API of a real one-node cluster.
 
+#[path = "../../../api/tests/rest/no_backups.rs"]
+mod no_backups;
 #[path = "../../../api/tests/rest/one_node.rs"]
 mod one_node;
 #[path = "../../../api/tests/rest/server.rs"]
@@ -127,6 +129,56 @@ async fn the_journal_reads_well_and_is_followed() {
         assert_eq!(line.event["apiWrite"]["path"], path);
         if path.ends_with('1') {
             ok(&server, &["org", "delete", "lab"]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn why_and_events_read_well_and_events_are_followed() {
+    let server = Server::start().await;
+    ok(&server, &["org", "create", "lab"]).await;
+    ok(&server, &["site", "create", "Home"]).await;
+    ok(&server, &["node", "drain", "n1"]).await;
+    let why = ok(&server, &["why", "n1"]).await;
+    assert!(why.starts_with("node n1 (id 1)\n\nup since "), "{why}");
+    assert!(
+        why.contains("gives its work away (drained)\n  ") && why.contains("operator: tester: POST "),
+        "{why}"
+    );
+    assert_eq!(ok(&server, &["why", "node", "1"]).await, why);
+    assert_eq!(
+        ok(&server, &["why", "lab/home"]).await,
+        ok(&server, &["--org", "lab", "why", "site", "home"]).await
+    );
+    let json = ok(&server, &["why", "n1", "--output", "json"]).await;
+    let explanation: Explanation = serde_json::from_str(&json).expect("an explanation");
+    assert_eq!(explanation.text.trim_end(), why.trim_end());
+    assert!(fails(&server, 1, &["why", "n9"]).await.contains("there is no node or site"));
+    assert!(fails(&server, 2, &["why", "org", "lab"]).await.contains("none of host, site, cert, node"));
+    fails(&server, 2, &["why"]).await;
+
+    let events = ok(&server, &["events", "--since", "0"]).await;
+    let lines: Vec<&str> = events.lines().collect();
+    assert!(lines[0].contains("the cluster is made"), "{events}");
+    let last = lines.last().expect("an event");
+    assert!(
+        last.contains("node n1 (id 1) is to give its work away (operator: tester: POST /api/v1/node/1)"),
+        "{last}"
+    );
+    assert_eq!(ok(&server, &["events", "-n", "1"]).await.trim_end(), *last);
+    assert_eq!(ok(&server, &["events", "--since", "0", "--json"]).await.lines().count(), lines.len());
+    fails(&server, 2, &["events", "--since", "yesterday"]).await;
+
+    let mut follow = command(&["events", "--follow", "-n", "1", "--json"]);
+    follow.env("PANGOLIN_SOCKET", &server.socket).stdout(Stdio::piped());
+    let mut child = follow.spawn().expect("a process");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    for what in ["node n1 (id 1) is to give its work away", "site lab/home (id 2) is gone"] {
+        let line = lines.next_line().await.expect("output").expect("a line");
+        let event: Event = serde_json::from_str(&line).expect("an event");
+        assert_eq!(event.what, what);
+        if what.starts_with("node") {
+            ok(&server, &["site", "delete", "home"]).await;
         }
     }
 }

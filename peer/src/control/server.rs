@@ -93,6 +93,10 @@ pub(crate) async fn answer(shared: &Shared, from: NodeId, service: u8, body: Byt
     let Some(service) = Service::from_number(service) else {
         return (Status::NotTaken, Bytes::from_static(b"the service is not known in this version"));
     };
+    if !shared.may_ask(from, service) {
+        let reason = format!("node {from} is not known here yet: it may bring the log and nothing else");
+        return (Status::NotTaken, Bytes::from(reason));
+    }
     let Some(handler) = shared.handler(service) else {
         let reason = format!("the service {service:?} is not ready on this node");
         return (Status::NotTaken, Bytes::from(reason));

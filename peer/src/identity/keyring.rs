@@ -49,6 +49,22 @@ pub enum KeyringError {
         /// For what it should have been sealed.
         aad: String,
     },
+    /// Not encrypted to any recovery key.
+    #[error("it is not encrypted to a recovery key: only the keyring of the cluster opens it")]
+    NoRecovery,
+    /// Encrypted to another recovery key.
+    #[error("it is encrypted to the recovery key {wanted}; the one given is {given}")]
+    OtherRecovery {
+        /// Fingerprint of the one that opens it.
+        wanted: String,
+        /// Fingerprint of the one that was tried.
+        given: String,
+    },
+    /// Not a point that can be encrypted to.
+    #[error(
+        "the cluster's recovery key cannot be encrypted to: make a new one with `pangolinctl backup new-key`"
+    )]
+    BadRecovery,
     /// Would leave a keyring that cannot seal.
     #[error("key-encryption key {0} is the active one; activate another one first")]
     Active(u32),
@@ -133,12 +149,31 @@ impl Keyring {
     /// # Errors
     /// No random bytes.
     pub fn seal(&self, content: &[u8], aad: &str) -> Result<Sealed, KeyringError> {
+        Ok(self.seal_keeping_key(content, aad)?.0)
+    }
+
+    /// As [`Keyring::seal`]; gives the data key as well.
+    pub(super) fn seal_keeping_key(
+        &self,
+        content: &[u8],
+        aad: &str,
+    ) -> Result<(Sealed, Zeroizing<[u8; 32]>), KeyringError> {
         let data_key = Zeroizing::new(random::<32>()?);
-        Ok(Sealed {
+        let sealed = Sealed {
             kek: self.active,
             wrapped_key: encrypt(self.key(self.active)?, &wrap_aad(self.active, aad), data_key.as_slice())?,
             content: encrypt(&data_key, &content_aad(aad), content)?,
-        })
+        };
+        Ok((sealed, data_key))
+    }
+
+    /// Decrypts the content with the data key itself.
+    pub(super) fn open_with(
+        data_key: &[u8; 32],
+        sealed: &Sealed,
+        aad: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        decrypt(data_key, &content_aad(aad), &sealed.content).ok_or_else(|| refused(aad))
     }
 
     /// Decrypts what [`Keyring::seal`] made with the same `aad`.

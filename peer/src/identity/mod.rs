@@ -7,12 +7,14 @@ mod authority;
 mod key;
 mod keyring;
 pub mod private_file;
+mod recovery;
 
 pub use authority::{AuthorityKey, CLUSTER_NAME, IssuedCertificate, NODE_CERTIFICATE_LIFETIME, node_name};
 pub(crate) use key::sha256;
 pub use key::{NodeKey, expiry_of_certificate, spki_digest_of_certificate};
 pub use keyring::{Keyring, KeyringError};
 use pangolin_core::id::{ClusterId, NodeId};
+pub use recovery::{Escrow, Locked, RecoveryKey, RecoveryKeyError, fingerprint};
 
 /// All that a node needs to speak to its peers.
 #[derive(Clone, Debug)]

@@ -54,7 +54,8 @@ impl Lab {
 
     pub(crate) fn plan(&self, nodes: &[&Node]) -> PeerPlan {
         let nodes = nodes.iter().map(|node| (node.id(), node.planned())).collect();
-        PeerPlan { cluster: Some(self.cluster), lineage: self.lineage, nodes, ..PeerPlan::default() }
+        let (cluster, lineage) = (Some(self.cluster), self.lineage);
+        PeerPlan { cluster, lineage, known_until: u64::MAX, nodes, ..PeerPlan::default() }
     }
 
     /// Nodes 1 to `count`, all of them connected.

@@ -144,7 +144,8 @@ impl Group {
             spki: node.key.spki_digest(),
         };
         let nodes = self.nodes.values().map(|node| (node.id, planned(node))).collect();
-        let plan = PeerPlan { cluster: Some(CLUSTER), lineage: 1, nodes, ..PeerPlan::default() };
+        let cluster = Some(CLUSTER);
+        let plan = PeerPlan { cluster, lineage: 1, known_until: u64::MAX, nodes, ..PeerPlan::default() };
         self.nodes.values().for_each(|node| node.peers.set_plan(plan.clone()));
     }
 

@@ -244,6 +244,7 @@ pub(super) mod tests {
             secret: sealed(),
             role: NodeRole::Data,
             expires_at: Timestamp(1_000_000),
+            replaces: None,
             created_at: Timestamp(0),
             used: None,
         }))

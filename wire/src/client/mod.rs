@@ -266,12 +266,27 @@ impl Client {
         body: Option<Value>,
         request: Uuid,
     ) -> Result<Answer, ClientError> {
+        self.send_within(method, path, body, request, ATTEMPT_MAX).await
+    }
+
+    /// As [`Self::send`], for what may take longer than most: one attempt lasts up to `attempt_max`.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; the last one, if there were several.
+    pub async fn send_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        request: Uuid,
+        attempt_max: Duration,
+    ) -> Result<Answer, ClientError> {
         let body = body.map_or_else(Bytes::new, |value| Bytes::from(value.to_string()));
         let end = Instant::now() + self.deadline;
         let mut pause = PAUSE_MIN;
         let mut reached = false;
         loop {
-            let error = match self.attempt(&method, path, body.clone(), request).await {
+            let error = match self.attempt(&method, path, body.clone(), request, attempt_max).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -290,15 +305,16 @@ impl Client {
         path: &str,
         body: Bytes,
         request: Uuid,
+        attempt_max: Duration,
     ) -> Result<Answer, ClientError> {
         let request = self.request(method, path, body, request)?;
         let exchange = async {
             let (status, revision, body) = self.exchange(request).await?;
             self.read(status, revision, &body)
         };
-        tokio::time::timeout(ATTEMPT_MAX, exchange)
+        tokio::time::timeout(attempt_max, exchange)
             .await
-            .unwrap_or_else(|_| Err(self.broken(format!("no answer within {} s", ATTEMPT_MAX.as_secs()))))
+            .unwrap_or_else(|_| Err(self.broken(format!("no answer within {} s", attempt_max.as_secs()))))
     }
 
     fn request(

@@ -1,0 +1,61 @@
+//! Why a site's tunnel ends where it ends.
+
+use super::{Explanation, Fact, history::History};
+use crate::{
+    decision::{Aspect, NodeName, in_order},
+    id::SiteId,
+    outcome::Object,
+    record::Site,
+};
+
+pub(super) fn why(history: &History<'_>, id: SiteId) -> Option<Explanation> {
+    let object = Object::Site(id);
+    let Some(site) = history.state.sites().get(&id) else { return gone(history, &object) };
+    let mut facts = vec![placement(history, site), connector(history, site), existence(history, site)];
+    facts.extend(history.earlier(&object, &facts));
+    let about = format!("site {}/{} (id {id})", site.org, site.nice_id);
+    Some(Explanation { about, owner: Some(site.org.clone()), facts })
+}
+
+fn gone(history: &History<'_>, object: &Object) -> Option<Explanation> {
+    let (last, about) = history.last_word_on(object)?;
+    let owner = last.changes.iter().find(|change| change.subject.object == *object)?.subject.org.clone();
+    let mut facts = vec![history.fact("there is no such site any more", [Some(last)])];
+    facts.extend(history.earlier(object, &facts));
+    Some(Explanation { about, owner, facts })
+}
+
+/// Where the tunnel of a site ends, as a fact of its own or as the reason of another.
+pub(super) fn placement(history: &History<'_>, site: &Site) -> Fact {
+    let object = Object::Site(site.id);
+    let Some(placement) = history.state.placements().get(&site.id) else {
+        let text = if site.enabled {
+            "no home yet: the leader gives it one as soon as a node is in service"
+        } else {
+            "no home: it is disabled"
+        };
+        return history.fact(text, []);
+    };
+    let standbys: Vec<NodeName> = placement.standbys.iter().map(|id| history.node(*id)).collect();
+    let home = in_order(&history.node(placement.home), &standbys);
+    let text = format!("home: {home} (epoch {}) since {}", placement.epoch, placement.since);
+    history.recorded(text, history.last(&object, Aspect::Placement), placement.since, &placement.cause)
+}
+
+fn connector(history: &History<'_>, site: &Site) -> Fact {
+    let Some(connector) = history.state.connectors().get(&site.id) else {
+        return history.fact("no connector has registered yet", []);
+    };
+    let tunnels = if connector.multi_homed { "keeps tunnels to several nodes" } else { "keeps one tunnel" };
+    let text =
+        format!("connector: version {}, {tunnels}, this key since {}", connector.version, connector.since);
+    history.fact(text, [history.last(&Object::Site(site.id), Aspect::Connector)])
+}
+
+/// That a site exists and whether it is enabled.
+pub(super) fn existence(history: &History<'_>, site: &Site) -> Fact {
+    let object = Object::Site(site.id);
+    let state = if site.enabled { "enabled" } else { "disabled" };
+    let text = format!("{state}, made {}", site.created_at);
+    history.fact(text, [history.edit(&object, &["enabled"]), history.beginning(&object)])
+}

@@ -1,0 +1,313 @@
+//! Backups of this node: when they are made, and what can be done with them.
+//!
+//! Every node makes its own, from the state that it has applied: nothing is copied between nodes, no leader is
+//! needed, and losing a host never loses the only copy. Beside the hourly copies of the whole state, the committed
+//! entries of the log are archived as they come, so that a restore goes to any of them.
+
+mod archive;
+mod catalog;
+mod past;
+mod port;
+mod verify;
+
+use std::{sync::Arc, time::Duration};
+
+use pangolin_core::{ClusterState, NodeId, Timestamp};
+use pangolin_peer::identity::Keyring;
+use pangolin_raft::{Cluster, RaftError};
+use pangolin_storage::{
+    StorageError,
+    backup::{self, Content, Header, Key, Kind, Opened, Place, Retention, superfluous},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use archive::Archive;
+pub use past::{Past, files_in, point_of, state_at};
+
+use crate::clock;
+
+/// Age at which the newest backup gets a successor.
+const EVERY: Duration = Duration::from_secs(3600);
+/// Pause after a backup that failed, and the least distance of two that follow a gap in the archive.
+const RETRY: Duration = Duration::from_secs(600);
+/// Least pause between two looks at a log that grows fast.
+const PACE: Duration = Duration::from_millis(200);
+/// How long after `init` the first backup waits for the recovery key, without which it would be worth less.
+const KEY_AWAITED: Duration = Duration::from_secs(60);
+/// Entries that are archived before their time: the log keeps a few thousand behind its snapshot.
+const ARCHIVE_ENTRIES: u64 = 1000;
+
+/// Why a backup could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The disk, or the file itself.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The log.
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+    /// The files do not lead to the point asked for.
+    #[error("{0}; `pangolinctl backup list` shows what there is")]
+    NoWay(String),
+    /// Nothing to back up yet.
+    #[error("the cluster has not been initialised yet")]
+    NoCluster,
+    /// A text is no point in the past.
+    #[error("{0:?} is neither a log index, nor LINEAGE.INDEX, nor a time like 2026-11-21T06:49:05Z")]
+    Point(String),
+    /// The cluster does not take the earlier catalog.
+    #[error("the earlier catalog does not fit the cluster of now: {0}")]
+    Refused(String),
+    /// The cluster takes no changes at the moment.
+    #[error("the catalog was not replaced: {0}; what is there is unchanged, and it is safe to try again")]
+    NotReplaced(String),
+    /// This node is a witness.
+    #[error(
+        "this node is a witness: it holds no keys, so it neither makes nor reads backups; ask a data node"
+    )]
+    Witness,
+    /// A part of the program has ended.
+    #[error("the work was not finished: {0}")]
+    Ended(String),
+}
+
+/// How a node makes its backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupConfig {
+    /// Off = none are made, and no log is archived.
+    pub enabled: bool,
+    /// Where they lie.
+    pub dir: std::path::PathBuf,
+    /// A second directory, best on another machine; a subdirectory per cluster and node is made in it.
+    pub second_dir: Option<std::path::PathBuf>,
+    /// How many are kept.
+    pub retention: Retention,
+    /// How often new entries of the log are archived: what the loss of all hosts may cost.
+    pub archive_every: Duration,
+}
+
+/// The backups of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Backups {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: BackupConfig,
+    node: NodeId,
+    cluster: Cluster,
+    /// None on a witness, which holds no keys.
+    keyring: Option<Arc<Keyring>>,
+    place: Place,
+    archive: tokio::sync::Mutex<Archive>,
+}
+
+/// Runs disk work and long sums where they do not hold up other tasks.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| BackupError::Ended(error.to_string()))?
+}
+
+impl Backups {
+    /// The backups of a node. Nothing is touched yet.
+    #[must_use]
+    pub fn new(config: BackupConfig, node: NodeId, cluster: Cluster, keyring: Option<Arc<Keyring>>) -> Self {
+        let place = Place::new(&config.dir);
+        let archive = tokio::sync::Mutex::default();
+        Self { inner: Arc::new(Inner { config, node, cluster, keyring, place, archive }) }
+    }
+
+    /// Where they lie.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
+    /// Makes backups and archives the log until told to end.
+    ///
+    /// # Errors
+    /// None: what fails is tried again, with a warning.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
+        if !self.inner.config.enabled || self.inner.keyring.is_none() {
+            info!("this node makes no backups: it is a witness, or they are switched off");
+            shutdown.cancelled().await;
+            return Ok(());
+        }
+        let mut states = self.inner.cluster.watch();
+        let mut not_before = Timestamp::default();
+        loop {
+            if self.inner.cluster.state().cluster().is_some()
+                && clock::now() >= not_before
+                && let Err(error) = self.keep_up().await
+            {
+                warn!(%error, "this node's backups are not up to date");
+                not_before = clock::now() + RETRY.min(self.inner.config.archive_every * 6);
+            }
+            let archived = self.inner.archive.lock().await.next_index();
+            let many = async {
+                let much = |state: &Arc<ClusterState>| {
+                    archived.is_some_and(|next| state.revision().index >= next + ARCHIVE_ENTRIES)
+                };
+                // The sender lives as long as the cluster handle that this value holds.
+                drop(states.wait_for(much).await);
+                // A failure is not tried again at the pace of the log.
+                tokio::time::sleep(PACE).await;
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(self.inner.config.archive_every) => {}
+                () = many => {}
+            }
+        }
+        if let Err(error) = self.archive_now().await {
+            debug!(%error, "the last entries of the log are not archived");
+        }
+        Ok(())
+    }
+
+    /// Archives what is new, and makes a backup if it is time.
+    async fn keep_up(&self) -> Result<(), BackupError> {
+        let state = self.inner.cluster.state();
+        let created_at = state.cluster().map(|cluster| cluster.created_at).unwrap_or_default();
+        if state.recovery_key().is_none() && clock::now().since(created_at) < KEY_AWAITED {
+            return Ok(());
+        }
+        let (newest, key) = {
+            let mut archive = self.inner.archive.lock().await;
+            if !archive.is_open() {
+                self.resume(&mut archive).await?;
+            }
+            (archive.base_made_at, archive.base_key)
+        };
+        let whole = self.archive_now().await?;
+        let due = |at: Timestamp, after: Duration| clock::now().since(at) >= after || clock::now() < at;
+        let another_key = key.is_some_and(|key| key != state.recovery_key());
+        let late =
+            newest.is_none_or(|at| due(at, EVERY)) || (!whole && newest.is_none_or(|at| due(at, RETRY)));
+        if late || another_key {
+            self.create().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a backup of the state as it is now, reads it back, and lets old ones go.
+    ///
+    /// # Errors
+    /// The disk, or there is no state yet.
+    pub async fn create(&self) -> Result<Header, BackupError> {
+        let mut archive = self.inner.archive.lock().await;
+        if !archive.is_open() {
+            self.resume(&mut archive).await?;
+        }
+        let whole = self.archive_into(&mut archive).await?;
+        let state = self.inner.cluster.state();
+        let key = state.recovery_key();
+        let inner = self.inner.clone();
+        let header = blocking(move || inner.write_state(&state)).await?;
+        archive.base(&header, key, whole);
+        let inner = self.inner.clone();
+        blocking(move || {
+            inner.prune(&inner.place)?;
+            inner.mirror_all();
+            Ok(())
+        })
+        .await?;
+        info!(backup = header.file_name(), revision = %header.revision, "made and verified a backup");
+        Ok(header)
+    }
+}
+
+impl Inner {
+    fn keyring(&self) -> Result<&Keyring, BackupError> {
+        self.keyring.as_deref().ok_or(BackupError::Witness)
+    }
+
+    fn header(&self, state: &ClusterState, kind: Kind) -> Result<Header, BackupError> {
+        let cluster = state.cluster().ok_or(BackupError::NoCluster)?;
+        Ok(Header {
+            kind,
+            cluster: cluster.id,
+            name: cluster.name.clone(),
+            revision: state.revision(),
+            time: state.time(),
+            made_at: clock::now(),
+            made_by: self.node,
+            version: crate::VERSION.to_owned(),
+        })
+    }
+
+    fn write_state(&self, state: &ClusterState) -> Result<Header, BackupError> {
+        let digest = state.digest().map_err(|error| BackupError::Ended(error.to_string()))?;
+        let header = self.header(state, Kind::State { digest })?;
+        let recovery = state.recovery_key();
+        let bytes = backup::seal(&header, Content::State(state), self.keyring()?, recovery.as_ref())?;
+        self.write(&header, &bytes)?;
+        Ok(header)
+    }
+
+    /// Writes a file and reads it back: a backup that cannot be read is none.
+    fn write(&self, header: &Header, bytes: &[u8]) -> Result<(), BackupError> {
+        let name = header.file_name();
+        self.place.write(&name, bytes)?;
+        let found = self.place.read(&name)?;
+        match backup::open(&found, Key::Keyring(self.keyring()?)) {
+            Ok((found, Opened::State(_) | Opened::Log(_), _)) if found == *header => {}
+            Ok(_) => {
+                return Err(StorageError::Backup { name, found: "another one was read back".into() }.into());
+            }
+            Err(found) => return Err(StorageError::Backup { name, found }.into()),
+        }
+        if let Some(second) = self.second(header)
+            && let Err(error) = second.write(&name, bytes)
+        {
+            warn!(%error, "the second copy of a backup was not written; it is tried again with the next backup");
+        }
+        Ok(())
+    }
+
+    /// The second place; a directory of this cluster and node in it.
+    fn second(&self, header: &Header) -> Option<Place> {
+        let id = header.cluster.to_string();
+        let cluster = format!("{}-{}", header.name, &id[..8.min(id.len())]);
+        let dir = self.config.second_dir.as_ref()?;
+        Some(Place::new(dir.join(cluster).join(format!("node-{}", self.node))))
+    }
+
+    fn prune(&self, place: &Place) -> Result<(), BackupError> {
+        let files: Vec<(Header, u64, String)> = place
+            .list()?
+            .into_iter()
+            .filter_map(|file| Some((file.header.ok()?, file.size, file.name)))
+            .collect();
+        let sizes: Vec<(Header, u64)> =
+            files.iter().map(|(header, size, _)| (header.clone(), *size)).collect();
+        for position in superfluous(&sizes, &self.config.retention) {
+            place.remove(&files[position].2)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the second place in line with the first one.
+    fn mirror_all(&self) {
+        let mirrored = || -> Result<(), BackupError> {
+            let here = self.place.list()?;
+            let Some(newest) = here.iter().filter_map(|file| file.header.as_ref().ok()).next_back() else {
+                return Ok(());
+            };
+            let Some(second) = self.second(newest) else { return Ok(()) };
+            let there = second.list()?;
+            for file in here.iter().filter(|file| file.header.is_ok()) {
+                if !there.iter().any(|other| other.name == file.name && other.header == file.header) {
+                    second.write(&file.name, &self.place.read(&file.name)?)?;
+                }
+            }
+            // By their own age, not by what is here: the copies outlive the loss of the first ones.
+            self.prune(&second)
+        };
+        if let Err(error) = mirrored() {
+            warn!(%error, "the second copies of this node's backups are not complete; they are tried again");
+        }
+    }
+}
