@@ -234,8 +234,13 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         "removal",
         notice_removal(cluster.clone(), peers.clone(), answers.left.clone(), shutdown.clone()),
     );
-    let watch =
-        Watch { node, cluster: cluster.clone(), reports: reports.clone(), state_dir: state_dir.clone() };
+    let watch = Watch {
+        node,
+        cluster: cluster.clone(),
+        reports: reports.clone(),
+        peers: peers.clone(),
+        state_dir: state_dir.clone(),
+    };
     tasks.spawn("agreement", watch.run(shutdown.clone()));
     let first = First { created: bootstrap.map(|created| *created), recovery: state_dir.recovery()? };
     let renewal = Renewal {

@@ -14,8 +14,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// A report older than this says nothing any more. Nodes report twice a second, and at once when something changes.
-pub const REPORT_LIFETIME: Duration = Duration::from_secs(2);
+/// A report older than this says nothing any more. Nodes report every second, and at once when something changes.
+pub const REPORT_LIFETIME: Duration = Duration::from_secs(3);
 
 /// How a thing looks from one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,11 +4,17 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pangolin_core::{id::NodeId, observation::Seen, plan::PeerPlan, time::Timestamp};
-use tokio::{net::TcpListener, runtime::Handle, sync::watch, time::timeout};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bulk::PeerStream,
+    control::next_beat,
     error::PeerError,
     frame::MESSAGE_MAX,
     identity::NodeIdentity,
@@ -147,6 +153,12 @@ impl Peers {
     /// Says who answers joiners. Before that they are refused with a message.
     pub fn admit(&self, door: Arc<dyn JoinDoor>) {
         self.shared.set_door(door);
+    }
+
+    /// Waits for the next moment that is a whole number of periods away from when this part came to life. Probes keep
+    /// this time; what else is done regularly at such moments costs the process no further wake-up.
+    pub async fn beat(&self, period: Duration) {
+        sleep_until(next_beat(self.shared.beat, Instant::now(), period)).await;
     }
 
     /// Asks another node. Fails at once when the node is suspect, waits for the connection (up to a second) when

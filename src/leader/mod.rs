@@ -29,6 +29,8 @@ use crate::{clock, local::reports::Reports};
 
 /// How often the leader looks at everything though nothing was reported.
 const TICK: Duration = Duration::from_millis(200);
+/// How often the leader looks at Raft's members.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Pause before a duty that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -137,7 +139,7 @@ impl Leading {
                 }
             }
             tokio::select! {
-                () = sleep(TICK) => {}
+                () = self.peers.beat(TICK) => {}
                 _ = changes.changed() => sleep(TICK / 4).await,
             }
         }
@@ -169,7 +171,7 @@ impl Leading {
             {
                 warn!(reason, "the voters could not be brought in line with the nodes");
             }
-            sleep(RETRY).await;
+            self.peers.beat(LOOK_EVERY).await;
         }
     }
 

@@ -6,6 +6,7 @@ use pangolin_core::{
     NodeId,
     agreement::{Agreement, compare},
 };
+use pangolin_peer::Peers;
 use pangolin_raft::Cluster;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -16,7 +17,7 @@ use crate::{
     state_dir::{StateDir, StateDirError},
 };
 
-/// How often the hashes are compared: the reports that bring them come twice a second.
+/// How often the hashes are compared: the reports that bring them come every second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Compares this node's state with that of the others.
@@ -27,6 +28,8 @@ pub struct Watch {
     pub cluster: Cluster,
     /// What the others have.
     pub reports: Reports,
+    /// Keeps the time.
+    pub peers: Peers,
     /// Where it is noted that this node's state is of no use any more.
     pub state_dir: StateDir,
 }
@@ -41,7 +44,7 @@ impl Watch {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.peers.beat(LOOK_EVERY) => {}
             }
             let members = self.cluster.state().nodes().len();
             let own = self.cluster.hashes();

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 
 /// How often a node reports when nothing changes.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Changes that come closer together than this go out as one report.
 const SETTLE: Duration = Duration::from_millis(10);
 /// How long a report may take to be delivered; the next one carries everything again.
@@ -181,8 +181,6 @@ impl Reporter {
         let nothing = Carried::nothing();
         let Carried { mut tunnels, mut sockets, mut targets } = std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
-        let mut timer = tokio::time::interval(INTERVAL);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let report = Report {
                 at: clock::steady(),
@@ -212,7 +210,7 @@ impl Reporter {
             };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                _ = timer.tick() => {}
+                () = self.peers.beat(INTERVAL) => {}
                 () = changed => {}
                 () = self.stopping.cancelled(), if to_stop => {}
             }

@@ -251,10 +251,10 @@ fn smooth(average: &AtomicU64, sample: Duration) {
     average.store(after, Ordering::Relaxed);
 }
 
-/// The first moment after `now` that is a whole number of probe intervals away from `beat`.
-fn next_beat(beat: Instant, now: Instant) -> Instant {
-    let passed = now.saturating_duration_since(beat).as_nanos() / PROBE_INTERVAL.as_nanos();
-    beat + PROBE_INTERVAL * u32::try_from(passed + 1).unwrap_or(u32::MAX)
+/// The first moment after `now` that is a whole number of periods away from `beat`.
+pub(crate) fn next_beat(beat: Instant, now: Instant, period: Duration) -> Instant {
+    let passed = now.saturating_duration_since(beat).as_nanos() / period.as_nanos().max(1);
+    beat + period * u32::try_from(passed + 1).unwrap_or(u32::MAX)
 }
 
 /// Sends probes; ends when nothing has been heard for too long.
@@ -265,7 +265,7 @@ async fn probe(
     rtt: &AtomicU64,
     beat: Instant,
 ) -> String {
-    let mut ticks = interval_at(next_beat(beat, Instant::now()), PROBE_INTERVAL);
+    let mut ticks = interval_at(next_beat(beat, Instant::now(), PROBE_INTERVAL), PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut last, mut ticked, mut count) = (Instant::now(), 0_u32, 0_u32);
     loop {
@@ -348,7 +348,7 @@ mod tests {
         let beat = Instant::now();
         for (now, next) in [(0, 200), (1, 200), (199, 200), (200, 400), (12_345, 12_400)] {
             let at = |ms| beat + Duration::from_millis(ms);
-            assert_eq!(next_beat(beat, at(now)), at(next), "after {now} ms");
+            assert_eq!(next_beat(beat, at(now), PROBE_INTERVAL), at(next), "after {now} ms");
         }
     }
 }

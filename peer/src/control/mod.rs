@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-pub(crate) use client::{ControlClient, ControlConnection, verdict};
+pub(crate) use client::{ControlClient, ControlConnection, next_beat, verdict};
 pub(crate) use server::{answer, serve};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
