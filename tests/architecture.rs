@@ -25,7 +25,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "pangolin-chaos",
         &["pangolin-core", "pangolin-wire", "pangolin-peer", "pangolin-storage", "pangolin-raft"],
     ),
-    ("pangolin-benches", &["pangolin-core", "pangolin-wire", "pangolin-chaos"]),
+    (
+        "pangolin-benches",
+        &["pangolin-core", "pangolin-peer", "pangolin-raft", "pangolin-wire", "pangolin-chaos"],
+    ),
 ];
 
 /// The crate that puts the parts together.

@@ -20,7 +20,7 @@ const NODES: usize = 3;
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Connections that clients share, as etcd's own benchmark tool does it; more cost etcd memory and give nothing.
-const CONNECTIONS_MAX: usize = 16;
+pub(crate) const CONNECTIONS_MAX: usize = 16;
 
 /// Three running members.
 pub(crate) struct Etcd {

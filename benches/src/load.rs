@@ -38,7 +38,7 @@ struct Shared {
 /// Most operations that may fail in a run before it is no measurement any more.
 const FAILED_MAX: u64 = 100;
 
-/// Lets all clients work for `during`, at the same time.
+/// Lets all clients work for `during`, at the same time. To be called within a `LocalSet`.
 ///
 /// # Errors
 /// Operations fail.
@@ -85,11 +85,11 @@ pub(crate) async fn run<C: Client + 'static>(
             }
         }
     };
-    let local = tokio::task::LocalSet::new();
+    let mut at_work = tokio::task::JoinSet::new();
     for client in clients {
-        local.spawn_local(work(client));
+        at_work.spawn_local(work(client));
     }
-    local.await;
+    at_work.join_all().await;
     let shared = shared.borrow();
     ensure!(shared.failed <= FAILED_MAX && !shared.micros.is_empty(), "operations fail: {:?}", shared.reason);
     Ok(Sample::new(shared.micros.clone(), shared.stall, began.elapsed(), shared.failed))

@@ -5,6 +5,7 @@
 
 mod etcd;
 mod failover;
+mod group;
 mod grpc;
 mod joining;
 mod judge;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use tokio::task::LocalSet;
 
 /// Measures a cluster on this host
 #[derive(Debug, Parser)]
@@ -35,25 +37,13 @@ enum Verb {
     Failover(failover::Options),
     /// From the start of a join until the node votes
     Join(joining::Options),
+    /// One member of the group that `raft` measures
+    #[command(hide = true)]
+    Member(group::member::Options),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // One thread: children get their death signal when the thread that started them ends. The load of both systems
-    // comes from this one thread, so it is the same for both.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        let done: Result<bool> = runtime.block_on(async {
-            match cli.verb {
-                Verb::Raft(options) => raft::run(&options).await,
-                Verb::Failover(options) => failover::run(&options).await,
-                Verb::Join(options) => joining::run(&options).await,
-            }
-        });
-        runtime.shutdown_background();
-        done
-    });
-    match done {
+    match run(Cli::parse().verb) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -61,6 +51,27 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Does what was asked for; whether the bounds hold.
+fn run(verb: Verb) -> Result<bool> {
+    // A member has runtimes of its own.
+    if let Verb::Member(options) = &verb {
+        return group::member::run(options).map(|()| true);
+    }
+    // One thread: children get their death signal when the thread that started them ends. The load of all systems
+    // comes from this one thread, so it is the same for all.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = LocalSet::new().block_on(&runtime, async {
+        match verb {
+            Verb::Raft(options) => raft::run(&options).await,
+            Verb::Failover(options) => failover::run(&options).await,
+            Verb::Join(options) => joining::run(&options).await,
+            Verb::Member(_) => Ok(true),
+        }
+    });
+    runtime.shutdown_background();
+    done
 }
 
 #[expect(clippy::print_stderr, reason = "the program's own last word")]

@@ -1,15 +1,20 @@
 //! Writes, linearizable reads and memory, beside etcd.
 //!
-//! Both clusters run for the whole time, and rounds alternate between them, so that whatever else the machine does
-//! meets both alike.
+//! Three systems run for the whole time: etcd, the Raft group of this product asked over frames ([`crate::group`]),
+//! and whole nodes asked over their REST API. Rounds alternate between them, so that whatever else the machine does
+//! meets all alike.
+//!
+//! The bounds are those of the group: like etcd's server, it is a replicated state with a lean protocol. What the REST
+//! API costs on top is shown beside it; the bound of memory holds for whole nodes.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::{
     etcd::{self, Etcd},
+    group::Group,
     judge::Check,
     load::{self, Operation},
     pangolin::{Pangolin, Road},
@@ -50,15 +55,29 @@ pub(crate) struct Options {
     /// The etcd to compare with
     #[arg(long, default_value = "/usr/bin/etcd")]
     etcd: PathBuf,
-    /// Measure this product alone: for profiling, no verdict
-    #[arg(long)]
-    alone: bool,
+    /// Measure these alone: for profiling, no verdict
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "etcd,group,api")]
+    systems: Vec<System>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 enum System {
+    /// The peer
     Etcd,
-    Pangolin,
+    /// This product's Raft group
+    Group,
+    /// This product's nodes, by their REST API
+    Api,
+}
+
+impl System {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Group => "group",
+            Self::Api => "API",
+        }
+    }
 }
 
 /// A kind of run: what so many clients do.
@@ -78,11 +97,13 @@ impl Kind {
     }
 }
 
-struct Both {
-    pangolin: Pangolin,
+#[derive(Default)]
+struct Systems {
     etcd: Option<Etcd>,
-    // Fields are dropped in order: etcd is gone before its files.
-    _etcd_dir: tempfile::TempDir,
+    group: Option<Group>,
+    nodes: Option<Pangolin>,
+    // Fields are dropped in order: processes are gone before their files.
+    dir: Option<tempfile::TempDir>,
 }
 
 /// Measures, prints, judges.
@@ -90,100 +111,117 @@ struct Both {
 /// # Errors
 /// Something does not start, or operations fail.
 pub(crate) async fn run(options: &Options) -> Result<bool> {
-    let etcd_version = if options.alone { None } else { Some(etcd::version(&options.etcd)?) };
+    let etcd_version = match options.systems.contains(&System::Etcd) {
+        true => Some(etcd::version(&options.etcd)?),
+        false => None,
+    };
     let kinds: Vec<Kind> = [(Operation::Write, &options.writers), (Operation::Read, &options.readers)]
         .into_iter()
         .flat_map(|(operation, counts)| counts.iter().map(move |&clients| Kind { operation, clients }))
         .collect();
-    let mut both = start(options).await?;
+    let mut systems = Systems::start(options).await?;
     let mut samples: BTreeMap<(usize, System), Sample> = BTreeMap::new();
     for round in 0..options.rounds {
         for (number, kind) in kinds.iter().enumerate() {
-            let mut order = vec![System::Etcd, System::Pangolin];
-            // Who comes first alternates: neither always meets what the other has just left behind.
-            if (round as usize + number) % 2 == 1 {
-                order.reverse();
-            }
+            let mut order = options.systems.clone();
+            // Who comes first alternates: none always meets what another has just left behind.
+            order.rotate_left((round as usize + number) % options.systems.len());
             for system in order {
-                if let Some(sample) = both.measure(system, *kind, options).await? {
-                    samples.entry((number, system)).or_default().add(&sample);
-                }
+                let sample = systems.measure(system, *kind, options).await?;
+                samples.entry((number, system)).or_default().add(&sample);
             }
         }
     }
-    let memory = both.memory()?;
+    let memory = systems.memory(&options.systems)?;
     let figures: BTreeMap<(usize, System), Figures> =
         samples.into_iter().map(|(key, sample)| (key, sample.figures())).collect();
     report(&kinds, &figures, &memory);
     let checks = judge(&kinds, &figures, &memory);
     checks.iter().for_each(|check| say(&check.line()));
-    let ok = checks.iter().all(|check| check.ok);
+    let ok = !checks.is_empty() && checks.iter().all(|check| check.ok);
     let rows: Vec<_> = figures
         .iter()
         .map(|((number, system), figures)| {
-            json!({ "run": kinds[*number].name(), "system": format!("{system:?}").to_lowercase(), "figures": figures })
+            json!({ "run": kinds[*number].name(), "system": system.name(), "figures": figures })
         })
         .collect();
     say(&json!({
         "bench": "raft", "etcd": etcd_version, "road": format!("{:?}", options.road).to_lowercase(),
         "value_bytes": options.value, "keys": options.keys, "seconds": options.seconds, "rounds": options.rounds,
         "runs": rows,
-        "rss_mb_max": memory.iter().map(|(s, mb)| (format!("{s:?}").to_lowercase(), mb)).collect::<BTreeMap<_, _>>(),
+        "rss_mb_max": memory.iter().map(|(system, mb)| (system.name(), mb)).collect::<BTreeMap<_, _>>(),
         "checks": checks, "ok": ok,
     }).to_string());
     Ok(ok)
 }
 
-async fn start(options: &Options) -> Result<Both> {
-    let dir = tempfile::Builder::new().prefix("pangolin-bench-etcd-").tempdir()?;
-    let etcd = match options.alone {
-        true => None,
-        false => Some(Etcd::start(&options.etcd, dir.path()).await?),
-    };
-    let both = Both { pangolin: Pangolin::start(options.keys).await?, etcd, _etcd_dir: dir };
-    // All keys are there before the first round on either side.
-    if let Some(etcd) = &both.etcd {
-        for mut client in etcd.clients(options.keys, options.keys, options.value).await? {
-            load::Client::write(&mut client, 0).await?;
+impl Systems {
+    async fn start(options: &Options) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("pangolin-bench-").tempdir()?;
+        let mut systems = Self::default();
+        // All keys are there before the first round on each side.
+        for system in &options.systems {
+            match system {
+                System::Etcd => {
+                    let etcd = Etcd::start(&options.etcd, dir.path()).await?;
+                    for mut client in etcd.clients(options.keys, options.keys, options.value).await? {
+                        load::Client::write(&mut client, 0).await?;
+                    }
+                    systems.etcd = Some(etcd);
+                }
+                System::Group => systems.group = Some(Group::start(dir.path(), options.keys).await?),
+                System::Api => systems.nodes = Some(Pangolin::start(options.keys).await?),
+            }
         }
+        systems.dir = Some(dir);
+        Ok(systems)
     }
-    Ok(both)
-}
 
-impl Both {
-    async fn measure(&mut self, system: System, kind: Kind, options: &Options) -> Result<Option<Sample>> {
-        let during = Duration::from_secs_f64(options.seconds);
+    fn pids(&mut self, system: System) -> Vec<u32> {
         let pids = match system {
             System::Etcd => self.etcd.as_ref().map(Etcd::pids),
-            System::Pangolin => Some(self.pangolin.pids()),
+            System::Group => self.group.as_ref().map(Group::pids),
+            System::Api => self.nodes.as_mut().map(Pangolin::pids),
         };
-        let Some(pids) = pids else { return Ok(None) };
+        pids.unwrap_or_default()
+    }
+
+    async fn measure(&mut self, system: System, kind: Kind, options: &Options) -> Result<Sample> {
+        let pids = self.pids(system);
         let before = cpu_seconds(&pids)?;
-        let mut sample = match (system, &self.etcd) {
-            (System::Etcd, Some(etcd)) => {
-                let clients = etcd.clients(kind.clients, options.keys, options.value).await?;
-                load::run(clients, kind.operation, during).await?
+        let mut sample = match system {
+            System::Etcd => {
+                let etcd = self.etcd.as_ref().context("etcd is not started")?;
+                work(etcd.clients(kind.clients, options.keys, options.value).await?, kind, options).await?
             }
-            _ => {
-                let clients = self.pangolin.clients(options.road, kind.clients, options.value).await?;
-                load::run(clients, kind.operation, during).await?
+            System::Group => {
+                let group = self.group.as_ref().context("the group is not started")?;
+                work(group.clients(kind.clients, options.value).await?, kind, options).await?
+            }
+            System::Api => {
+                let nodes = self.nodes.as_ref().context("the nodes are not started")?;
+                work(nodes.clients(options.road, kind.clients, options.value).await?, kind, options).await?
             }
         };
         sample.cpu = cpu_seconds(&pids)? - before;
-        Ok(Some(sample))
+        Ok(sample)
     }
 
-    /// The most that a node of either system holds.
-    fn memory(&mut self) -> Result<BTreeMap<System, f64>> {
-        let most = |pids: Vec<u32>| -> Result<f64> {
-            pids.into_iter().try_fold(0.0, |most: f64, pid| Ok(most.max(resident_mb(pid)?)))
-        };
-        let mut memory = BTreeMap::from([(System::Pangolin, most(self.pangolin.pids())?)]);
-        if let Some(etcd) = &self.etcd {
-            memory.insert(System::Etcd, most(etcd.pids())?);
+    /// The most that a process of each system holds.
+    fn memory(&mut self, systems: &[System]) -> Result<BTreeMap<System, f64>> {
+        let mut memory = BTreeMap::new();
+        for &system in systems {
+            for pid in self.pids(system) {
+                let most: &mut f64 = memory.entry(system).or_default();
+                *most = most.max(resident_mb(pid)?);
+            }
         }
         Ok(memory)
     }
+}
+
+async fn work<C: load::Client + 'static>(clients: Vec<C>, kind: Kind, options: &Options) -> Result<Sample> {
+    load::run(clients, kind.operation, Duration::from_secs_f64(options.seconds)).await
 }
 
 fn report(kinds: &[Kind], figures: &BTreeMap<(usize, System), Figures>, memory: &BTreeMap<System, f64>) {
@@ -202,7 +240,7 @@ fn report(kinds: &[Kind], figures: &BTreeMap<(usize, System), Figures>, memory: 
     for ((number, system), f) in figures {
         table.add_row([
             kinds[*number].name(),
-            format!("{system:?}").to_lowercase(),
+            system.name().to_owned(),
             format!("{:.0}", f.per_second),
             format!("{:.2}", f.p50_ms),
             format!("{:.2}", f.p99_ms),
@@ -213,7 +251,7 @@ fn report(kinds: &[Kind], figures: &BTreeMap<(usize, System), Figures>, memory: 
     }
     say(&table.to_string());
     for (system, mb) in memory {
-        say(&format!("memory of the largest node, {}: {mb} MB", format!("{system:?}").to_lowercase()));
+        say(&format!("memory of the largest process, {}: {mb} MB", system.name()));
     }
 }
 
@@ -225,7 +263,7 @@ fn judge(
     let mut checks = Vec::new();
     for (number, kind) in kinds.iter().enumerate() {
         let (Some(ours), Some(theirs)) =
-            (figures.get(&(number, System::Pangolin)), figures.get(&(number, System::Etcd)))
+            (figures.get(&(number, System::Group)), figures.get(&(number, System::Etcd)))
         else {
             continue;
         };
@@ -243,8 +281,10 @@ fn judge(
             }
         }
     }
-    if let (Some(ours), Some(theirs)) = (memory.get(&System::Pangolin), memory.get(&System::Etcd)) {
-        checks.push(Check::at_most("memory of a node, MB", *ours, *theirs));
+    for (system, what) in [(System::Group, "member"), (System::Api, "node")] {
+        if let (Some(ours), Some(theirs)) = (memory.get(&system), memory.get(&System::Etcd)) {
+            checks.push(Check::at_most(format!("memory of a {what}, MB"), *ours, *theirs));
+        }
     }
     checks
 }
