@@ -6,9 +6,12 @@
 use std::io;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Longest frame that is taken, in bytes.
 const FRAME_MAX: usize = 1024 * 1024;
+/// Bytes that are read in one go.
+const BUFFER: usize = 64 * 1024;
 /// Bytes of a frame behind its length that are always there.
 const HEAD: usize = 4 + 1 + 8;
 
@@ -72,6 +75,21 @@ impl Frame {
         let kind = Kind::ALL.get(kind).copied().ok_or_else(|| wrong("a frame is of an unknown kind"))?;
         Ok(Some(Self { call, kind, key: frame.get_u64(), body: frame }))
     }
+}
+
+/// Reads what has arrived; returns how much that is, 0 at the end.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn receive(
+    reader: &mut (impl AsyncRead + Unpin),
+    arrived: &mut BytesMut,
+) -> io::Result<usize> {
+    // Taken frames hold on to their part of the buffer.
+    if arrived.capacity() - arrived.len() < BUFFER / 8 {
+        arrived.reserve(BUFFER);
+    }
+    reader.read_buf(arrived).await
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A member: the replicated log, its state and the connections between nodes, as in `pangolind`, and a door for the
 //! load generator. No layer follows the state here.
 //!
-//! As in `pangolind`, decisions have a thread of their own.
+//! As in `pangolind`, decisions have a thread of their own. The door is on it too.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,7 +14,7 @@ use pangolin_core::{
 use pangolin_peer::BoundPeers;
 use pangolin_raft::{Cluster, RaftConfig};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     runtime::{Builder, Handle},
     sync::mpsc,
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::complain;
 
 use super::{
-    frame::{Frame, Kind},
+    frame::{Frame, Kind, receive},
     seed::{change, proposal, seed},
     setup::{Files, Identity, Ready, load, peer_plan, store},
 };
@@ -74,21 +74,19 @@ async fn serve(options: Options, traffic: Handle) -> Result<()> {
     if let Some(keys) = options.keys {
         store(&files.seeded(), &seed(&cluster, members.len() as u64, keys).await?)?;
     }
-    let accepting = accept(listener, cluster, traffic);
+    let accepting = accept(listener, cluster);
     tokio::select! {
         ended = ended => Ok(ended??),
         accepted = accepting => accepted,
     }
 }
 
-async fn accept(listener: TcpListener, cluster: Cluster, traffic: Handle) -> Result<()> {
+async fn accept(listener: TcpListener, cluster: Cluster) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
-        // The socket belongs to the runtime that uses it.
-        let (stream, cluster) = (stream.into_std()?, cluster.clone());
-        traffic.spawn(async move {
-            let served = async { connection(TcpStream::from_std(stream)?, cluster).await };
-            if let Err(error) = served.await {
+        let cluster = cluster.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection(stream, cluster).await {
                 complain(&format!("a client's connection: {error:#}"));
             }
         });
@@ -109,14 +107,18 @@ async fn connection(stream: TcpStream, cluster: Cluster) -> Result<()> {
         }
     });
     let mut arrived = BytesMut::new();
-    while reader.read_buf(&mut arrived).await? > 0 {
+    let name = uuid::Uuid::new_v4().as_u128();
+    while receive(&mut reader, &mut arrived).await? > 0 {
         let mut reads = Vec::new();
         while let Some(frame) = Frame::take(&mut arrived)? {
             match frame.kind {
                 Kind::Write => {
                     let (cluster, answers) = (cluster.clone(), answers.clone());
                     tokio::spawn(async move {
-                        let done = write(&cluster, frame.key, frame.body).await.map(|()| Bytes::new());
+                        let request = name.wrapping_add(u128::from(frame.call)).to_be_bytes();
+                        let done = write(&cluster, ClientId(request), frame.key, frame.body)
+                            .await
+                            .map(|()| Bytes::new());
                         // Whoever has gone needs no answer.
                         let _ = answers.send(answer(frame.call, frame.key, done));
                     });
@@ -139,12 +141,12 @@ fn answer(call: u32, key: u64, done: Result<Bytes>) -> Frame {
     }
 }
 
-async fn write(cluster: &Cluster, key: u64, value: Bytes) -> Result<()> {
+async fn write(cluster: &Cluster, client: ClientId, key: u64, value: Bytes) -> Result<()> {
     let value = String::from_utf8(value.into())?;
     let state = cluster.state();
     let target = state.targets().get(&TargetId(key)).context("there is no such target")?;
     let body = change(target, value);
-    let request = RequestId { client: ClientId(*uuid::Uuid::new_v4().as_bytes()), serial: 1 };
+    let request = RequestId { client, serial: 1 };
     cluster.propose(proposal(request, body)).await?.outcome.into_result()?;
     Ok(())
 }

@@ -18,13 +18,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
-use frame::{Frame, Kind};
+use frame::{Frame, Kind, receive};
 use pangolin_chaos::process::Process;
 use pangolin_core::TargetId;
 use pangolin_peer::identity::AuthorityKey;
 use setup::{Files, Identity, Ready};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::AsyncWriteExt as _,
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -160,7 +160,7 @@ async fn write_on(mut writer: OwnedWriteHalf, shared: Rc<Shared>) {
 
 async fn read_on(mut reader: OwnedReadHalf, shared: Rc<Shared>) {
     let mut arrived = BytesMut::new();
-    while reader.read_buf(&mut arrived).await.is_ok_and(|count| count > 0) {
+    while receive(&mut reader, &mut arrived).await.is_ok_and(|count| count > 0) {
         while let Ok(Some(frame)) = Frame::take(&mut arrived) {
             if let Some(waiting) = shared.waiting.borrow_mut().remove(&frame.call) {
                 // A client that no longer waits needs no answer.

@@ -6,6 +6,9 @@
 //! visible to readers only when it is durable. After the first error nothing is written any more: a failed sync
 //! says nothing about what is on disk, and trying again would lie about it.
 //!
+//! How far entries are committed is a hint for the next start: it costs no wake-up of its own, but goes with the next
+//! batch, or alone soon after the last one.
+//!
 //! Over a simulated disk the same work is done by a task instead of a thread, so that a simulation on one thread has
 //! one order of events.
 
@@ -16,6 +19,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -31,6 +35,8 @@ use crate::StorageError;
 
 /// Most jobs in one batch: bounds how long the first one waits for its sync.
 const BATCH_MAX: usize = 1024;
+/// After this time without a batch to go with, a hint is written alone.
+const HINT_AFTER: Duration = Duration::from_millis(50);
 
 /// Runs when the entries of an append are durable, or never will be. On the writing thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
@@ -165,13 +171,13 @@ impl LogStore {
         self.write_and_wait(vec![LogOp::Vote(vote)]).await
     }
 
-    /// Notes how far entries are committed; not waited for, since it is a hint for the next start.
+    /// Notes how far entries are committed. It is on disk a moment later: it is a hint for the next start.
     ///
     /// # Errors
-    /// The store has failed or is closed.
+    /// The store has failed.
     pub fn save_committed(&self, id: LogId) -> Result<(), StorageError> {
         self.shared.view.lock().state.committed = Some(id);
-        self.write(vec![LogOp::Committed(id)], false, None)
+        self.shared.failed.borrow().clone().map_or(Ok(()), Err)
     }
 
     /// Removes the entries behind `keep` (none: all of them); durable when this returns.
@@ -285,6 +291,28 @@ impl LogStore {
     }
 }
 
+/// What is still to be done when nothing more comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// To write the hint, and then the rest.
+    Hint,
+    /// To bring the medium to rest.
+    Mark,
+    /// Nothing.
+    Settled,
+}
+
+impl Rest {
+    /// After how long it is done; never, if there is nothing to do.
+    fn within(self) -> Option<Duration> {
+        match self {
+            Self::Hint => Some(HINT_AFTER),
+            Self::Mark => Some(MARK_INTERVAL),
+            Self::Settled => None,
+        }
+    }
+}
+
 struct Writer<B> {
     backend: B,
     shared: Arc<Shared>,
@@ -293,7 +321,20 @@ struct Writer<B> {
 impl Writer<SimulatedLog> {
     /// As [`Writer::run`], as a task and in the time that the disk takes.
     async fn run_slowly(mut self, disk: Disk, mut queue: mpsc::UnboundedReceiver<Job>) {
-        while let Some(first) = queue.recv().await {
+        let mut rest = Rest::Settled;
+        loop {
+            let first = match rest.within() {
+                None => queue.recv().await,
+                Some(within) => match tokio::time::timeout(within, queue.recv()).await {
+                    Ok(first) => first,
+                    Err(_) => {
+                        rest = self.settle(rest);
+                        continue;
+                    }
+                },
+            };
+            let Some(first) = first else { break };
+            rest = Rest::Hint;
             let slowness = disk.slowness();
             if !slowness.is_zero() {
                 tokio::time::sleep(slowness).await;
@@ -308,29 +349,28 @@ impl Writer<SimulatedLog> {
                 break;
             }
         }
+        let rest = self.settle(rest);
+        self.settle(rest);
     }
 }
 
 impl<B: LogBackend> Writer<B> {
     fn run(mut self, queue: &Receiver<Job>) {
-        let mut settled = true;
+        let mut rest = Rest::Settled;
         loop {
-            let first = if settled {
-                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                queue.recv_timeout(MARK_INTERVAL)
+            let first = match rest.within() {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(within) => queue.recv_timeout(within),
             };
             let first = match first {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    let result = self.unless_failed(B::settle);
-                    self.latch(&result);
-                    settled = true;
+                    rest = self.settle(rest);
                     continue;
                 }
             };
-            settled = false;
+            rest = Rest::Hint;
             let mut jobs = vec![first];
             while jobs.len() < BATCH_MAX
                 && let Ok(job) = queue.try_recv()
@@ -341,8 +381,30 @@ impl<B: LogBackend> Writer<B> {
                 break;
             }
         }
-        let result = self.unless_failed(B::settle);
-        self.latch(&result);
+        let rest = self.settle(rest);
+        self.settle(rest);
+    }
+
+    /// What there is to do when nothing has come for a while; what is left to do after that.
+    fn settle(&mut self, rest: Rest) -> Rest {
+        match rest {
+            Rest::Hint => {
+                // A failure is latched.
+                let _ = self.write(Vec::from_iter(self.hint()), false);
+                Rest::Mark
+            }
+            Rest::Mark | Rest::Settled => {
+                let result = self.unless_failed(B::settle);
+                self.latch(&result);
+                Rest::Settled
+            }
+        }
+    }
+
+    /// How far entries are committed, if that is not written yet.
+    fn hint(&self) -> Option<LogOp> {
+        let committed = self.shared.view.lock().state.committed;
+        committed.filter(|_| committed > self.backend.state().committed).map(LogOp::Committed)
     }
 
     /// Does a group of jobs; true if there shall be no further one.
@@ -369,6 +431,9 @@ impl<B: LogBackend> Writer<B> {
                     break;
                 }
             }
+        }
+        if !batch.is_empty() {
+            batch.extend(self.hint());
         }
         let result = self.write(batch, sync);
         for done in dones {
