@@ -33,7 +33,8 @@ if [[ ! -d $target/debug && -d target/debug ]]; then
     rm -f "$target/debug/.cargo-lock"
 fi
 echo "--- building the simulator with planted bugs into $target"
-RUSTC_WORKSPACE_WRAPPER="$wrapper" cargo build --locked -p pangolin-chaos --bin pangolin-chaos --target-dir "$target"
+# Of the whole workspace, so that features are unified as everywhere and what is there already fits.
+RUSTC_WORKSPACE_WRAPPER="$wrapper" cargo build --locked --workspace --bin pangolin-chaos --target-dir "$target"
 program="$target/debug/pangolin-chaos"
 
 out="$target/out"

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Seeds of a plain test run; `PANGOLIN_SIM_SEEDS` asks for more.
-const SEEDS: u64 = 8;
+const SEEDS: u64 = 200;
 
 fn simulate(args: &[&str]) -> (Option<i32>, Value, String) {
     let out = tempfile::tempdir().expect("tempdir");

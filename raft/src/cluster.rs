@@ -16,7 +16,7 @@ use pangolin_core::{
     state::ClusterState,
     time::Timestamp,
 };
-use pangolin_peer::Service;
+use pangolin_peer::{BoxFuture, Service};
 use pangolin_storage::{Entry, LogStore, RaftStore, SnapshotStore, StateDir};
 use parking_lot::Mutex;
 use tokio::{
@@ -114,7 +114,23 @@ impl Cluster {
         peers: impl Transport,
         store: RaftStore,
     ) -> Result<Self, RaftError> {
-        let peers: Arc<dyn Transport> = Arc::new(peers);
+        Self::begin(config, Arc::new(peers), store).await
+    }
+
+    /// Behind a pointer, so that openraft is compiled with this crate and not with each that calls it.
+    fn begin(
+        config: RaftConfig,
+        peers: Arc<dyn Transport>,
+        store: RaftStore,
+    ) -> BoxFuture<'static, Result<Self, RaftError>> {
+        Box::pin(Self::take_part(config, peers, store))
+    }
+
+    async fn take_part(
+        config: RaftConfig,
+        peers: Arc<dyn Transport>,
+        store: RaftStore,
+    ) -> Result<Self, RaftError> {
         let openraft = Arc::new(config.openraft()?);
         let RaftStore { log, snapshots, snapshot, lock } = store;
         if let Some(Err(CodecError::Level(too_new))) =

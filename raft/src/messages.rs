@@ -100,7 +100,7 @@ pub(crate) fn check(ask: &Ask, from: NodeId) -> Result<(), String> {
 }
 
 pub(crate) fn check_sender(vote: &Vote, from: NodeId) -> Result<(), String> {
-    match vote.leader_id.node_id {
+    match vote.leader_id.voted_for {
         node if node == from.0 => Ok(()),
         node => Err(format!("node {from} speaks for node {node}")),
     }
@@ -128,7 +128,7 @@ fn check_entries(previous: Option<&LogId>, entries: &[Entry], vote: &Vote) -> Re
         last = Some(id);
     }
     match last {
-        Some(last) if last.leader_id > vote.leader_id => {
+        Some(last) if last.leader_id.term > vote.leader_id.term => {
             Err(format!("entry {last} is newer than its sender's leadership"))
         }
         _ => Ok(()),
@@ -143,7 +143,7 @@ mod tests {
     use crate::types::{LeaderId, samples::entry};
 
     fn append(previous: Option<u64>, entries: Vec<Entry>) -> AppendEntriesRequest<TypeConfig> {
-        let leader_id = LeaderId { term: 3, node_id: 2 };
+        let leader_id = LeaderId::new(3);
         AppendEntriesRequest {
             vote: Vote::new_committed(3, 2),
             prev_log_id: previous.map(|index| LogId { leader_id, index }),
@@ -161,11 +161,14 @@ mod tests {
         let asks = [
             (
                 Ask::Append(append(Some(4), vec![entry(5)])),
-                "0100030201010302040103020501000103020178000001030200",
+                "01000301020101030401030501000103020178000001030200",
             ),
-            (Ask::Vote(VoteRequest::new(Vote::new(3, 2), None)), "01010302000000"),
-            (Ask::PreVote(VoteRequest::new(Vote::new(3, 2), None)), "01020302000000"),
-            (Ask::Transfer(TransferLeaderRequest::new(Vote::new_committed(3, 2), 1, None)), "01030302010100"),
+            (Ask::Vote(VoteRequest::new(Vote::new(3, 2), None)), "0101030102000000"),
+            (Ask::PreVote(VoteRequest::new(Vote::new(3, 2), None)), "0102030102000000"),
+            (
+                Ask::Transfer(TransferLeaderRequest::new(Vote::new_committed(3, 2), 1, None)),
+                "0103030102010100",
+            ),
             (Ask::ReadIndex, "0104"),
         ];
         for (ask, bytes) in asks {
@@ -174,8 +177,8 @@ mod tests {
         let answers = [
             (Answer::Append(AppendEntriesResponse::Success), "010000"),
             (Answer::Append(AppendEntriesResponse::Conflict), "010002"),
-            (Answer::Append(AppendEntriesResponse::HigherVote(Vote::new(4, 1))), "010003040100"),
-            (Answer::Vote(VoteResponse::new(Vote::new(3, 2), None, true)), "01010302000100"),
+            (Answer::Append(AppendEntriesResponse::HigherVote(Vote::new(4, 1))), "01000304010100"),
+            (Answer::Vote(VoteResponse::new(Vote::new(3, 2), None, true)), "0101030102000100"),
             (Answer::Transfer(Ok(())), "010200"),
             (Answer::ReadIndex(7), "010307"),
         ];

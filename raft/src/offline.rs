@@ -141,7 +141,7 @@ pub async fn found(dir: &Path, founding: Founding) -> Result<(), RaftError> {
     if log.state().last.is_some() || log.state().vote.is_some() {
         return Err(RaftError::Bootstrapped);
     }
-    let last = LogId { term, leader: node.0, index: state.revision().index };
+    let last = LogId { term, index: state.revision().index };
     let alone = BTreeSet::from([node.0]);
     let members = Membership::<u64, EmptyNode>::new(vec![alone.clone()], alone);
     let members = members.map_err(|error| RaftError::Ended(error.to_string()))?;

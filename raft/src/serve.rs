@@ -124,7 +124,7 @@ impl Inner {
         check_sender(&vote, from)?;
         let meta = decode_meta(meta).map_err(|error| error.to_string())?;
         // openraft takes for granted that a leader has no entry of a later leadership.
-        if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {
+        if meta.last_log_id.is_some_and(|last| last.leader_id.term > vote.leader_id.term) {
             return Err("the snapshot is newer than its sender's leadership".into());
         }
         // Nor does it survive a snapshot that contradicts what is committed here.

@@ -11,10 +11,15 @@ use std::{
 use openraft::{
     EmptyNode, EntryPayload, Membership,
     alias::{CommittedLeaderIdOf, EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf},
+    impls::leader_id_std,
 };
 use pangolin_core::{codec, command::Command, id::Revision, outcome::Outcome};
 use pangolin_storage as storage;
 use serde::{Deserialize, Serialize};
+
+/// As Raft has it (§5.2). openraft's own default lets a second candidate of the same term win over a first one, and fences
+/// of the two could not be told apart.
+type OneLeaderPerTerm = leader_id_std::LeaderId<u64, u64>;
 
 #[cfg(planted)]
 openraft::declare_raft_types!(
@@ -24,6 +29,7 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = EmptyNode,
+        LeaderId = OneLeaderPerTerm,
         Entry = crate::planted::Entry,
 );
 
@@ -35,6 +41,7 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = EmptyNode,
+        LeaderId = OneLeaderPerTerm,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
@@ -83,8 +90,8 @@ struct Members {
 /// A snapshot's meta data as it is stored and sent.
 #[derive(Serialize, Deserialize)]
 struct Meta {
-    last: Option<(u64, u64, u64)>,
-    members_at: Option<(u64, u64, u64)>,
+    last: Option<(u64, u64)>,
+    members_at: Option<(u64, u64)>,
     members: Members,
 }
 
@@ -139,10 +146,10 @@ pub(crate) fn decode_entry(entry: &storage::Entry) -> io::Result<Entry> {
 }
 
 pub(crate) fn encode_meta(meta: &SnapshotMeta) -> io::Result<Vec<u8>> {
-    let triple = |id: &LogId| (id.leader_id.term, id.leader_id.node_id, id.index);
+    let pair = |id: &LogId| (id.leader_id.term, id.index);
     codec::encode(&Meta {
-        last: meta.last_log_id.as_ref().map(triple),
-        members_at: meta.last_membership.log_id().as_ref().map(triple),
+        last: meta.last_log_id.as_ref().map(pair),
+        members_at: meta.last_membership.log_id().as_ref().map(pair),
         members: Members::of(meta.last_membership.membership()),
     })
     .map_err(invalid)
@@ -150,7 +157,7 @@ pub(crate) fn encode_meta(meta: &SnapshotMeta) -> io::Result<Vec<u8>> {
 
 pub(crate) fn decode_meta(bytes: &[u8]) -> io::Result<SnapshotMeta> {
     let meta: Meta = codec::decode(bytes, META_MAX).map_err(invalid)?;
-    let id = |(term, leader, index)| load_log_id(storage::LogId { term, leader, index });
+    let id = |(term, index)| load_log_id(storage::LogId { term, index });
     Ok(SnapshotMeta {
         last_log_id: meta.last.map(id),
         last_membership: StoredMembership::new(meta.members_at.map(id), meta.members.into_membership()?),
@@ -158,19 +165,19 @@ pub(crate) fn decode_meta(bytes: &[u8]) -> io::Result<SnapshotMeta> {
 }
 
 pub(crate) fn store_log_id(id: &LogId) -> storage::LogId {
-    storage::LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+    storage::LogId { term: id.leader_id.term, index: id.index }
 }
 
 pub(crate) fn load_log_id(id: storage::LogId) -> LogId {
-    LogId { leader_id: LeaderId { term: id.term, node_id: id.leader }, index: id.index }
+    LogId { leader_id: LeaderId::new(id.term), index: id.index }
 }
 
 pub(crate) fn store_vote(vote: &Vote) -> storage::Vote {
-    storage::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, elected: vote.committed }
+    storage::Vote { term: vote.leader_id.term, elected: vote.committed, node: vote.leader_id.voted_for }
 }
 
 pub(crate) fn load_vote(vote: storage::Vote) -> Vote {
-    let leader_id = LeaderId { term: vote.term, node_id: vote.node };
+    let leader_id = OneLeaderPerTerm { term: vote.term, voted_for: vote.node };
     Vote { leader_id, committed: vote.elected }
 }
 
@@ -184,7 +191,7 @@ pub(crate) mod samples {
 
     use super::*;
 
-    /// An entry of term 3, proposed by node 2.
+    /// An entry of term 3, proposed by its leader, node 2.
     pub(crate) fn entry(index: u64) -> Entry {
         let command = Command {
             request: None,
@@ -194,7 +201,7 @@ pub(crate) mod samples {
             body: Body::LeaderStarted { term: 3, node: NodeId(2) },
         };
         let payload = EntryPayload::Normal(Request(Arc::new(command)));
-        Entry { log_id: LogId { leader_id: LeaderId { term: 3, node_id: 2 }, index }, payload }
+        Entry { log_id: LogId { leader_id: LeaderId::new(3), index }, payload }
     }
 
     pub(crate) fn membership() -> Membership<u64, EmptyNode> {
@@ -226,7 +233,7 @@ mod tests {
         let at = Some(entry(9).log_id);
         let meta = SnapshotMeta { last_log_id: at, last_membership: StoredMembership::new(at, membership()) };
         let bytes = encode_meta(&meta).expect("encoded");
-        assert_eq!(bytes, [1, 1, 3, 2, 9, 1, 3, 2, 9, 1, 2, 1, 2, 3, 1, 2, 3]);
+        assert_eq!(bytes, [1, 1, 3, 9, 1, 3, 9, 1, 2, 1, 2, 3, 1, 2, 3]);
         assert_eq!(decode_meta(&bytes).expect("decoded"), meta);
         let empty = encode_meta(&SnapshotMeta::default()).expect("encoded");
         assert_eq!(decode_meta(&empty).expect("decoded"), SnapshotMeta::default());

@@ -21,13 +21,11 @@ use bytes::Bytes;
 /// A longer one on disk is damage.
 pub const ENTRY_MAX: usize = pangolin_core::codec::COMMAND_MAX + 64 * 1024;
 
-/// Names an entry. Ids are ordered by term, then leader, then index.
+/// Names an entry. Ids are ordered by term, then index: a term has one leader at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {
     /// Term of the leader that proposed it.
     pub term: u64,
-    /// That leader.
-    pub leader: u64,
     /// Its place in the log.
     pub index: u64,
 }
@@ -38,15 +36,16 @@ impl fmt::Display for LogId {
     }
 }
 
-/// What a node has promised in an election. Votes are ordered: a later one replaces an earlier one, never back.
+/// What a node has promised in an election. Votes are ordered: a later one replaces an earlier one, never back. In a
+/// term a node votes once (Raft §5.2), and then follows whoever was elected, also where it had voted for another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vote {
     /// The term.
     pub term: u64,
-    /// For whom.
-    pub node: u64,
     /// Known to have been elected.
     pub elected: bool,
+    /// For whom.
+    pub node: u64,
 }
 
 /// An entry of the log.

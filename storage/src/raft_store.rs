@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_hole_between_snapshot_and_log_is_refused() {
-        let id = |term, index| LogId { term, leader: 1, index };
+        let id = |term, index| LogId { term, index };
         let snapshot = |last| Snapshot { last, meta: vec![], data: vec![] };
         let voted = |term, purged| LogState {
             vote: Some(Vote { term, node: 1, elected: true }),

@@ -22,7 +22,7 @@ pub(crate) const SIMULATED: &str = "(simulated)";
 const MAGIC: [u8; 8] = *b"PANGOLNS";
 const VERSION: u32 = 1;
 /// Magic, version, last log id, lengths of meta and data.
-const HEADER: usize = 8 + 4 + 3 * 8 + 4 + 8;
+const HEADER: usize = 8 + 4 + 2 * 8 + 4 + 8;
 const CHECKSUM: usize = 4;
 
 /// A state at one log index.
@@ -161,7 +161,7 @@ fn header(snapshot: &Snapshot) -> Result<Vec<u8>, StorageError> {
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(&MAGIC);
     header.extend_from_slice(&VERSION.to_le_bytes());
-    for number in [snapshot.last.term, snapshot.last.leader, snapshot.last.index] {
+    for number in [snapshot.last.term, snapshot.last.index] {
         header.extend_from_slice(&number.to_le_bytes());
     }
     header.extend_from_slice(&meta.to_le_bytes());
@@ -185,7 +185,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Snapshot, String> {
     if half(8) != VERSION {
         return Err(format!("version {} is not known here (known: {VERSION})", half(8)));
     }
-    let (meta, data) = (half(36) as usize, usize::try_from(word(40)).unwrap_or(usize::MAX));
+    let (meta, data) = (half(28) as usize, usize::try_from(word(32)).unwrap_or(usize::MAX));
     let expected = meta.saturating_add(data).saturating_add(CHECKSUM);
     if rest.len() != expected {
         return Err(format!("{expected} bytes should follow its header, {} do", rest.len()));
@@ -195,7 +195,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Snapshot, String> {
         return Err("its checksum does not match".into());
     }
     Ok(Snapshot {
-        last: LogId { term: word(12), leader: word(20), index: word(28) },
+        last: LogId { term: word(12), index: word(20) },
         meta: rest[..meta].to_vec(),
         data: rest[meta..meta + data].to_vec(),
     })
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     fn sample(index: u64) -> Snapshot {
-        Snapshot { last: LogId { term: 3, leader: 1, index }, meta: vec![1, 2, 3], data: vec![9; 50] }
+        Snapshot { last: LogId { term: 3, index }, meta: vec![1, 2, 3], data: vec![9; 50] }
     }
 
     fn open(dir: &Path) -> SnapshotStore {

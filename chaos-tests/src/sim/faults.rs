@@ -1,16 +1,8 @@
-//! What goes wrong in a run: drawn from the seed, done to hosts and network, and undone.
+//! What may go wrong in a run, and the plan that is drawn from the seed. It is carried out in `nemesis.rs`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::time::Duration;
 
-use pangolin_core::NodeId;
-use pangolin_storage::simulated::Fault as DiskFault;
-
-use super::{client::Doors, dice::Dice, network::Net, node::Host, recorder::Recorder, world};
-use crate::history::{Fault, What};
+use super::dice::Dice;
 
 /// Sorts of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +11,7 @@ pub(crate) enum Kind {
     Kill,
     PowerLossEverywhere,
     KillLeader,
+    PowerLossAfterVote,
     Stop,
     PartitionHalves,
     IsolateLeader,
@@ -44,11 +37,12 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::PowerLoss,
         Self::Kill,
         Self::PowerLossEverywhere,
         Self::KillLeader,
+        Self::PowerLossAfterVote,
         Self::Stop,
         Self::PartitionHalves,
         Self::IsolateLeader,
@@ -80,6 +74,7 @@ impl Kind {
             Self::Kill => "kill",
             Self::PowerLossEverywhere => "power-loss-everywhere",
             Self::KillLeader => "kill-leader",
+            Self::PowerLossAfterVote => "power-loss-after-vote",
             Self::Stop => "stop",
             Self::PartitionHalves => "partition-halves",
             Self::IsolateLeader => "isolate-leader",
@@ -101,6 +96,14 @@ impl Kind {
             Self::AddVoter => "add-voter",
             Self::RemoveVoter => "remove-voter",
             Self::NodeGone => "node-gone",
+        }
+    }
+
+    fn lasts(self, dice: &mut Dice) -> Duration {
+        match self {
+            // An election, the start of those who voted, and another election.
+            Self::PowerLossAfterVote => dice.time(4000, 5500),
+            _ => dice.time(300, 4000),
         }
     }
 }
@@ -129,7 +132,7 @@ pub(crate) fn draw(dice: &mut Dice) -> Vec<Planned> {
     kinds.truncate(FAULTS);
     let mut plan: Vec<Planned> = kinds
         .into_iter()
-        .map(|kind| Planned { kind, after: dice.time(300, 2200), lasts: dice.time(300, 4000) })
+        .map(|kind| Planned { kind, after: dice.time(300, 2200), lasts: kind.lasts(dice) })
         .collect();
     if dice.percent(25) {
         // Alone, after the others have ended.
@@ -137,382 +140,4 @@ pub(crate) fn draw(dice: &mut Dice) -> Vec<Planned> {
         plan.push(Planned { kind: Kind::NodeGone, after, lasts });
     }
     plan
-}
-
-type Links = BTreeSet<(NodeId, NodeId)>;
-
-/// How a fault ends.
-enum Undo {
-    Mend(Links),
-    Release(Links),
-    Start(BTreeSet<NodeId>),
-    Quicken,
-    Deliver,
-    SetClock(NodeId),
-    SpeedUp(NodeId),
-    Nothing,
-}
-
-struct Active {
-    until: Duration,
-    fault: u64,
-    undo: Undo,
-}
-
-/// Does faults to a cluster.
-pub(crate) struct Nemesis {
-    /// The hosts.
-    pub(crate) hosts: BTreeMap<NodeId, Host>,
-    /// Where clients find those that run.
-    pub(crate) doors: Doors,
-    /// The network.
-    pub(crate) net: Net,
-    /// The history.
-    pub(crate) recorder: Recorder,
-    /// Random choices.
-    pub(crate) dice: Dice,
-    active: Vec<Active>,
-    /// Nodes whose disks have failed, and when they are started again.
-    to_start: BTreeMap<NodeId, Duration>,
-}
-
-impl Nemesis {
-    /// Nothing is wrong yet.
-    #[must_use]
-    pub(crate) fn new(
-        hosts: BTreeMap<NodeId, Host>,
-        doors: Doors,
-        net: Net,
-        recorder: Recorder,
-        dice: Dice,
-    ) -> Self {
-        Self { hosts, doors, net, recorder, dice, active: Vec::new(), to_start: BTreeMap::new() }
-    }
-
-    /// Lets so much time pass; what is due meanwhile is done.
-    pub(crate) async fn pass(&mut self, time: Duration) {
-        let end = world::elapsed() + time;
-        while world::elapsed() < end {
-            self.look().await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Begins a fault.
-    pub(crate) async fn begin(&mut self, planned: Planned) {
-        let fault = self.recorder.number();
-        let leader = self.leader();
-        let victim = match planned.kind {
-            Kind::NodeGone => self.dispensable(),
-            _ => self.any_running(),
-        };
-        let detail = Fault {
-            fault,
-            kind: planned.kind.name().into(),
-            nodes: self.hit_by(planned.kind, victim, leader),
-            detail: format!("for {} ms", planned.lasts.as_millis()),
-        };
-        let nodes = detail.nodes.clone();
-        self.recorder.note(What::FaultStarted(detail));
-        let undo = self.act(planned.kind, &nodes).await;
-        self.active.push(Active { until: world::elapsed() + planned.lasts, fault, undo });
-    }
-
-    /// Ends all faults, and starts whoever is away.
-    pub(crate) async fn heal(&mut self) {
-        for active in std::mem::take(&mut self.active) {
-            self.end(active).await;
-        }
-        self.net.heal();
-        for host in self.hosts.values() {
-            host.clock_off.store(0, Ordering::Relaxed);
-            host.disk.slow_down(Duration::ZERO);
-        }
-        self.to_start.clear();
-        let away: Vec<NodeId> =
-            self.hosts.iter().filter(|(_, host)| host.alive().is_none()).map(|(id, _)| *id).collect();
-        for node in away {
-            self.start(node).await;
-        }
-        self.recorder.note(What::Healed);
-    }
-
-    /// Whoever leads, as somebody who runs says.
-    #[must_use]
-    pub(crate) fn leader(&self) -> Option<NodeId> {
-        let leads =
-            |host: &&Host| host.alive().is_some_and(|alive| alive.cluster.leadership().borrow().is_some());
-        self.hosts.values().find(leads).map(|host| host.node)
-    }
-
-    /// Starts a node.
-    pub(crate) async fn start(&mut self, node: NodeId) {
-        let Some(host) = self.hosts.get_mut(&node) else { return };
-        if host.alive().is_some() {
-            return;
-        }
-        host.start().await;
-        if let Some(alive) = host.alive() {
-            self.doors.lock().insert(node, alive.clone());
-        }
-    }
-
-    fn running(&self) -> Vec<NodeId> {
-        self.hosts.values().filter(|host| host.alive().is_some()).map(|host| host.node).collect()
-    }
-
-    fn any_running(&mut self) -> Option<NodeId> {
-        let running = self.running();
-        self.dice.pick(&running)
-    }
-
-    /// A node without which the others can still decide.
-    fn dispensable(&mut self) -> Option<NodeId> {
-        let voters = self
-            .leader()
-            .and_then(|leader| Some(self.hosts.get(&leader)?.alive()?.cluster.status().voters))?;
-        let running = self.running();
-        let fits = |node: &NodeId| {
-            let left = voters.iter().filter(|voter| *voter != node && running.contains(voter)).count();
-            left * 2 > voters.len()
-        };
-        let fitting: Vec<NodeId> = running.iter().copied().filter(fits).collect();
-        self.dice.pick(&fitting)
-    }
-
-    fn hit_by(&mut self, kind: Kind, victim: Option<NodeId>, leader: Option<NodeId>) -> BTreeSet<NodeId> {
-        match kind {
-            Kind::PowerLossEverywhere | Kind::Ring | Kind::Delay | Kind::Loss => {
-                self.hosts.keys().copied().collect()
-            }
-            Kind::KillLeader
-            | Kind::IsolateLeader
-            | Kind::TransferLeader
-            | Kind::Hold
-            | Kind::RemoveVoter => leader.or(victim).into_iter().collect(),
-            Kind::PartitionHalves => {
-                let mut nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
-                self.dice.shuffle(&mut nodes);
-                nodes.truncate(nodes.len() / 2);
-                nodes.into_iter().collect()
-            }
-            _ => victim.into_iter().collect(),
-        }
-    }
-
-    fn down(&mut self, node: NodeId, power: bool) {
-        self.doors.lock().remove(&node);
-        self.to_start.remove(&node);
-        let survive = match power {
-            true => usize::try_from(self.dice.below(4)).unwrap_or_default(),
-            false => usize::MAX,
-        };
-        if let Some(host) = self.hosts.get_mut(&node) {
-            host.crash(survive);
-        }
-    }
-
-    async fn act(&mut self, kind: Kind, nodes: &BTreeSet<NodeId>) -> Undo {
-        match kind {
-            Kind::PowerLoss | Kind::PowerLossEverywhere | Kind::Kill | Kind::KillLeader | Kind::NodeGone => {
-                let power = matches!(kind, Kind::PowerLoss | Kind::PowerLossEverywhere);
-                nodes.iter().for_each(|node| self.down(*node, power));
-                Undo::Start(nodes.clone())
-            }
-            Kind::Stop => {
-                for node in nodes {
-                    self.doors.lock().remove(node);
-                    if let Some(host) = self.hosts.get_mut(node) {
-                        host.stop().await;
-                    }
-                }
-                Undo::Start(nodes.clone())
-            }
-            Kind::PartitionHalves | Kind::IsolateLeader | Kind::IsolateOne => {
-                self.cut(self.between(nodes, &self.others(nodes)))
-            }
-            Kind::Bridge => {
-                let mut others: Vec<NodeId> = self.others(nodes).into_iter().collect();
-                self.dice.shuffle(&mut others);
-                let left: BTreeSet<NodeId> = others.iter().copied().take(others.len() / 2).collect();
-                let right = others.iter().copied().filter(|node| !left.contains(node)).collect();
-                self.cut(self.between(&left, &right))
-            }
-            Kind::Ring => self.cut(self.ring()),
-            Kind::OneWayIn | Kind::OneWayOut => {
-                let from = if kind == Kind::OneWayIn { self.others(nodes) } else { nodes.clone() };
-                let to = if kind == Kind::OneWayIn { nodes.clone() } else { self.others(nodes) };
-                self.cut(from.iter().flat_map(|from| to.iter().map(|to| (*from, *to))).collect())
-            }
-            Kind::Hold => {
-                let others: Vec<NodeId> = self.others(nodes).into_iter().collect();
-                let other: BTreeSet<NodeId> = self.dice.pick(&others).into_iter().collect();
-                let links = self.between(nodes, &other);
-                self.net.hold(links.iter().copied());
-                Undo::Release(links)
-            }
-            Kind::Delay => {
-                let ms = 20 + self.dice.below(180);
-                self.net.set_delay(ms);
-                Undo::Quicken
-            }
-            Kind::Loss => {
-                let of_hundred = 5 + self.dice.below(20);
-                self.net.set_loss(of_hundred);
-                Undo::Deliver
-            }
-            _ => self.act_on_one(kind, nodes),
-        }
-    }
-
-    fn act_on_one(&mut self, kind: Kind, nodes: &BTreeSet<NodeId>) -> Undo {
-        let Some(node) = nodes.first().copied() else { return Undo::Nothing };
-        let Some(host) = self.hosts.get(&node) else { return Undo::Nothing };
-        match kind {
-            Kind::ClockJump => {
-                let off = i64::try_from(self.dice.below(600_000)).unwrap_or_default() - 300_000;
-                host.clock_off.store(off, Ordering::Relaxed);
-                Undo::SetClock(node)
-            }
-            Kind::SlowDisk => {
-                host.disk.slow_down(self.dice.time(50, 400));
-                Undo::SpeedUp(node)
-            }
-            Kind::DiskFull | Kind::WriteError | Kind::SyncError => {
-                host.disk.fail_next(match kind {
-                    Kind::DiskFull => DiskFault::Full,
-                    Kind::WriteError => DiskFault::Write,
-                    _ => DiskFault::Sync,
-                });
-                Undo::Nothing
-            }
-            Kind::Snapshot | Kind::TransferLeader => {
-                if let Some(cluster) = host.alive().map(|alive| alive.cluster.clone()) {
-                    tokio::spawn(async move {
-                        let done = match kind {
-                            Kind::Snapshot => cluster.snapshot().await,
-                            _ => cluster.transfer_leadership(None).await.map(|_| ()),
-                        };
-                        tracing::debug!(?done, "asked for");
-                    });
-                }
-                Undo::Nothing
-            }
-            Kind::AddVoter | Kind::RemoveVoter => {
-                self.change_members(kind);
-                // In half of the cases nobody hears the leader from that very moment on.
-                match self.dice.percent(50) {
-                    true => self.cut(self.between(nodes, &self.others(nodes))),
-                    false => Undo::Nothing,
-                }
-            }
-            _ => Undo::Nothing,
-        }
-    }
-
-    /// Asks whoever leads for one change of the membership.
-    fn change_members(&mut self, kind: Kind) {
-        let leader = self.leader().and_then(|leader| self.hosts.get(&leader));
-        let Some(cluster) = leader.and_then(Host::alive).map(|alive| alive.cluster.clone()) else { return };
-        let mut nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
-        self.dice.shuffle(&mut nodes);
-        tokio::spawn(async move {
-            let Some(leader) = cluster.lead() else { return };
-            let voters = leader.voters();
-            let done = match kind {
-                Kind::AddVoter => {
-                    let Some(node) = nodes.into_iter().find(|node| !voters.contains(node)) else { return };
-                    if let Err(error) = leader.add_learner(node).await {
-                        tracing::debug!(%error, "no learner");
-                    }
-                    leader.promote(node).await
-                }
-                _ => {
-                    let me = cluster.status().node;
-                    let removed = nodes.into_iter().find(|node| *node != me && voters.contains(node));
-                    let (Some(node), true) = (removed, voters.len() > 2) else { return };
-                    leader.remove(node).await
-                }
-            };
-            tracing::debug!(?done, "the membership");
-        });
-    }
-
-    fn others(&self, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-        self.hosts.keys().copied().filter(|node| !nodes.contains(node)).collect()
-    }
-
-    fn between(&self, some: &BTreeSet<NodeId>, others: &BTreeSet<NodeId>) -> Links {
-        some.iter().flat_map(|a| others.iter().flat_map(move |b| [(*a, *b), (*b, *a)])).collect()
-    }
-
-    /// Each node hears its two neighbours only: of three, the first and the last do not hear each other.
-    fn ring(&self) -> Links {
-        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
-        let (count, closed) = (nodes.len(), nodes.len() > 3);
-        let mut links = Links::new();
-        for (a, from) in nodes.iter().enumerate() {
-            for (b, to) in nodes.iter().enumerate() {
-                let apart = a.abs_diff(b);
-                if apart > 1 && !(closed && apart == count - 1) {
-                    links.insert((*from, *to));
-                }
-            }
-        }
-        links
-    }
-
-    fn cut(&self, links: Links) -> Undo {
-        self.net.cut(links.iter().copied());
-        Undo::Mend(links)
-    }
-
-    async fn end(&mut self, active: Active) {
-        match active.undo {
-            Undo::Mend(links) => self.net.mend(links),
-            Undo::Release(links) => self.net.release(links),
-            Undo::Start(nodes) => {
-                for node in nodes {
-                    self.start(node).await;
-                }
-            }
-            Undo::Quicken => self.net.set_delay(super::network::HEALTHY_DELAY),
-            Undo::Deliver => self.net.set_loss(0),
-            Undo::SetClock(node) => {
-                if let Some(host) = self.hosts.get(&node) {
-                    host.clock_off.store(0, Ordering::Relaxed);
-                }
-            }
-            Undo::SpeedUp(node) => {
-                if let Some(host) = self.hosts.get(&node) {
-                    host.disk.slow_down(Duration::ZERO);
-                }
-            }
-            Undo::Nothing => {}
-        }
-        self.recorder.note(What::FaultEnded { fault: active.fault });
-    }
-
-    /// Ends what is over, and does what systemd does: a node that has ended is started again.
-    async fn look(&mut self) {
-        let now = world::elapsed();
-        let (over, active) =
-            std::mem::take(&mut self.active).into_iter().partition(|active: &Active| active.until <= now);
-        self.active = active;
-        for active in over {
-            self.end(active).await;
-        }
-        let ended: Vec<NodeId> =
-            self.hosts.values().filter(|host| host.has_ended()).map(|host| host.node).collect();
-        for node in ended {
-            self.down(node, true);
-            self.to_start.insert(node, now + self.dice.time(300, 1500));
-        }
-        let due: Vec<NodeId> =
-            self.to_start.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();
-        for node in due {
-            self.to_start.remove(&node);
-            self.start(node).await;
-        }
-    }
 }

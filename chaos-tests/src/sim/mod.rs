@@ -8,10 +8,14 @@ pub mod batch;
 mod client;
 mod dice;
 mod faults;
+mod leader;
+mod nemesis;
 mod network;
 mod node;
+mod operator;
 mod recorder;
 mod scene;
+mod vote_trap;
 pub mod world;
 
 use std::{
@@ -29,9 +33,10 @@ use tokio_util::sync::CancellationToken;
 use self::{
     client::{Client, Doors},
     dice::Dice,
-    faults::Nemesis,
+    nemesis::Nemesis,
     network::Net,
     node::{Host, Lab},
+    operator::Operator,
     recorder::Recorder,
 };
 use crate::{
@@ -122,6 +127,7 @@ async fn play(seed: u64, recorder: &Recorder, planned: &mut BTreeSet<String>) ->
         dice: dice.fork("nodes"),
         snapshot_every: 30 + shape.below(200),
         keep_in_log: 5 + shape.below(30),
+        promotes: shape.percent(50),
     };
     let doors = Doors::default();
     let mut nemesis =
@@ -147,20 +153,32 @@ async fn play(seed: u64, recorder: &Recorder, planned: &mut BTreeSet<String>) ->
         dice.fork("dns"),
         keys.clone(),
         scene::control_host(),
-        addresses,
+        addresses.clone(),
         end.clone(),
     )));
+
+    let maintained = CancellationToken::new();
+    let operator = Operator {
+        doors: doors.clone(),
+        dice: dice.fork("operator"),
+        nodes: addresses.values().copied().collect(),
+    };
+    work.push(tokio::spawn(operator.run(maintained.clone())));
 
     nemesis.pass(CALM).await;
     let plan = faults::draw(&mut dice.fork("plan"));
     planned.extend(plan.iter().map(|fault| fault.kind.name().to_owned()));
     for fault in plan {
+        if fault.kind == faults::Kind::NodeGone {
+            maintained.cancel();
+        }
         nemesis.pass(fault.after).await;
         nemesis.begin(fault).await;
         if fault.kind == faults::Kind::NodeGone {
             nemesis.pass(fault.lasts).await;
         }
     }
+    maintained.cancel();
     nemesis.pass(CALM).await;
     nemesis.heal().await;
     nemesis.pass(AFTERWARDS).await;

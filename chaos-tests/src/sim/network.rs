@@ -32,6 +32,9 @@ const REPEAT: Duration = Duration::from_millis(200);
 /// Bytes of a stream under way.
 const WINDOW: usize = 64 * 1024;
 
+/// Directions in which nothing passes: (from, to).
+pub(crate) type Links = BTreeSet<(NodeId, NodeId)>;
+
 /// One life of a node: from a start to the crash or stop that ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Life {
@@ -48,9 +51,9 @@ pub(crate) struct Net(Arc<Mutex<State>>);
 struct State {
     dice: Dice,
     /// Who cannot be heard by whom: (from, to).
-    cut: BTreeSet<(NodeId, NodeId)>,
+    cut: Links,
     /// What goes from one to the other waits until it is released.
-    held: BTreeSet<(NodeId, NodeId)>,
+    held: Links,
     /// Longest way of a message, in milliseconds.
     delay: u64,
     /// Packets of a hundred that are lost.

@@ -1,7 +1,7 @@
 //! A simulated node: the product's Raft, state, judgement and plans, over a simulated disk, clock and network.
 //!
-//! What the node program does around them is done here in a few lines each: reports, the leader's duties, and the
-//! answers of DNS, which are those of the plan.
+//! What the node program does around them is done here in a few lines each: reports, the answers of DNS, which are
+//! those of the plan, and the leader's duties (`leader.rs`).
 
 use std::{
     sync::{
@@ -12,12 +12,11 @@ use std::{
 };
 
 use pangolin_core::{
-    Actor, Body, Cause, Fence, NodeId, Observations, Outcome, Report, Timestamp,
-    decide::decide,
+    NodeId, Observations, Report, Timestamp,
     observation::Seen,
     plan::{DnsPlan, plan},
 };
-use pangolin_raft::{Clock, Cluster, Committed, Proposal, RaftConfig, ServerState, Timing};
+use pangolin_raft::{Clock, Cluster, RaftConfig, ServerState, Timing};
 use pangolin_storage::{RaftStore, simulated::Disk};
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
@@ -35,10 +34,10 @@ use crate::history::{Observed, Role, What};
 const PROBE: Duration = Duration::from_millis(200);
 /// A node that has not answered for so long is suspect.
 const SUSPECT_AFTER: Duration = Duration::from_millis(500);
-/// How often the leader looks at everything.
-const TICK: Duration = Duration::from_millis(200);
 /// How often a node is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// The state at every so many-th entry is compared between nodes.
+const DIGEST_EVERY: u64 = 8;
 
 /// What all nodes of a run share.
 #[derive(Clone)]
@@ -53,6 +52,8 @@ pub(crate) struct Lab {
     pub(crate) snapshot_every: u64,
     /// Entries that stay in the log though a snapshot includes them.
     pub(crate) keep_in_log: u64,
+    /// Whether the leader makes voters of learners.
+    pub(crate) promotes: bool,
 }
 
 /// A host: its disk and its clock outlast the lives of its node.
@@ -172,7 +173,7 @@ impl Host {
 }
 
 /// The steady clock of a host, which nobody sets.
-fn steady() -> Timestamp {
+pub(crate) fn steady() -> Timestamp {
     wall(&AtomicI64::new(0))
 }
 
@@ -187,34 +188,26 @@ fn wall(off: &AtomicI64) -> Timestamp {
     Timestamp(u64::try_from(now.saturating_add(off.load(Ordering::Relaxed))).unwrap_or_default())
 }
 
-/// What a leader has decided.
-#[derive(Clone)]
-struct Decision {
-    cause: Cause,
-    fence: Fence,
-    body: Body,
-}
-
-impl Decision {
-    fn proposal(self) -> Proposal {
-        Proposal { request: None, cause: self.cause, fence: self.fence, body: self.body }
-    }
-}
-
 /// What a node does besides Raft.
 #[derive(Clone)]
-struct Duties {
-    life: Life,
-    cluster: Cluster,
-    lab: Lab,
+pub(crate) struct Duties {
+    /// Its life.
+    pub(crate) life: Life,
+    /// Its part in the group.
+    pub(crate) cluster: Cluster,
+    /// What all nodes share.
+    pub(crate) lab: Lab,
+    /// What all nodes, itself included, have reported.
+    pub(crate) seen: Arc<Mutex<Observations>>,
+    /// Its random choices.
+    pub(crate) dice: Arc<Mutex<Dice>>,
     clock: Clock,
-    seen: Arc<Mutex<Observations>>,
     dns: Arc<Mutex<DnsPlan>>,
-    dice: Arc<Mutex<Dice>>,
 }
 
 impl Duties {
-    fn me(&self) -> NodeId {
+    /// The node.
+    pub(crate) fn me(&self) -> NodeId {
         self.life.node
     }
 
@@ -263,85 +256,6 @@ impl Duties {
         }
     }
 
-    /// The duties of a leader, while it is one.
-    async fn lead(self) {
-        let mut leadership = self.cluster.leadership();
-        loop {
-            let term = *leadership.borrow_and_update();
-            let serve = async {
-                match term {
-                    Some(term) => self.serve(term).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                changed = leadership.changed() => if changed.is_err() { return },
-                () = serve => {}
-            }
-        }
-    }
-
-    async fn serve(&self, term: u64) {
-        let started = Decision {
-            cause: Cause::new(Actor::Leader(self.me()), "elected"),
-            fence: Fence::None,
-            body: Body::LeaderStarted { term, node: self.me() },
-        };
-        while self.decide_on(started.clone()).await.is_none() {
-            sleep(TICK).await;
-        }
-        loop {
-            let state = self.cluster.state();
-            let commands = decide(&state, &self.seen.lock().clone(), self.me(), steady());
-            for command in commands {
-                let decision = Decision { cause: command.cause, fence: command.fence, body: command.body };
-                // A leader may be stopped between a decision and its proposal for as long as it pleases its host, and
-                // then goes on with what it had in mind: only the fence tells that it comes late.
-                if self.dice.lock().percent(10) {
-                    let (late, pause) = (self.clone(), self.dice.lock().time(200, 4000));
-                    tokio::spawn(async move {
-                        sleep(pause).await;
-                        late.decide_late(decision).await;
-                    });
-                    continue;
-                }
-                let pause = self.dice.lock().time(0, 20);
-                sleep(pause).await;
-                if self.decide_on(decision).await.is_none() {
-                    break;
-                }
-            }
-            sleep(TICK).await;
-        }
-    }
-
-    /// Brings a decision into the log, as the leader; none if it is not known to be there.
-    async fn decide_on(&self, decision: Decision) -> Option<()> {
-        let committed = self.cluster.lead()?.propose(decision.clone().proposal()).await.ok()?;
-        self.decided(&decision, &committed);
-        Some(())
-    }
-
-    /// Brings a decision into the log through whoever leads by now.
-    async fn decide_late(&self, decision: Decision) {
-        if let Ok(committed) = self.cluster.propose(decision.clone().proposal()).await {
-            self.decided(&decision, &committed);
-        }
-    }
-
-    /// What a leader decides takes effect in the order of the log, and under terms that only grow.
-    fn decided(&self, decision: &Decision, committed: &Committed) {
-        let term = match (&decision.body, decision.fence) {
-            (Body::LeaderStarted { term, .. }, _) => *term,
-            (_, Fence::Term(term) | Fence::Placement { term, .. }) => term,
-            (_, Fence::None) => return,
-        };
-        if matches!(committed.outcome, Outcome::Done(_)) {
-            let (target, revision) = ("decisions".to_owned(), Some(committed.revision));
-            self.lab.recorder.note(What::Effect { node: self.me(), target, fence: term, revision });
-        }
-    }
-
     /// Lets DNS follow the state, a moment later.
     async fn answer_dns(self) {
         let mut states = self.cluster.watch();
@@ -358,23 +272,31 @@ impl Duties {
 
     /// Is looked at from outside.
     async fn be_watched(self) {
-        let mut last = None;
+        let (mut last, mut digested) = (None, None);
         loop {
             let (status, state) = (self.cluster.status(), self.cluster.state());
             let role = if status.state == ServerState::Leader { Role::Leader } else { Role::Other };
             let now = Some((role, status.term, state.revision()));
-            if last != now {
-                last = now;
-                let digest = state.digest().ok().map(|digest| hex::encode(digest.0));
+            // States are compared where several nodes are likely to be looked at: on a grid, and where the log rests.
+            let compared = last == now || state.revision().index.is_multiple_of(DIGEST_EVERY);
+            let digest =
+                (compared && digested != Some(state.revision())).then(|| state.digest().ok()).flatten();
+            if digest.is_some() {
+                digested = Some(state.revision());
+            }
+            if last != now || digest.is_some() {
                 self.lab.recorder.note(What::Observed(Observed {
                     node: self.me(),
                     role,
                     term: status.term,
                     applied: state.revision(),
-                    state: digest,
+                    state: digest.map(|digest| hex::encode(digest.0)),
                 }));
+            }
+            if last != now {
                 self.lab.recorder.placements(self.me(), &state);
             }
+            last = now;
             sleep(LOOK).await;
         }
     }

@@ -90,20 +90,18 @@ impl Header {
 
 /// Entries of the log, as they are stored there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Segment(Vec<(u64, u64, u64, Vec<u8>)>);
+pub struct Segment(Vec<(u64, u64, Vec<u8>)>);
 
 impl Segment {
     /// Adds an entry.
     pub fn push(&mut self, entry: &Entry) {
-        let LogId { term, leader, index } = entry.id;
-        self.0.push((term, leader, index, entry.body.to_vec()));
+        let LogId { term, index } = entry.id;
+        self.0.push((term, index, entry.body.to_vec()));
     }
 
     /// The entries, in order.
     pub fn into_entries(self) -> impl Iterator<Item = Entry> {
-        self.0
-            .into_iter()
-            .map(|(term, leader, index, body)| Entry { id: LogId { term, leader, index }, body: body.into() })
+        self.0.into_iter().map(|(term, index, body)| Entry { id: LogId { term, index }, body: body.into() })
     }
 
     /// Number of entries.
@@ -119,7 +117,7 @@ impl Segment {
     }
 
     fn indices(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().map(|(_, _, index, _)| *index)
+        self.0.iter().map(|(_, index, _)| *index)
     }
 }
 
@@ -370,7 +368,7 @@ mod tests {
     fn segment(first: u64, last: u64) -> Segment {
         let mut segment = Segment::default();
         for index in first..=last {
-            segment.push(&Entry { id: LogId { term: 1, leader: 1, index }, body: vec![7; 20].into() });
+            segment.push(&Entry { id: LogId { term: 1, index }, body: vec![7; 20].into() });
         }
         segment
     }

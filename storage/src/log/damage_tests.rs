@@ -18,10 +18,10 @@ use super::{
 use crate::{LogStore, StorageError};
 
 /// Small, so that a few entries fill several files.
-const CHUNK: usize = 400;
+const CHUNK: usize = 320;
 
 fn id(term: u64, index: u64) -> LogId {
-    LogId { term, leader: 1, index }
+    LogId { term, index }
 }
 
 fn entry(term: u64, index: u64) -> Entry {

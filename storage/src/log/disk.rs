@@ -259,19 +259,13 @@ impl Decode for Body {
 
 impl Encode for LogId {
     fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        Ok(self.term.encode(&mut writer)?
-            + self.leader.encode(&mut writer)?
-            + self.index.encode(&mut writer)?)
+        Ok(self.term.encode(&mut writer)? + self.index.encode(&mut writer)?)
     }
 }
 
 impl Decode for LogId {
     fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        Ok(Self {
-            term: u64::decode(&mut reader)?,
-            leader: u64::decode(&mut reader)?,
-            index: u64::decode(&mut reader)?,
-        })
+        Ok(Self { term: u64::decode(&mut reader)?, index: u64::decode(&mut reader)? })
     }
 }
 

@@ -6,8 +6,9 @@
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
-use super::{Entry, LogBackend, LogId, LogOp, LogState};
+use super::{Entry, LogBackend, LogId, LogOp, LogState, Vote};
 use crate::Snapshot;
 
 /// A disk in memory; clones share it.
@@ -21,6 +22,8 @@ struct Content {
     pending: Vec<LogOp>,
     /// The snapshot file: replaced whole, durable at once.
     snapshot: Option<Snapshot>,
+    /// The last vote that was written, synced or not.
+    votes: watch::Sender<Option<Vote>>,
     fault: Option<Fault>,
     syncs: u64,
     /// How long a group of writes takes.
@@ -98,6 +101,12 @@ impl Disk {
         self.0.lock().generation
     }
 
+    /// Follows the votes that are written to it, synced or not.
+    #[must_use]
+    pub fn votes(&self) -> watch::Receiver<Option<Vote>> {
+        self.0.lock().votes.subscribe()
+    }
+
     /// How often it was synced.
     #[must_use]
     pub fn syncs(&self) -> u64 {
@@ -128,6 +137,9 @@ impl LogBackend for SimulatedLog {
             return Err(io::Error::other("simulated: the write failed"));
         }
         for op in ops {
+            if let LogOp::Vote(vote) = &op {
+                content.votes.send_replace(Some(*vote));
+            }
             self.log.apply(op.clone());
             content.pending.push(op);
         }
