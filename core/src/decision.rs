@@ -125,6 +125,25 @@ pub enum What {
     },
     /// A join token let a node in.
     Used(NodeName),
+    /// A leader handed the leadership on because somebody asked for it.
+    Handed {
+        /// Who led.
+        from: NodeName,
+        /// Who took over.
+        to: NodeName,
+    },
+    /// A new history began: a survivor was made a cluster of its own, or a backup was restored on a new host.
+    LineageBegun {
+        /// Its number.
+        lineage: u64,
+        /// The revision of the history before that it goes on from.
+        from: Revision,
+    },
+    /// An earlier catalog took the place of the present one.
+    Restored {
+        /// The revision that it was taken from.
+        from: Revision,
+    },
 }
 
 /// One value that changed. Of a secret both sides are empty.
@@ -166,14 +185,14 @@ impl What {
     #[must_use]
     pub fn aspect(&self) -> Aspect {
         match self {
-            Self::Made | Self::Gone => Aspect::Existence,
-            Self::Edited(_) => Aspect::Values,
+            Self::Made | Self::Gone | Self::LineageBegun { .. } => Aspect::Existence,
+            Self::Edited(_) | Self::Restored { .. } => Aspect::Values,
             Self::Judged(_) => Aspect::Verdict,
             Self::Wanted(_) => Aspect::Admin,
             Self::Placed { .. } => Aspect::Placement,
             Self::Registered { .. } => Aspect::Connector,
             Self::Issued { .. } => Aspect::Issuance,
-            Self::Leads { .. } => Aspect::Leadership,
+            Self::Leads { .. } | Self::Handed { .. } => Aspect::Leadership,
             Self::Used(_) => Aspect::Use,
         }
     }
@@ -186,6 +205,7 @@ impl What {
             }
             Self::Leads { leader, before, .. } => std::iter::once(leader).chain(before).collect(),
             Self::Used(node) => vec![node],
+            Self::Handed { from, to } => vec![from, to],
             _ => Vec::new(),
         }
     }
@@ -329,6 +349,11 @@ impl fmt::Display for Change {
                 write!(f, "{leader} leads in term {term}, after {before}")
             }
             (What::Used(node), _) => write!(f, "{subject} lets {node} in"),
+            (What::Handed { from, to }, _) => write!(f, "{from} hands the leadership to {to}"),
+            (What::LineageBegun { lineage, from }, _) => {
+                write!(f, "{subject} begins lineage {lineage}, from revision {from}")
+            }
+            (What::Restored { from }, _) => write!(f, "{subject} gets the catalog of revision {from} back"),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! learners NAME ...
 //! node NAME understands LEVEL   it runs a program of this feature level from now on
 //! upgrade begins|ends
+//! node NAME is being upgraded   its turn in the upgrade has begun
 //! node NAME is upgraded         its part of the upgrade is done
 //! leader NAME                   a new term begins
 //! site NAME                     is made
@@ -228,6 +229,9 @@ impl Story {
                 let known = self.state.nodes().get(&node).expect("a node").spec.clone();
                 let feature_level = FeatureLevel(level.parse().expect("a level"));
                 self.change(Body::NodeChanged { node, spec: Box::new(NodeSpec { feature_level, ..known }) });
+            }
+            ["node", name, "is", "being", "upgraded"] => {
+                self.change(Body::Upgrade(UpgradeChange::NodeBegun(self.node(name))));
             }
             ["node", name, "is", "upgraded"] => {
                 self.change(Body::Upgrade(UpgradeChange::NodeDone(self.node(name))));

@@ -2,8 +2,11 @@
 
 use crate::{
     command::{Actor, Cause},
-    id::NodeId,
+    decision::Aspect,
+    id::{NodeId, Revision},
     observation::Observations,
+    outcome::Object,
+    record::{AdminState, NodeRole},
     state::ClusterState,
     time::Timestamp,
 };
@@ -32,9 +35,27 @@ pub fn elected(state: &ClusterState, seen: &Observations, node: NodeId, now: Tim
             "elected: {name}, which led before, has not answered it for {:.1} s",
             at.since(peer.since).as_secs_f32()
         ),
-        Some(_) => format!("elected: {name}, which led before, still answers it and gave the leadership up"),
+        Some(_) => {
+            let (why, wanted) = gave_up(state, before.node);
+            let reason = format!(
+                "elected: {name}, which led before, {why}still answers it and gave the leadership up"
+            );
+            return cause(reason).because(wanted);
+        }
         None => format!("elected: nothing is known here yet of {name}, which led before"),
     })
+}
+
+/// Why a leader that lives gave the leadership up, and the decision that led to it, where the state tells.
+fn gave_up(state: &ClusterState, before: NodeId) -> (&'static str, Option<Revision>) {
+    let Some(node) = state.nodes().get(&before) else { return ("", None) };
+    let wanted = || Some(state.decisions().latest(&Object::Node(before), Aspect::Admin)?.revision);
+    match (node.admin, node.spec.role) {
+        (AdminState::Drained, _) => ("is drained, ", wanted()),
+        (AdminState::Leaving, _) => ("is leaving the cluster, ", wanted()),
+        (AdminState::Active, NodeRole::Witness) => ("is a witness, ", None),
+        (AdminState::Active, NodeRole::Data) => ("", None),
+    }
 }
 
 #[cfg(test)]

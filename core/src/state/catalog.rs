@@ -438,12 +438,8 @@ impl ClusterState {
             return Err(Refusal::Invalid(format!("{host} does not lie in the domain {}", owned.name)));
         }
         self.check_host(host)?;
-        let nice_id = Self::nice_id(nice_id, &name, |slug| {
-            self.resources
-                .values()
-                .find(|r| r.org == *org && r.nice_id == *slug)
-                .map(|r| Object::Resource(r.id))
-        })?;
+        let nice_id =
+            Self::nice_id(nice_id, &name, |slug| self.index.called(org, slug).map(Object::Resource))?;
         let object = |n| Object::Resource(ResourceId(n));
         let id = ResourceId(self.number(id.map(|id| id.0), |s| &s.resources, ResourceId, object)?);
         let resource = Resource {
@@ -456,13 +452,14 @@ impl ClusterState {
             enabled: true,
             created_at: self.time,
         };
+        self.index.add_resource(&resource);
         self.resources.insert(id, resource);
         Ok(Some(Object::Resource(id)))
     }
 
     fn check_host(&self, host: &HostName) -> Result<(), Refusal> {
-        if let Some(other) = self.resources.values().find(|resource| resource.host == *host) {
-            return Err(Refusal::NameTaken { name: host.to_string(), by: Object::Resource(other.id) });
+        if let Some(other) = self.index.at_host(host) {
+            return Err(Refusal::NameTaken { name: host.to_string(), by: Object::Resource(other) });
         }
         if self.settings.as_ref().is_some_and(|s| s.control_host == *host) {
             return Err(Refusal::NameTaken { name: host.to_string(), by: Object::Cluster });
@@ -486,7 +483,8 @@ impl ClusterState {
     }
 
     fn remove_resource(&mut self, id: ResourceId) -> Applied {
-        self.resources.remove(&id).ok_or(Refusal::NotFound(Object::Resource(id)))?;
+        let resource = self.resources.remove(&id).ok_or(Refusal::NotFound(Object::Resource(id)))?;
+        self.index.remove_resource(&resource);
         let targets: Vec<TargetId> = self.targets_of(id).map(|target| target.id).collect();
         for target in targets {
             self.remove_target(target)?;
@@ -506,14 +504,10 @@ impl ClusterState {
         if self.sites.get(&site).is_none_or(|site| site.org != *owner) {
             return Err(Refusal::NotFound(Object::Site(site)));
         }
-        let taken: std::collections::BTreeSet<u16> = self.targets_at(site).map(|t| t.tunnel_port).collect();
-        let tunnel_port =
-            (TUNNEL_PORT_FIRST..=u16::MAX).find(|port| !taken.contains(port)).ok_or_else(|| {
-                Refusal::Limit {
-                    what: format!("targets at site {site}"),
-                    limit: u64::from(u16::MAX - TUNNEL_PORT_FIRST) + 1,
-                }
-            })?;
+        let tunnel_port = self.index.free_port(site, TUNNEL_PORT_FIRST).ok_or_else(|| Refusal::Limit {
+            what: format!("targets at site {site}"),
+            limit: u64::from(u16::MAX - TUNNEL_PORT_FIRST) + 1,
+        })?;
         let id = TargetId(self.number(
             id.map(|id| id.0),
             |s| &s.targets,
@@ -531,6 +525,7 @@ impl ClusterState {
             enabled: true,
             health_check: address.health_check.clone(),
         };
+        self.index.add_target(&target);
         self.targets.insert(id, target);
         self.touch_site(site);
         Ok(Some(Object::Target(id)))
@@ -551,6 +546,7 @@ impl ClusterState {
 
     fn remove_target(&mut self, id: TargetId) -> Applied {
         let target = self.targets.remove(&id).ok_or(Refusal::NotFound(Object::Target(id)))?;
+        self.index.remove_target(&target);
         self.touch_site(target.site);
         Ok(None)
     }

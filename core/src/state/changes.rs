@@ -5,7 +5,8 @@
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
-    decision::{Aspect, Change, Edit, NodeName, Subject, VALUE_MAX, What, cut},
+    command::Body,
+    decision::{Aspect, CHANGES_MAX, Change, Edit, NodeName, Subject, VALUE_MAX, What, cut},
     id::NodeId,
     name::{HostName, Slug},
     outcome::Object,
@@ -18,15 +19,30 @@ use crate::{
 };
 
 impl ClusterState {
-    /// What leads from this state to a later one.
-    pub(super) fn changes_to(&self, after: &Self) -> Vec<Change> {
-        let mut changes = Changes { before: self, after, found: Vec::new() };
+    /// What leads from this state to a later one, which a command has made.
+    pub(super) fn changes_to(&self, after: &Self, body: &Body) -> Changed {
+        let found = after.happened(body).into_iter().collect();
+        let mut changes = Changes { before: self, after, found: Changed { first: found, more: 0 } };
         changes.cluster();
         changes.nodes();
         changes.people();
         changes.sites();
         changes.published();
         changes.found
+    }
+
+    /// What a command tells of itself, that the records do not show.
+    fn happened(&self, body: &Body) -> Option<Change> {
+        let what = match body {
+            Body::LeadershipHanded { from, to } if from != to => {
+                What::Handed { from: self.node_name(*from), to: self.node_name(*to) }
+            }
+            Body::LineageBegun(begun) => What::LineageBegun { lineage: begun.lineage, from: begun.from },
+            Body::CatalogReplaced { from, .. } => What::Restored { from: *from },
+            _ => return None,
+        };
+        let cluster = Subject { object: Object::Cluster, name: String::new(), org: None };
+        Some(Change { subject: cluster, what })
     }
 
     /// A node by the name that it has here, or had when it left.
@@ -46,11 +62,32 @@ impl ClusterState {
     }
 }
 
+/// What a command has changed.
+pub(super) struct Changed {
+    /// The first changes, as many as a decision tells one by one.
+    pub(super) first: Vec<Change>,
+    /// How many more there are: a restored catalog may bring a hundred thousand.
+    pub(super) more: u32,
+}
+
+impl Changed {
+    fn is_full(&self) -> bool {
+        self.first.len() >= CHANGES_MAX
+    }
+
+    fn push(&mut self, change: impl FnOnce() -> Change) {
+        match self.is_full() {
+            true => self.more = self.more.saturating_add(1),
+            false => self.first.push(change()),
+        }
+    }
+}
+
 /// The changes found so far.
 struct Changes<'a> {
     before: &'a ClusterState,
     after: &'a ClusterState,
-    found: Vec<Change>,
+    found: Changed,
 }
 
 /// A record that can be the subject of a change.
@@ -103,7 +140,7 @@ impl Edits {
 
 impl Changes<'_> {
     fn push(&mut self, subject: Subject, what: What) {
-        self.found.push(Change { subject, what });
+        self.found.push(|| Change { subject, what });
     }
 
     fn records<K: Ord, V: Record>(&mut self, of: impl Fn(&ClusterState) -> &OrdMap<K, V>) {
@@ -114,11 +151,15 @@ impl Changes<'_> {
         }
         for item in old.diff(new) {
             match item {
-                DiffItem::Add(_, record) => self.push(record.subject(after), What::Made),
-                DiffItem::Remove(_, record) => self.push(record.subject(before), What::Gone),
+                DiffItem::Add(_, record) => {
+                    self.found.push(|| Change { subject: record.subject(after), what: What::Made });
+                }
+                DiffItem::Remove(_, record) => {
+                    self.found.push(|| Change { subject: record.subject(before), what: What::Gone });
+                }
                 DiffItem::Update { old: (_, old), new: (_, new) } => {
                     for what in old.changes(new, (before, after)) {
-                        self.push(new.subject(after), what);
+                        self.found.push(|| Change { subject: new.subject(after), what });
                     }
                 }
             }
@@ -220,8 +261,8 @@ impl Changes<'_> {
                     DiffItem::Update { old: (_, old), new: (id, new) } => (id, Some(old), new),
                     DiffItem::Remove(..) => continue,
                 };
-                if let Some(subject) = of_site(id) {
-                    self.found.extend(registered(old, new).map(|what| Change { subject, what }));
+                if let (Some(subject), Some(what)) = (of_site(id), registered(old, new)) {
+                    self.push(subject, what);
                 }
             }
         }

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::Command,
-    decision::{Aspect, CHANGES_MAX, Change, Decision, LINKS_MAX, REASON_MAX, cut},
+    decision::{Aspect, Change, Decision, LINKS_MAX, REASON_MAX, cut},
     id::Revision,
     outcome::Object,
-    state::ClusterState,
+    state::{ClusterState, changes::Changed},
 };
 
 /// The newest decisions, all kept: who follows may be away for a while at some changes a second.
@@ -235,12 +235,11 @@ impl Decisions {
 
 impl ClusterState {
     /// Takes note of what a command has changed, if it has changed anything.
-    pub(super) fn note_decision(&mut self, command: &Command, mut changes: Vec<Change>) {
+    pub(super) fn note_decision(&mut self, command: &Command, changed: Changed) {
+        let Changed { first: changes, more } = changed;
         if changes.is_empty() {
             return;
         }
-        let more = u32::try_from(changes.len().saturating_sub(CHANGES_MAX)).unwrap_or(u32::MAX);
-        changes.truncate(CHANGES_MAX);
         let mut cause = command.cause.clone();
         cause.reason = cut(&cause.reason, REASON_MAX);
         cause.because.truncate(LINKS_MAX);

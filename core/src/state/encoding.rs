@@ -12,7 +12,7 @@ macro_rules! sections {
     ($($(#[$attribute:meta])* $tag:literal $part:ident)*) => {
         pub(super) fn encode(state: &ClusterState) -> Result<Vec<u8>, CodecError> {
             // Names every part: one that has no section yet does not compile.
-            let ClusterState { $($(#[$attribute])* $part),* } = state;
+            let ClusterState { index: _, $($(#[$attribute])* $part),* } = state;
             let mut writer = SectionsWriter::new(state.feature_level);
             $($(#[$attribute])* if *$part != Default::default() {
                 writer.put($tag, $part)?;
@@ -29,6 +29,7 @@ macro_rules! sections {
                     unknown => return Err(CodecError::Section(unknown)),
                 }
             }
+            state.index_anew();
             Ok(state)
         }
     };

@@ -8,6 +8,7 @@ mod certificates;
 mod changes;
 mod decisions;
 mod encoding;
+mod index;
 mod lineage;
 mod nodes;
 mod requests;
@@ -20,6 +21,7 @@ use std::net::Ipv4Addr;
 pub(crate) use changes::{data_text, scheme};
 pub use decisions::{Decisions, PER_KIND_MAX, PER_TOPIC_MAX, RECENT_MAX};
 use imbl::OrdMap;
+use index::Index;
 pub use lineage::begin_index;
 pub use requests::{REQUEST_LIFETIME, REQUESTS_MAX};
 pub use restore::{CATALOG_MAX, Catalog, STAGED_PART_MAX};
@@ -76,6 +78,8 @@ pub struct ClusterState {
     staged: Option<Staged>,
     autopilot: Autopilot,
     decisions: Decisions,
+    /// Follows from the records.
+    index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     notes: u64,
@@ -208,16 +212,6 @@ impl ClusterState {
         self.sites.values().find(|site| site.connector_id == connector_id)
     }
 
-    /// The targets of a resource, in order of their ids.
-    pub fn targets_of(&self, resource: ResourceId) -> impl Iterator<Item = &Target> {
-        self.targets.values().filter(move |target| target.resource == resource)
-    }
-
-    /// The targets behind a site, in order of their ids.
-    pub fn targets_at(&self, site: SiteId) -> impl Iterator<Item = &Target> {
-        self.targets.values().filter(move |target| target.site == site)
-    }
-
     /// The whole state in encoded form: equal states have equal bytes.
     ///
     /// # Errors
@@ -266,8 +260,7 @@ impl ClusterState {
         let mut next = self.clone();
         let outcome = Outcome::from(self.check(command.fence).and_then(|()| next.change(command)));
         if matches!(outcome, Outcome::Done(_)) {
-            let changes = self.changes_to(&next);
-            next.note_decision(command, changes);
+            next.note_decision(command, self.changes_to(&next, &command.body));
             *self = next;
         }
         if let Some(request) = command.request {

@@ -11,7 +11,8 @@ use crate::{
     name::{SLUG_MAX, Slug},
     outcome::{Object, Refusal},
     record::{
-        AdminState, Autopilot, Cluster, JoinToken, Leadership, Node, NodeRole, NodeSpec, Settings, Verdict,
+        AdminState, Autopilot, Cluster, JoinToken, Leadership, Node, NodeRole, NodeSpec, Settings,
+        UpgradeStep, Verdict,
     },
     state::{Applied, ClusterState},
 };
@@ -211,8 +212,8 @@ impl ClusterState {
         if host == settings.control_host {
             return Err(Refusal::NameTaken { name: host.to_string(), by: Object::Cluster });
         }
-        match self.resources.values().find(|resource| resource.host == host) {
-            Some(other) => Err(Refusal::NameTaken { name: host.to_string(), by: Object::Resource(other.id) }),
+        match self.index.at_host(&host) {
+            Some(other) => Err(Refusal::NameTaken { name: host.to_string(), by: Object::Resource(other) }),
             None => Ok(()),
         }
     }
@@ -343,9 +344,16 @@ impl ClusterState {
 
     pub(super) fn judge_node(&mut self, id: NodeId, verdict: Verdict, cause: &Cause) -> Applied {
         let now = self.time;
+        let upgrading = self
+            .upgrade
+            .as_ref()
+            .and_then(|upgrade| upgrade.nodes.get(&id))
+            .is_some_and(|node| node.step == UpgradeStep::UnderWay);
         let node = self.node_mut(id)?;
         if node.verdict != verdict {
-            if verdict == Verdict::Down {
+            // Somebody restarts it on purpose: that says nothing of how well it holds out.
+            let planned = upgrading || node.admin != AdminState::Active;
+            if verdict == Verdict::Down && !planned {
                 let soon = now.since(node.verdict_at) < FLAP_WINDOW;
                 // Before its first verdict it was not up: being admitted is no flap.
                 node.flaps =
@@ -376,9 +384,9 @@ impl ClusterState {
         for node in self.nodes.values() {
             self.check_zone_label(settings, &node.spec.name)?;
         }
-        if let Some(other) = self.resources.values().find(|r| r.host == settings.control_host) {
+        if let Some(other) = self.index.at_host(&settings.control_host) {
             let name = settings.control_host.to_string();
-            return Err(Refusal::NameTaken { name, by: Object::Resource(other.id) });
+            return Err(Refusal::NameTaken { name, by: Object::Resource(other) });
         }
         self.settings = Some(settings.clone());
         Ok(None)

@@ -165,6 +165,7 @@ impl ClusterState {
         (self.orgs, self.users, self.roles, self.sites) = (orgs, users, roles, sites);
         (self.domains, self.resources, self.targets) = (domains, resources, targets);
         self.record_sets = record_sets;
+        self.index_anew();
         for site in gone {
             self.forget_site(site);
         }

@@ -63,6 +63,20 @@ impl<'a> History<'a> {
         self.topics.get(&(object, Aspect::Values))?.iter().rev().find(edits_it).copied()
     }
 
+    /// The decision with which a leader took up its duties in a term, and the one that handed it the leadership.
+    pub(super) fn leadership(&self, leader: NodeId, term: u64) -> Vec<&'a Arc<Decision>> {
+        let Some(all) = self.topics.get(&(&Object::Cluster, Aspect::Leadership)) else { return Vec::new() };
+        let began = |what: &What| matches!(what, What::Leads { term: known, .. } if *known == term);
+        let handed = |what: &What| matches!(what, What::Handed { to, .. } if to.id == leader);
+        let is = |decision: &Arc<Decision>, fits: &dyn Fn(&What) -> bool| {
+            decision.changes.iter().any(|change| fits(&change.what))
+        };
+        let Some(at) = all.iter().rposition(|decision| is(decision, &began)) else { return Vec::new() };
+        // It is written down once the new leader has taken up its duties.
+        let handed = all[at..].iter().find(|decision| is(decision, &handed));
+        std::iter::once(&all[at]).chain(handed).copied().collect()
+    }
+
     pub(super) fn get(&self, revision: Revision) -> Option<&'a Arc<Decision>> {
         let at = self.all.binary_search_by_key(&revision, |decision| decision.revision).ok()?;
         Some(self.all[at])

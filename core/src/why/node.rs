@@ -68,8 +68,8 @@ fn role(history: &History<'_>, node: &Node) -> Fact {
 
 fn leadership(history: &History<'_>, node: &Node) -> Option<Fact> {
     let leads = history.state.leadership().filter(|leads| leads.node == node.id)?;
-    let decision = history.last(&Object::Cluster, Aspect::Leadership).filter(|last| last.at == leads.since);
-    Some(history.fact(format!("leads in term {} since {}", leads.term, leads.since), [decision]))
+    let decided = history.leadership(node.id, leads.term).into_iter().map(Some);
+    Some(history.fact(format!("leads in term {} since {}", leads.term, leads.since), decided))
 }
 
 fn sites(history: &History<'_>, id: NodeId) -> Fact {
