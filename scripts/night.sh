@@ -3,22 +3,25 @@
 # 2,000 seeds of the simulator, the planted bugs, 1,000 leader kills under load, the chaos profile "night" (root), and
 # the fuzz targets. Takes several hours on two cores.
 #
-#     night.sh [--quick] [--out DIR]
+#     night.sh [--quick] [--only PART,PART...] [--out DIR]
 #
-#     --quick      a tenth of each, to see that it works
-#     --out DIR    where logs, histories and reports go (default: target/night)
+#     --quick        a tenth of each, to see that it works
+#     --only LIST    only these parts: simulator, planted-bugs, kills, night, fuzz
+#     --out DIR      where logs, histories and reports go (default: target/night)
 #
 # A part that cannot run here says so on a line `skipped: REASON`. The last line is one JSON object with the result of
-# every part; the exit status is 0 only when none failed.
+# every part; the exit status is 0 only when none failed. A run of all parts in full length also writes docs/night.md,
+# a shorter one night.md where its logs are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seeds=2000 planted=200 kills=1000 minutes=() fuzz=600 out=target/night
+seeds=2000 planted=200 kills=1000 minutes=() fuzz=600 out=target/night only=all quick=false
 while [[ $# -gt 0 ]]; do
     case "$1" in
-        --quick) seeds=200 planted=50 kills=100 minutes=(--minutes 5) fuzz=60; shift ;;
+        --quick) seeds=200 planted=50 kills=100 minutes=(--minutes 5) fuzz=60 quick=true; shift ;;
+        --only) only="$2"; shift 2 ;;
         --out) out="$2"; shift 2 ;;
-        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
     esac
 done
@@ -52,20 +55,44 @@ skip() {
     results+=("{\"part\":\"$1\",\"verdict\":\"skipped\",\"seconds\":0,\"result\":null}")
 }
 
-part simulator "$chaos" sim --seeds "$seeds"
-part planted-bugs ./scripts/planted-bugs.sh --seeds "$planted"
-part kills "$chaos" kills --count "$kills" --out "$out/kills.json"
-if [[ $EUID -eq 0 ]]; then
-    part night "$chaos" run --profile night "${minutes[@]}" --out "$out/report"
-else
-    skip night "the chaos profile night needs root"
+# wanted PART: whether it was asked for.
+wanted() {
+    [[ $only == all || ",$only," == *",$1,"* ]]
+}
+
+if wanted simulator; then part simulator "$chaos" sim --seeds "$seeds"; fi
+if wanted planted-bugs; then part planted-bugs ./scripts/planted-bugs.sh --seeds "$planted"; fi
+if wanted kills; then part kills "$chaos" kills --count "$kills" --out "$out/kills.json"; fi
+if wanted night; then
+    if [[ $EUID -eq 0 ]]; then
+        part night "$chaos" run --profile night "${minutes[@]}" --out "$out/report"
+    else
+        skip night "the chaos profile night needs root"
+    fi
 fi
-if command -v cargo-fuzz > /dev/null; then
-    part fuzz ./scripts/fuzz.sh "$fuzz"
-else
-    skip fuzz "cargo-fuzz is not installed"
+if wanted fuzz; then
+    if command -v cargo-fuzz > /dev/null; then
+        part fuzz ./scripts/fuzz.sh "$fuzz"
+    else
+        skip fuzz "cargo-fuzz is not installed"
+    fi
+fi
+if [[ ${#results[@]} -eq 0 ]]; then
+    echo "error: no part is called $only; see --help" >&2
+    exit 2
 fi
 
 joined="$(IFS=,; echo "${results[*]}")"
-echo "{\"commit\":\"$(git rev-parse --short HEAD)\",\"parts\":[$joined]}" | tee "$out/result.json"
+result="{\"commit\":\"$(git rev-parse --short HEAD)\",\"at\":\"$(date -u +%F)\",\"quick\":$quick,\"parts\":[$joined]}"
+page="$out/night.md"
+if [[ $only == all && $quick == false ]]; then page=docs/night.md; fi
+jq -r '
+    "# Last night\n\nWritten by `scripts/night.sh`" + (if .quick then " --quick" else "" end)
+        + " at commit `\(.commit)`, \(.at).\n\n| part | verdict | took | figures |\n|---|---|---:|---|",
+    (.parts[] | "| \(.part) | \(.verdict) | \(.seconds) s | "
+        + ([.result // {} | paths(scalars) as $at | select(getpath($at) != null and ($at | length) < 3)
+            | "\($at | map(tostring) | join(".")) \(getpath($at))"] | join(", ") | gsub("\\|"; "/")) + " |")
+' <<< "$result" > "$page"
+echo "page: $page"
+echo "$result" | tee "$out/result.json"
 exit "$failed"

@@ -218,20 +218,29 @@ impl StateDir {
     /// # Errors
     /// It cannot be read or written.
     pub fn node_key(&self) -> Result<NodeKey, StateDirError> {
-        let path = self.file("node.key");
-        if let Some(bytes) = read_optional(&path)? {
-            return NodeKey::from_pkcs8(&bytes).map_err(|error| damaged(&path, error));
+        if let Some(key) = self.found_key()? {
+            return Ok(key);
         }
+        let path = self.file("node.key");
         let key = NodeKey::generate().map_err(|error| damaged(&path, error))?;
         private_file::write(&path, &key.to_pkcs8())?;
         Ok(key)
     }
 
+    /// The node's certificate key, if there is one: a join has begun here before.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn found_key(&self) -> Result<Option<NodeKey>, StateDirError> {
+        let path = self.file("node.key");
+        let bytes = read_optional(&path)?;
+        bytes.map(|bytes| NodeKey::from_pkcs8(&bytes).map_err(|error| damaged(&path, error))).transpose()
+    }
+
     /// The key that belongs to the node's certificate. A node without it is no longer the one that was admitted.
     fn own_key(&self, certificate: &[u8]) -> Result<NodeKey, StateDirError> {
         let path = self.file("node.key");
-        let bytes = read_optional(&path)?.ok_or_else(|| damaged(&path, "it is missing"))?;
-        let key = NodeKey::from_pkcs8(&bytes).map_err(|error| damaged(&path, error))?;
+        let key = self.found_key()?.ok_or_else(|| damaged(&path, "it is missing"))?;
         let certified = spki_digest_of_certificate(certificate)
             .map_err(|error| damaged(&self.file("identity.json"), error))?;
         if certified != key.spki_digest() {

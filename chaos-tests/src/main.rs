@@ -31,7 +31,7 @@ enum Verb {
     Run(RunOptions),
     /// Kill the leader again and again under load, and look for lost writes. Exit code: 0 none, 1 some, 2 unknown
     Kills(KillOptions),
-    /// Remove what runs that were killed have left behind
+    /// Remove what runs that were killed have left behind: folders, and processes that still write into them
     Clean,
     /// Simulate clusters under faults, one per seed, and judge them: exit status 0 true, 1 false, 2 unknown
     Sim(SimOptions),
@@ -97,11 +97,14 @@ fn undecided(error: anyhow::Error) -> Verdict {
 
 #[expect(clippy::print_stdout, reason = "the answer")]
 fn clean() -> anyhow::Result<ExitCode> {
-    let removed = leftovers::clean()?;
-    for path in &removed {
+    let cleaned = leftovers::clean()?;
+    for pid in &cleaned.processes {
+        println!("ended process {pid}");
+    }
+    for path in &cleaned.folders {
         println!("removed {}", path.display());
     }
-    println!("{} removed", removed.len());
+    println!("{} folders removed, {} processes ended", cleaned.folders.len(), cleaned.processes.len());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,9 +22,24 @@ const PURGE_BATCH: u64 = 256;
 /// A node further behind gets a snapshot. Must be above [`SNAPSHOT_EVERY`].
 const LAG_MAX: u64 = SNAPSHOT_EVERY + KEEP_IN_LOG;
 /// Most entries of one message; their bytes are bounded by the log adapter.
-const ENTRIES_PER_MESSAGE: u64 = 512;
+pub(crate) const ENTRIES_PER_MESSAGE: usize = 512;
 /// Bounds of openraft's own queues: what is under way is bounded above them already.
 const QUEUE: u64 = 4096;
+
+/// How much longer a follower may take for each entry that it is sent. A batch that is given up is sent again, so that one
+/// which never fits into the time would keep a node that is slow, or that was away, behind for ever. A peer that is gone
+/// is not waited for: its link breaks within half a second, and what is under way with it.
+const ENTRY_PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long an answer to so many entries is waited for. Without any it is about the lease, to which late answers count,
+/// too: openraft proposes a fraction of the heartbeat interval, which a busy disk exceeds.
+pub(crate) fn append_patience(timing: &Timing, entries: usize) -> Duration {
+    let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+    match entries {
+        0 => timing.election_min,
+        some => timing.election_max + ENTRY_PATIENCE.saturating_mul(some),
+    }
+}
 
 /// When nodes speak, and when they lose patience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +158,7 @@ impl RaftConfig {
             max_in_snapshot_log_to_keep: self.keep_in_log,
             purge_batch_size: PURGE_BATCH.min(self.keep_in_log.max(1)),
             replication_lag_threshold: LAG_MAX.max(self.snapshot_every + self.keep_in_log),
-            max_payload_entries: ENTRIES_PER_MESSAGE,
+            max_payload_entries: ENTRIES_PER_MESSAGE as u64,
             api_channel_size: Some(QUEUE),
             notification_channel_size: Some(QUEUE),
             state_machine_channel_size: Some(QUEUE),
@@ -153,5 +168,18 @@ impl RaftConfig {
         }
         .validate()
         .map_err(|error| RaftError::Timing(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_batch_is_given_the_time_that_a_slow_node_takes_for_it() {
+        let lan = Timing::lan();
+        assert_eq!(append_patience(&lan, 0), lan.election_min);
+        let (one, all) = (append_patience(&lan, 1), append_patience(&lan, ENTRIES_PER_MESSAGE));
+        assert!(one >= lan.election_max && all >= Duration::from_secs(10) && all < Duration::from_secs(20));
     }
 }

@@ -16,13 +16,16 @@ use pangolin_core::id::NodeId;
 use pangolin_peer::{PeerError, Service};
 
 use crate::{
-    config::Timing,
+    config::{ENTRIES_PER_MESSAGE, Timing, append_patience},
     machine::SnapshotData,
     messages::{Answer, Ask, decode, encode},
     snapshot_stream,
     transport::Transport,
     types::{TypeConfig, Vote},
 };
+
+/// The smallest batch of entries that messages are cut down to.
+const BATCH_MIN: usize = 8;
 
 /// Makes a client for each other member.
 pub(crate) struct Network {
@@ -35,7 +38,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Client {
-        Client { node: self.node, target: NodeId(target), peers: self.peers.clone(), timing: self.timing }
+        let (node, target, peers) = (self.node, NodeId(target), self.peers.clone());
+        Client { node, target, peers, timing: self.timing, batch: ENTRIES_PER_MESSAGE }
     }
 }
 
@@ -45,6 +49,18 @@ pub(crate) struct Client {
     target: NodeId,
     peers: Arc<dyn Transport>,
     timing: Timing,
+    /// Most entries of the next message.
+    batch: usize,
+}
+
+/// Most entries of the next message, after one with `sent` entries has arrived or not. What takes a node that has no
+/// processor so long that it is given up meanwhile would never arrive otherwise.
+fn next_batch(batch: usize, sent: usize, arrived: bool) -> usize {
+    match (arrived, sent) {
+        (true, _) => (batch * 2).min(ENTRIES_PER_MESSAGE),
+        (false, 0) => batch,
+        (false, _) => (sent.min(batch) / 2).max(BATCH_MIN),
+    }
 }
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
@@ -76,14 +92,21 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let first = rpc.prev_log_id.is_none();
-        // openraft proposes a fraction of the heartbeat interval, which a busy disk exceeds; an answer that is
-        // late but arrives still counts for the leader's lease.
-        let answer = self.ask(Ask::Append(rpc), RPCTypes::AppendEntries, self.timing.election_min).await?;
-        match answer {
+        let cut = rpc.entries.len() > self.batch;
+        rpc.entries.truncate(self.batch);
+        let (sent, last) = (rpc.entries.len(), rpc.entries.last().map(|entry| entry.log_id));
+        let patience = append_patience(&self.timing, sent);
+        let answer = self.ask(Ask::Append(rpc), RPCTypes::AppendEntries, patience).await;
+        self.batch = next_batch(self.batch, sent, answer.is_ok());
+        match answer? {
+            // The rest follows in a message of its own.
+            Answer::Append(AppendEntriesResponse::Success) if cut => {
+                Ok(AppendEntriesResponse::PartialSuccess(last))
+            }
             // Nothing comes before the first entry, so nothing can conflict; openraft would not survive it.
             Answer::Append(AppendEntriesResponse::Conflict) if first => Err(self.mismatch()),
             Answer::Append(answer) => Ok(answer),
@@ -139,5 +162,21 @@ impl RaftNetworkV2<TypeConfig> for Client {
             Answer::Transfer(answer) => Ok(answer),
             _ => Err(self.mismatch()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_arrive_is_sent_in_smaller_pieces_and_what_does_in_larger_ones() {
+        let most = ENTRIES_PER_MESSAGE;
+        assert_eq!(next_batch(most, most, true), most);
+        assert_eq!(next_batch(most, most, false), most / 2);
+        assert_eq!(next_batch(most, 100, false), 50, "what counts is what was sent");
+        assert_eq!(next_batch(most, 0, false), most, "a heartbeat says nothing of entries");
+        assert_eq!(next_batch(BATCH_MIN, 1, false), BATCH_MIN);
+        assert_eq!(next_batch(BATCH_MIN, BATCH_MIN, true), 2 * BATCH_MIN);
     }
 }

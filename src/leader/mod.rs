@@ -165,13 +165,21 @@ impl Leading {
     async fn members_loop(&self) {
         loop {
             let (state, voting) = (self.cluster.state(), self.voting());
+            let mut more = false;
             if !self.hand_over(&state, &voting).await
                 && let Some(leader) = self.cluster.lead()
-                && let Err(reason) = self.tend(&leader, &state, &voting).await
             {
-                warn!(reason, "the voters could not be brought in line with the nodes");
+                match self.tend(&leader, &state, &voting).await {
+                    // One step is seldom the last: the next voter follows the first one.
+                    Ok(taken) => more = taken,
+                    Err(reason) => warn!(reason, "the voters could not be brought in line with the nodes"),
+                }
             }
-            self.peers.beat(LOOK_EVERY).await;
+            if more {
+                sleep(TICK / 4).await;
+            } else {
+                self.peers.beat(LOOK_EVERY).await;
+            }
         }
     }
 
@@ -187,10 +195,10 @@ impl Leading {
         true
     }
 
-    /// One step towards the voters that are wanted.
-    async fn tend(&self, leader: &Leader<'_>, state: &ClusterState, voting: &Voting) -> Result<(), String> {
+    /// One step towards the voters that are wanted. Whether there was one to take.
+    async fn tend(&self, leader: &Leader<'_>, state: &ClusterState, voting: &Voting) -> Result<bool, String> {
         leader.finish_change().await.map_err(|error| error.to_string())?;
-        let Some(step) = next_step(state, voting, self.node, clock::now()) else { return Ok(()) };
+        let Some(step) = next_step(state, voting, self.node, clock::now()) else { return Ok(false) };
         info!(?step, "changing the membership");
         match &step {
             Step::AddLearner(node) => leader.add_learner(*node).await.map_err(|error| error.to_string()),
@@ -205,6 +213,7 @@ impl Leading {
             }
             Step::Remove(node) => self.remove(leader, state, *node).await,
         }
+        .map(|()| true)
         .map_err(|error| format!("{step:?}: {error}"))
     }
 

@@ -64,8 +64,8 @@ impl JoinDoor for Door {
             let ask: Ask = serde_json::from_slice(&body)
                 .map_err(|error| format!("the request cannot be read: {error}"))?;
             let answer = match ask {
-                Ask::Check { probes, nonce, name, peer_address } => {
-                    let refusal = self.refusal(token, &name, peer_address);
+                Ask::Check { probes, nonce, name, peer_address, key } => {
+                    let refusal = self.refusal(token, &name, peer_address, key);
                     self.check(&probes, &nonce, remote, refusal).await?
                 }
                 Ask::Join { csr, spec } => self.admit(token, &csr, *spec).await?,
@@ -103,11 +103,18 @@ impl Door {
     }
 
     /// Why `join` would be refused as things stand: by trying it on a copy of the state.
-    fn refusal(&self, token: TokenId, name: &Slug, peer_address: SocketAddr) -> Option<String> {
+    fn refusal(
+        &self,
+        token: TokenId,
+        name: &Slug,
+        peer_address: SocketAddr,
+        key: Option<Digest>,
+    ) -> Option<String> {
         let mut state = pangolin_core::ClusterState::clone(&self.cluster.state());
         let index = state.revision().index + 1;
-        // A key that no node has, and nothing else that could be refused.
-        let spki = Digest([0; 32]);
+        // A host that was cut off after its admission is known by its key; another one has a key that no node has. There
+        // is nothing else that could be refused.
+        let spki = key.unwrap_or(Digest([0; 32]));
         let spec = NodeSpec {
             name: name.clone(),
             role: NodeRole::Data,

@@ -74,7 +74,10 @@ pub async fn check(config: &Config, options: &JoinOptions) -> Result<Vec<Finding
     let ports = probes::ports(config);
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let responders = probes::Responders::open(&ports, &nonce).await;
-    let free = StateDir::new(&config.state_dir).need_empty().err().map(|error| error.to_string());
+    let state_dir = StateDir::new(&config.state_dir);
+    let free = state_dir.need_empty().err().map(|error| error.to_string());
+    // One that cannot be read is a problem already.
+    let key = state_dir.found_key().ok().flatten().map(|key| key.spki_digest());
     let mut findings =
         vec![Finding { what: format!("no node in {}", config.state_dir.display()), problem: free }];
     findings.extend(
@@ -94,6 +97,7 @@ pub async fn check(config: &Config, options: &JoinOptions) -> Result<Vec<Finding
         nonce,
         name: config.name.clone(),
         peer_address: config.peer_advertise,
+        key,
     };
     let before = (SystemTime::now(), Instant::now());
     let answer = request(&options.invitation, &ask).await?;

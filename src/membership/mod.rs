@@ -95,6 +95,9 @@ enum Ask {
         name: Slug,
         /// Where the others will reach me.
         peer_address: SocketAddr,
+        /// The key that I have from an earlier attempt: with it I may have been admitted already.
+        #[serde(default)]
+        key: Option<Digest>,
     },
     /// Let me in.
     Join {

@@ -153,6 +153,8 @@ answer! {
         connector: Option<Connector>,
         /// The node that carries it first; none before it is placed.
         home: Option<NodeId>,
+        /// Fence of this placement: grows with every change of it. None before it is placed.
+        epoch: Option<u64>,
         /// Where it goes next, best first.
         standbys: Vec<NodeId>,
         /// When it was made.
@@ -545,6 +547,7 @@ mod tests {
             enabled: true,
             connector: None,
             home: None,
+            epoch: None,
             standbys: vec![],
             created_at: Moment(pangolin_core::Timestamp(0)),
         };

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use pangolin_core::{
-    ClusterId, FeatureLevel, HostName, NodeId, Revision, SiteId, Slug, TokenId, record,
+    ClusterId, FeatureLevel, HostName, NodeId, Revision, SiteId, Slug, TokenId,
+    agreement::StateHash,
+    record,
     record::{AdminState, NodeRole, UpgradeStep, Verdict},
 };
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,27 @@ pub struct Health {
     /// Whether this node holds itself for the leader of that term.
     #[serde(default)]
     pub leads: bool,
+    /// The state of this node at the latest checkpoint: the same on every node that shows the same revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// A node's state at one revision, as a digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    /// The revision.
+    #[serde(with = "text")]
+    pub revision: Revision,
+    /// SHA-256 of the encoded state, in hexadecimal.
+    pub digest: String,
+}
+
+impl From<StateHash> for Checkpoint {
+    fn from(hash: StateHash) -> Self {
+        let digest = hash.digest.0.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        Self { revision: hash.revision, digest }
+    }
 }
 
 /// Answer of `GET /cluster/status`: the same from every node, because the leader is asked.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use pangolin_core::{Body, Object, command::UpgradeChange};
 use pangolin_raft::ServerState;
 use pangolin_wire::{
-    Autopilot, Disband, Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader, UpgradeAction,
+    Autopilot, Checkpoint, Disband, Health, Issuer, Leave, Settings, TransferLeader, TransferredLeader,
+    UpgradeAction,
 };
 use warp::Filter;
 
@@ -38,7 +39,8 @@ pub(super) fn health(app: &Arc<App>) -> Route {
         let revision = app.cluster.state().revision();
         let raft = app.cluster.status();
         let leads = raft.state == ServerState::Leader;
-        let health = Health { revision, leader: app.cluster.leader(), term: raft.term, leads };
+        let checkpoint = app.cluster.hashes().last().copied().map(Checkpoint::from);
+        let health = Health { revision, leader: app.cluster.leader(), term: raft.term, leads, checkpoint };
         respond(Answer::ok(revision, "this node answers", &health), arrived.name)
     };
     at(HEALTH).and(warp::get()).and(arrived()).map(answer).boxed()

@@ -138,6 +138,7 @@ fn render(state: &ClusterState, site: &record::Site) -> Site {
         enabled: site.enabled,
         connector,
         home: placement.map(|placement| placement.home),
+        epoch: placement.map(|placement| placement.epoch.0),
         standbys: placement.map(|placement| placement.standbys.clone()).unwrap_or_default(),
         created_at: site.created_at.into(),
     }

@@ -15,7 +15,9 @@ async fn health_needs_no_credentials_and_tells_the_revision() {
     let health: Health = serde_json::from_value(reply.body["data"].clone()).expect("health");
     let revision = server.cluster.state().revision();
     let term = server.cluster.status().term;
-    assert_eq!(health, Health { revision, leader: Some(NodeId(1)), term, leads: true });
+    let checkpoint = server.cluster.hashes().last().copied().map(Checkpoint::from);
+    assert!(checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.digest.len() == 64), "{checkpoint:?}");
+    assert_eq!(health, Health { revision, leader: Some(NodeId(1)), term, leads: true, checkpoint });
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Looks at every node: who leads, how far it is, and what it takes of the host. And at the host: how long threads that
+//! Looks at every node: who leads, how far it is, where it takes the site's home to be, and what it takes of the host. And at the host: how long threads that
 //! could run had to wait for a processor says how busy it is, and so how much silence is nobody's fault.
 
 use std::{
@@ -7,11 +7,14 @@ use std::{
 };
 
 use anyhow::Result;
-use pangolin_wire::{Client, Health};
+use http::Method;
+use pangolin_core::NodeId;
+use pangolin_wire::{Answer, Checkpoint, Client, Health, Site};
 use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
+use uuid::Uuid;
 
 use super::Worker;
 use crate::{
@@ -41,7 +44,7 @@ const WAITED_PART: u32 = 40;
 /// # Errors
 /// No thread can be started.
 pub fn start(bed: &Bed) -> Result<Worker> {
-    let (recorder, roster) = (bed.recorder.clone(), bed.roster.clone());
+    let (recorder, roster, site) = (bed.recorder.clone(), bed.roster.clone(), bed.site.id);
     Worker::start("watch", None, move |stop| async move {
         let mut looks = interval(LOOK_EVERY);
         let mut usages = interval(USAGE_EVERY);
@@ -84,9 +87,12 @@ pub fn start(bed: &Bed) -> Result<Worker> {
                         if !roster.entries().iter().any(|now| now.pid == entry.pid && now.id == Some(node)) {
                             return;
                         }
-                        let role = if health.leads { Role::Leader } else { Role::Other };
-                        let (term, applied) = (health.term, health.revision);
-                        recorder.push(What::Observed(Observed { node, role, term, applied, state: None }));
+                        note_health(&recorder, node, health);
+                        let path = format!("/site/{site}");
+                        let shown = client.send(Method::GET, &path, None, Uuid::new_v4());
+                        if let Ok(Ok(answer)) = timeout(LOOK_PATIENCE, shown).await {
+                            note_home(&recorder, node, &answer);
+                        }
                     });
                 },
                 _ = usages.tick() => for (_, node, entry) in roster.members() {
@@ -97,6 +103,24 @@ pub fn start(bed: &Bed) -> Result<Worker> {
         }
         under_way.join_all().await;
     })
+}
+
+/// Notes who leads, how far the node is, and the state that it had at its latest checkpoint.
+fn note_health(recorder: &Recorder, node: NodeId, health: Health) {
+    let role = if health.leads { Role::Leader } else { Role::Other };
+    let (term, applied) = (health.term, health.revision);
+    recorder.push(What::Observed(Observed { node, role, term, applied, state: None }));
+    if let Some(Checkpoint { revision: applied, digest }) = health.checkpoint {
+        recorder.push(What::Observed(Observed { node, role, term, applied, state: Some(digest) }));
+    }
+}
+
+/// Notes where a node takes the home of the site to be, by its own state.
+fn note_home(recorder: &Recorder, node: NodeId, answer: &Answer) {
+    let Ok(Site { site_id: site, home, epoch, .. }) = answer.parse("") else { return };
+    if let (Some(revision), Some(home), Some(epoch)) = (answer.revision, home, epoch) {
+        recorder.push(What::Placement { node, revision, site, epoch, home });
+    }
 }
 
 fn note_late(recorder: &Recorder, late: Duration, least: Duration) {
@@ -117,7 +141,7 @@ fn waiting(pid: u32) -> Duration {
 }
 
 /// Notes what the process of a node takes of the host.
-fn note_usage(recorder: &Recorder, node: pangolin_core::NodeId, entry: &Entry) {
+fn note_usage(recorder: &Recorder, node: NodeId, entry: &Entry) {
     let Some(pid) = entry.pid else { return };
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count);

@@ -44,11 +44,14 @@ const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// The client that writes and reads each key once at the end.
 const LAST_CLIENT: u64 = 1000;
 /// What this harness puts to the test, whichever faults there are.
-const EXPECTS: [&str; 10] = [
+const EXPECTS: [&str; 13] = [
     "linearizable",
     "acknowledged-write-survives",
     "one-leader",
+    "state-hash",
     "sessions",
+    "epoch-grows",
+    "one-home",
     "dns-fresh",
     "dns-agrees",
     "serves-again",
@@ -111,7 +114,7 @@ pub async fn run(options: &RunOptions) -> Result<Verdict> {
     if options.possible {
         return Ok(Verdict::True);
     }
-    for removed in leftovers::clean()? {
+    for removed in leftovers::clean()?.folders {
         say(&format!("removed what an earlier run has left in {}", removed.display()));
     }
     std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;

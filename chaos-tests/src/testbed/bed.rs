@@ -44,7 +44,7 @@ pub const OUTSIDE_HOST: &str = "outside";
 /// Size of a node's disk.
 const DISK_BYTES: u64 = 256 * 1024 * 1024;
 /// How long one look at a node may take.
-const LOOK_PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a waiting call looks again.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a step of building the bed may take, on a machine that is busy.

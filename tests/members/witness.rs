@@ -1,8 +1,4 @@
 //! Two data nodes and a witness: any one of the three may fail.
-//!
-//! The programs must be built: `cargo build --workspace --bins` (scripts/test.sh does).
-
-use std::time::{Duration, Instant};
 
 use http::Method;
 use pangolin_chaos::{
@@ -10,22 +6,17 @@ use pangolin_chaos::{
     dns::{self, Kind},
 };
 use pangolin_core::record::NodeRole;
-use pangolin_node as _;
 use pangolin_wire::{ClientError, ClusterStatus, Code, CreateToken, CreatedToken, RaftPart, TransferLeader};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 use uuid::Uuid;
 
-/// How long something may take that happens by itself.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::lab::*;
+
 /// Most memory of a witness: it runs on the smallest host that there is. A build for development takes half as much
 /// again.
 const WITNESS_MEMORY_MAX_KIB: u64 = if cfg!(debug_assertions) { 96 } else { 64 } * 1024;
 /// Where the witness stands among the nodes.
 const WITNESS: usize = 2;
-
-/// Several nodes keep a small machine busy, and one that is too busy holds elections: one story at a time.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn two_and_a_witness() -> Cluster {
     let options = Options::of_a_test().expect("addresses and ports");
@@ -38,23 +29,6 @@ async fn two_and_a_witness() -> Cluster {
     cluster.join_with(WITNESS, &made.token.expect("it is shown")).await.expect("the witness");
     cluster.healthy(PATIENCE).await.expect("three vote");
     cluster
-}
-
-async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition().await {
-            return value;
-        }
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn write(cluster: &Cluster, position: usize, org: &str) {
-    let client = cluster.nodes[position].client().with_deadline(PATIENCE);
-    let body = json!({ "orgId": org, "name": org });
-    client.send(Method::PUT, "/org", Some(body), Uuid::new_v4()).await.expect("written");
 }
 
 /// Who leads, by the word of the node at `position`.

@@ -1,0 +1,11 @@
+//! How nodes come and go, as operators see it: real node processes, their API, and `pangolinctl`.
+//!
+//! The programs must be built: `cargo build --workspace --bins` (scripts/test.sh does).
+
+mod autopilot;
+mod joining;
+mod lab;
+mod leaving;
+mod witness;
+
+use pangolin_node as _;
