@@ -147,6 +147,9 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
             Ok(())
         }
     };
+    // Tasks tell their errors as text; whether this node may come back, its exit status has to say.
+    let outcome =
+        outcome.map_err(|error| state_dir.check_agreement(core.node).map_or_else(Into::into, |()| error));
     let reason = match &outcome {
         Err(error) => format!("{error:#}"),
         Ok(()) if *core.left.borrow() => "it has left the cluster".to_owned(),
