@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Linearizable writes, linearizable reads and memory of three nodes on this host, beside three etcd of Debian's
-# etcd-server in the same run: interleaved rounds, values of 256 bytes, every write durable on both sides.
+# Linearizable writes, linearizable reads and memory of a Raft group of three and of three whole nodes on this host, beside
+# three etcd of Debian's etcd-server in the same run: interleaved rounds, values of 256 bytes, every write durable.
 # Arguments go to `pangolin-bench raft` (`--help` says which). The last line is JSON; it ends with "ok".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! command -v etcd > /dev/null && [[ ! " $* " =~ " --alone " && ! " $* " =~ " --etcd" ]]; then
+wanted=true
+[[ " $* " == *" --etcd"* ]] && wanted=false
+[[ " $* " == *" --systems"* && " $* " != *etcd* ]] && wanted=false
+if [[ $wanted == true ]] && ! command -v etcd > /dev/null; then
     if [[ $(id -u) != 0 ]]; then
         echo "error: etcd is not installed: apt-get install etcd-server, or give --etcd PATH" >&2
         exit 1
