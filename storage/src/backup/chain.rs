@@ -82,13 +82,35 @@ pub fn chain(files: &[Header], point: Point) -> Result<Chain, String> {
             chosen.push(position);
         }
     }
-    match point {
-        Point::Revision(wanted) if reached < wanted.index => Err(format!(
-            "the backups lead up to revision {} only",
-            Revision { index: reached, ..start.revision }
-        )),
-        _ => Ok(Chain { base, segments: chosen }),
+    let beyond = match point {
+        Point::Latest => false,
+        Point::Revision(wanted) => reached < wanted.index,
+        // Where something follows behind a gap, nobody knows how many of the missing entries belong to the point.
+        Point::Time(wanted) => time <= wanted && gap(files, start.revision.lineage, reached).is_some(),
+    };
+    if !beyond {
+        return Ok(Chain { base, segments: chosen });
     }
+    let up_to = Revision { index: reached, ..start.revision };
+    Err(match gap(files, start.revision.lineage, reached) {
+        Some((first, last)) => format!(
+            "the archived log has a gap: entries {first} to {last} of lineage {} are missing, and the point asked for \
+             lies in or behind it; the backups lead up to revision {up_to}, and from a later backup of the whole \
+             state on",
+            up_to.lineage
+        ),
+        None => format!("the backups lead up to revision {up_to} only"),
+    })
+}
+
+/// The entries that are missing behind one, up to the next that are there.
+fn gap(files: &[Header], lineage: u64, reached: u64) -> Option<(u64, u64)> {
+    let later = files.iter().filter(|file| file.revision.lineage == lineage && file.revision.index > reached);
+    let last = later.map(|file| match file.kind {
+        Kind::State { .. } => file.revision.index,
+        Kind::Log { first } => first.saturating_sub(1),
+    });
+    last.min().filter(|last| *last > reached).map(|last| (reached + 1, last))
 }
 
 #[cfg(test)]
@@ -145,10 +167,12 @@ mod tests {
         assert_eq!(chain(&files, at(50)), found(6, &[5]));
         assert_eq!(chain(&files, Point::Latest), found(7, &[8]));
         assert_eq!(chain(&files, Point::Time(Timestamp(155))), found(0, &[1]));
-        assert_eq!(chain(&files, Point::Time(Timestamp(435))), found(3, &[2, 4]));
+        assert_eq!(chain(&files, Point::Time(Timestamp(445))), found(6, &[5]));
+        assert_eq!(chain(&files, Point::Time(Timestamp(399))), found(3, &[2, 4]));
         for (point, word) in [
             (at(9), "oldest backup is of revision 1.10"),
-            (at(43), "up to revision 1.40 only"),
+            (at(43), "entries 41 to 44 of lineage 1 are missing"),
+            (Point::Time(Timestamp(435)), "entries 41 to 44 of lineage 1 are missing"),
             (at(99), "up to revision 1.50 only"),
             (Point::Revision(Revision { lineage: 3, index: 1 }), "no backup of lineage 3"),
             (Point::Time(Timestamp(50)), "oldest"),
