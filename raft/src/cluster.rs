@@ -28,11 +28,13 @@ use tokio::{
 use crate::{
     config::{Clock, RaftConfig, Timing},
     error::{NotYet, RaftError},
+    follow::follow,
     log::Log,
     machine::Machine,
     messages::{Answer, Ask, decode, encode},
     network::Network,
     propose::IN_FLIGHT_BYTES,
+    pulse::beat,
     rounds::Rounds,
     serve::{CONFIRM, Endpoint},
     status::RaftStatus,
@@ -67,12 +69,12 @@ pub(crate) struct Inner {
     asking: Rounds,
     /// Whoever leads, as far as this node knows.
     pub(crate) known_leader: watch::Sender<Option<NodeId>>,
-    leadership: watch::Sender<Option<u64>>,
+    pub(crate) leadership: watch::Sender<Option<u64>>,
     heard: Mutex<Option<Instant>>,
     log: LogStore,
-    follow: Mutex<Option<JoinHandle<()>>>,
     hashes: Mutex<VecDeque<StateHash>>,
-    hash: Mutex<Option<JoinHandle<()>>>,
+    /// What runs for as long as this value.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     stepped_down: Mutex<Option<Instant>>,
     lock: Mutex<Option<StateDir>>,
 }
@@ -85,9 +87,7 @@ impl std::fmt::Debug for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for task in [self.follow.lock().take(), self.hash.lock().take()].into_iter().flatten() {
-            task.abort();
-        }
+        self.end_tasks();
     }
 }
 
@@ -161,15 +161,18 @@ impl Cluster {
             leadership: watch::Sender::default(),
             heard: Mutex::default(),
             log,
-            follow: Mutex::default(),
             hashes: Mutex::default(),
-            hash: Mutex::default(),
+            tasks: Mutex::default(),
             stepped_down: Mutex::default(),
             lock: Mutex::new(lock),
         });
         // Owned by the value it serves, and ended with it.
-        *inner.follow.lock() = Some(tokio::spawn(follow(Arc::downgrade(&inner))));
-        *inner.hash.lock() = Some(tokio::spawn(hash(Arc::downgrade(&inner), checkpoints, snapshots)));
+        let this = || Arc::downgrade(&inner);
+        *inner.tasks.lock() = vec![
+            tokio::spawn(follow(this())),
+            tokio::spawn(beat(this())),
+            tokio::spawn(hash(this(), checkpoints, snapshots)),
+        ];
         for service in [Service::Raft, Service::Snapshot, Service::Propose] {
             peers.serve(service, Endpoint { service, inner: Arc::downgrade(&inner) });
         }
@@ -276,11 +279,8 @@ impl Cluster {
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| id.index);
         let membership = metrics.membership_config.membership();
         let leads = metrics.state.is_leader();
-        let heard = if leads {
-            metrics.last_quorum_acked.map(|at| at.into_inner().elapsed())
-        } else {
-            inner.heard.lock().map(|at| at.elapsed())
-        };
+        let heard =
+            if leads { metrics.last_quorum_acked.map(|at| at.into_inner().elapsed()) } else { inner.heard() };
         let progress = metrics.replication.unwrap_or_default();
         RaftStatus {
             node: inner.node,
@@ -369,10 +369,7 @@ impl Cluster {
         if let Err(error) = inner.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not end in an orderly way");
         }
-        let tasks = [inner.follow.lock().take(), inner.hash.lock().take()];
-        for task in tasks.into_iter().flatten() {
-            task.abort();
-        }
+        inner.end_tasks();
         inner.known_leader.send_replace(None);
         inner.leadership.send_replace(None);
         inner.log.close().await;
@@ -417,9 +414,20 @@ impl Inner {
         *self.heard.lock() = Some(Instant::now());
     }
 
+    /// How long ago a leader was heard.
+    pub(crate) fn heard(&self) -> Option<Duration> {
+        self.heard.lock().map(|at| at.elapsed())
+    }
+
+    fn end_tasks(&self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+
     /// Hands the leadership over when this node's clock is too far from those of the other voters: what it stamps
     /// would stand still, or be wrong.
-    fn step_down_with_a_wrong_clock(self: &Arc<Self>) {
+    pub(crate) fn step_down_with_a_wrong_clock(self: &Arc<Self>) {
         let Some(error) = self.clocks().own_error() else { return };
         let mut last = self.stepped_down.lock();
         if last.is_some_and(|last| last.elapsed() < STEP_DOWN_RETRY) {
@@ -465,7 +473,7 @@ impl Inner {
     }
 
     /// The term in which this node leads with a majority behind it, and how long that is certain.
-    fn led_term(&self) -> Option<(u64, Duration)> {
+    pub(crate) fn led_term(&self) -> Option<(u64, Duration)> {
         let leader = self.raft.as_leader().ok()?;
         // openraft's last word about the leadership outlives it.
         self.raft.metrics().borrow_watched().running_state.as_ref().ok()?;
@@ -507,67 +515,6 @@ async fn hash(
     }
 }
 
-/// What follows from a look at Raft's metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
-    /// The term in which this node leads with a majority behind it.
-    term: Option<u64>,
-    /// When to look again though nothing has changed; none: only then.
-    again: Option<Duration>,
-}
-
-/// `led` is the term that this node certainly leads in, and for how long that is certain; `claims` says that some of
-/// the metrics, which are not published at one moment, take it for the leader.
-fn look(led: Option<(u64, Duration)>, claims: bool, heartbeat: Duration) -> Look {
-    match led {
-        // A leader that loses its majority, or gets it back, hears nothing: only the clock tells.
-        Some((term, left)) => Look { term: Some(term), again: Some(left) },
-        // Also when the metrics that tell of the leadership are a moment behind those that woke whoever looks: they
-        // wake nobody when they follow.
-        None => Look { term: None, again: claims.then_some(heartbeat / 2) },
-    }
-}
-
-/// Keeps `known_leader` and `leadership` up to date.
-async fn follow(inner: std::sync::Weak<Inner>) {
-    let Some(first) = inner.upgrade() else { return };
-    // Not the metrics that change with every heartbeat: an idle node should sleep.
-    let mut server = first.raft.server_metrics();
-    drop(first);
-    loop {
-        let look_again = {
-            let Some(inner) = inner.upgrade() else { return };
-            server.borrow_and_update();
-            let leader = inner.leader();
-            inner.known_leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
-            let (led, claims) =
-                (inner.led_term(), leader == Some(inner.node) || inner.raft.as_leader().is_ok());
-            if led.is_some() {
-                inner.step_down_with_a_wrong_clock();
-            }
-            let look = look(led, claims, inner.timing.heartbeat);
-            inner.leadership.send_if_modified(|known| std::mem::replace(known, look.term) != look.term);
-            look.again
-        };
-        let lapse = async {
-            match look_again {
-                Some(after) => tokio::time::sleep(after).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = server.changed() => if changed.is_err() {
-                if let Some(inner) = inner.upgrade() {
-                    inner.known_leader.send_replace(None);
-                    inner.leadership.send_replace(None);
-                }
-                return;
-            },
-            () = lapse => {}
-        }
-    }
-}
-
 /// Whom to hand the leadership to. The error says why nobody.
 fn successor(
     status: &RaftStatus,
@@ -599,31 +546,6 @@ fn successor(
 mod tests {
     use super::*;
     use crate::status::ServerState;
-
-    #[test]
-    fn whoever_may_lead_looks_again_and_nobody_else() {
-        let (beat, left) = (Duration::from_millis(100), Duration::from_millis(420));
-        let cases = [
-            ("a follower", None, false, Look { term: None, again: None }),
-            ("a leader", Some((7, left)), true, Look { term: Some(7), again: Some(left) }),
-            (
-                "a leader that is not known as one yet",
-                Some((7, left)),
-                false,
-                Look { term: Some(7), again: Some(left) },
-            ),
-            ("one that has lost its majority", None, true, Look { term: None, again: Some(beat / 2) }),
-            (
-                "elected, but the metrics are a moment late",
-                None,
-                true,
-                Look { term: None, again: Some(beat / 2) },
-            ),
-        ];
-        for (who, led, claims, expected) in cases {
-            assert_eq!(look(led, claims, beat), expected, "{who}");
-        }
-    }
 
     #[test]
     fn the_leadership_goes_to_the_voter_that_is_best_placed() {

@@ -54,8 +54,7 @@ pub struct Timing {
 
 impl Timing {
     /// Nodes within a few milliseconds of each other: a lost leader is replaced within a second. Two heartbeats
-    /// fit into the lease; more would cost an idle node more than they tell, since openraft wakes five times
-    /// for each.
+    /// fit into the lease; more would cost an idle node more than they tell.
     #[must_use]
     pub const fn lan() -> Self {
         Self {

@@ -9,6 +9,7 @@
 mod cluster;
 mod config;
 mod error;
+mod follow;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod leader;
@@ -20,6 +21,7 @@ pub mod offline;
 #[cfg(planted)]
 mod planted;
 mod propose;
+mod pulse;
 mod rounds;
 mod serve;
 mod snapshot_stream;
