@@ -214,6 +214,11 @@ fn connectors_are_offered_the_home_first_then_standbys_then_the_rest() {
     cluster.judge(1, Verdict::Up);
     cluster.tell(Body::SitePlaced { site: SITE, home: c, standbys: vec![] });
     assert_eq!(offers(&cluster), [c, a, b]);
+    cluster.judge(0, Verdict::Down);
+    cluster.tell(Body::NodeAdmin { node: c, admin: AdminState::Drained });
+    assert_eq!(offers(&cluster), [b, a, c], "a tunnel to a drained node is given up for another one only");
+    cluster.tell(Body::NodeAdmin { node: c, admin: AdminState::Leaving });
+    assert_eq!(offers(&cluster), [b, a]);
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub struct SiteTunnel {
     pub key: Option<TunnelKey>,
     /// That connector keeps several tunnels at once.
     pub multi_homed: bool,
-    /// The nodes offered to it: home first, then standbys, then the others; those that are called down come last.
+    /// The nodes offered to it: home first, then standbys, then the others; those that are called down come last, and
+    /// behind them those that are drained: a tunnel that is up is given up once another one has taken its place.
     pub offers: Vec<NodeId>,
     /// Fence number of the placement.
     pub epoch: Epoch,
@@ -117,7 +118,13 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
                 }
             }
             // A stable sort: otherwise the order stays.
-            offers.sort_by_key(|id| state.nodes().get(id).is_none_or(|node| node.verdict == Verdict::Down));
+            offers.sort_by_key(|id| {
+                let node = state.nodes().get(id);
+                (
+                    node.is_none_or(|node| node.admin != AdminState::Active),
+                    node.is_none_or(|node| node.verdict == Verdict::Down),
+                )
+            });
             let tunnel = SiteTunnel {
                 site: site.id,
                 address: site.address,
@@ -139,11 +146,12 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
     }
 }
 
-/// The nodes where tunnels may end: all with data that are to do work, or all with data when none is.
+/// The nodes where tunnels may end: all with data that stay, or all with data when none does. A drained one carries what
+/// it has until its tunnels have gone elsewhere.
 fn carriers(state: &ClusterState) -> Vec<&Node> {
     let data = || state.nodes().values().filter(|node| node.spec.role == NodeRole::Data);
-    let active: Vec<&Node> = data().filter(|node| node.admin == AdminState::Active).collect();
-    if active.is_empty() { data().collect() } else { active }
+    let staying: Vec<&Node> = data().filter(|node| node.admin != AdminState::Leaving).collect();
+    if staying.is_empty() { data().collect() } else { staying }
 }
 
 fn targets(state: &ClusterState, site: SiteId) -> Vec<TunnelTarget> {
