@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use pangolin_core::Timestamp;
 
-use super::Header;
+use super::{Header, Point, chain};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -12,7 +12,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How many backups are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The first and the last one of each of so many hours: the archived log leads from the first to any other.
+    /// The first and the last one of each of so many hours: the archived log leads from the first to any other. Behind a
+    /// gap in that log, the first one that it does not lead to as well.
     pub hourly: usize,
     /// The last one of each of so many days.
     pub daily: usize,
@@ -47,6 +48,17 @@ pub fn superfluous(files: &[(Header, u64)], retention: &Retention) -> Vec<usize>
                 states.iter().rev().find(|n| self::bucket(files[**n].0.made_at, HOUR) == *bucket).copied()
             };
             kept.extend(seen.iter().filter_map(first));
+            let mut recent: Vec<usize> = states
+                .iter()
+                .copied()
+                .filter(|n| seen.contains(&self::bucket(files[*n].0.made_at, HOUR)))
+                .collect();
+            recent.sort_by_key(|n| files[*n].0.revision);
+            for n in recent {
+                if !is_led_to(files, &kept, n) {
+                    kept.insert(n);
+                }
+            }
         }
     }
     let oldest = kept.iter().map(|n| files[*n].0.revision).min();
@@ -65,6 +77,16 @@ pub fn superfluous(files: &[(Header, u64)], retention: &Retention) -> Vec<usize>
     gone.extend(states.into_iter().filter(|n| !kept.contains(n)));
     gone.sort_unstable();
     gone
+}
+
+/// Whether the archived log leads to a state from the last one before it that is kept.
+fn is_led_to(files: &[(Header, u64)], kept: &BTreeSet<usize>, state: usize) -> bool {
+    let to = files[state].0.revision;
+    let before = kept.iter().filter(|n| files[**n].0.revision < to).max_by_key(|n| files[**n].0.revision);
+    let Some(before) = before else { return kept.contains(&state) };
+    let logs = files.iter().map(|(header, _)| header).filter(|header| !header.is_state());
+    let way: Vec<Header> = std::iter::once(&files[*before].0).chain(logs).cloned().collect();
+    chain(&way, Point::Revision(to)).is_ok()
 }
 
 fn bucket(at: Timestamp, unit: Duration) -> u64 {
@@ -118,10 +140,16 @@ mod tests {
 
     #[test]
     fn first_and_last_of_an_hour_stay_and_the_newest_of_all_whatever_is_set() {
-        let files = [state(5), state(20), state(50), state(61)];
+        let files = [state(5), state(20), state(50), state(61), log(1, 62)];
         assert_eq!(superfluous(&files, &Retention::default()), [1]);
         let none = Retention { hourly: 0, daily: 0, ..Retention::default() };
         assert_eq!(superfluous(&files, &none), [0, 1, 2]);
+        let gap = [state(5), state(20), state(30), state(50), state(61), log(1, 10), log(15, 62)];
+        assert_eq!(
+            superfluous(&gap, &Retention::default()),
+            [2],
+            "nothing else leads to the one behind the gap"
+        );
         assert!(superfluous(&[], &none).is_empty());
     }
 
