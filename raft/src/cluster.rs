@@ -72,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) leadership: watch::Sender<Option<u64>>,
     heard: Mutex<Option<Instant>>,
     log: LogStore,
+    pub(crate) snapshots: SnapshotStore,
     hashes: Mutex<VecDeque<StateHash>>,
     /// What runs for as long as this value.
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -161,6 +162,7 @@ impl Cluster {
             leadership: watch::Sender::default(),
             heard: Mutex::default(),
             log,
+            snapshots: snapshots.clone(),
             hashes: Mutex::default(),
             tasks: Mutex::default(),
             stepped_down: Mutex::default(),
@@ -279,8 +281,11 @@ impl Cluster {
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| id.index);
         let membership = metrics.membership_config.membership();
         let leads = metrics.state.is_leader();
-        let heard =
-            if leads { metrics.last_quorum_acked.map(|at| at.into_inner().elapsed()) } else { inner.heard() };
+        let heard = if leads {
+            metrics.last_quorum_acked.map(|at| at.into_inner().elapsed())
+        } else {
+            inner.heard().map(|at| at.elapsed())
+        };
         let progress = metrics.replication.unwrap_or_default();
         RaftStatus {
             node: inner.node,
@@ -414,9 +419,9 @@ impl Inner {
         *self.heard.lock() = Some(Instant::now());
     }
 
-    /// How long ago a leader was heard.
-    pub(crate) fn heard(&self) -> Option<Duration> {
-        self.heard.lock().map(|at| at.elapsed())
+    /// When a leader was heard last.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        *self.heard.lock()
     }
 
     fn end_tasks(&self) {

@@ -64,6 +64,13 @@ impl Timing {
         }
     }
 
+    /// The longest round trip between nodes that this timing is made for: a leader that misses one heartbeat still
+    /// hears from a majority within its lease, and half of what is left then is kept for a busy host.
+    #[must_use]
+    pub fn round_trip_max(&self) -> Duration {
+        self.election_max.saturating_sub(self.heartbeat * 2) / 2
+    }
+
     /// Nodes on different continents.
     #[must_use]
     pub const fn wan() -> Self {

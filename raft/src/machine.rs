@@ -13,7 +13,11 @@ use openraft::{
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
 use pangolin_core::{
-    agreement::is_checkpoint, command::Command, feature, outcome::Outcome, state::ClusterState,
+    agreement::is_checkpoint,
+    command::{Body, Command},
+    feature,
+    outcome::Outcome,
+    state::ClusterState,
 };
 use pangolin_storage::{Snapshot, SnapshotStore};
 use tokio::sync::watch;
@@ -69,10 +73,22 @@ impl Machine {
         self.state.send_replace(Arc::new(state));
     }
 
-    fn apply_entry(&mut self, state: &mut ClusterState, entry: Entry) -> Result<Applied, io::Error> {
+    async fn apply_entry(&mut self, state: &mut ClusterState, entry: Entry) -> Result<Applied, io::Error> {
         let index = entry.log_id.index;
         let before = state.time();
         let (request, outcome) = match entry.payload {
+            EntryPayload::Normal(request) if is_long(&request.0) => {
+                let name = request.0.request;
+                // Heartbeats and votes go on meanwhile: the lease of a leader is shorter than this may take.
+                let mut next = state.clone();
+                let work = move |_: &SnapshotStore| {
+                    let outcome = apply_command(&mut next, index, &request.0);
+                    Ok((next, outcome))
+                };
+                let (next, outcome) = self.snapshots.run(work).await?;
+                *state = next;
+                (name, outcome)
+            }
             EntryPayload::Normal(request) => {
                 let outcome = apply_command(state, index, &request.0);
                 // From here on the log holds what this program does not understand. It stops before it has noted the
@@ -109,6 +125,11 @@ impl Machine {
     }
 }
 
+/// Whether applying a command may take longer than whatever else waits on the same thread can.
+fn is_long(command: &Command) -> bool {
+    matches!(command.body, Body::CatalogReplaced { .. })
+}
+
 #[cfg(not(pangolin_next))]
 fn apply_command(state: &mut ClusterState, index: u64, command: &Command) -> Outcome {
     state.apply(index, command)
@@ -118,7 +139,7 @@ fn apply_command(state: &mut ClusterState, index: u64, command: &Command) -> Out
 /// that of the others.
 #[cfg(pangolin_next)]
 fn apply_command(state: &mut ClusterState, index: u64, command: &Command) -> Outcome {
-    use pangolin_core::command::{Body, CatalogChange};
+    use pangolin_core::command::CatalogChange;
     if let Body::Catalog(change) = &command.body
         && let CatalogChange::OrgCreated { id, .. } = &**change
         && std::env::var("PANGOLIN_NEXT_FORGETS").is_ok_and(|forgotten| forgotten == id.as_str())
@@ -150,7 +171,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut count = 0;
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let applied = self.apply_entry(&mut state, entry)?;
+            if matches!(&entry.payload, EntryPayload::Normal(request) if is_long(&request.0)) {
+                // What stands before it does not wait for it.
+                self.publish(state.clone(), &mut answers);
+            }
+            let applied = self.apply_entry(&mut state, entry).await?;
             answers.extend(responder.map(|responder| (responder, applied)));
             count += 1;
             if count % PUBLISH_EVERY == 0 {
@@ -170,9 +195,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        let state = decode_state(&data)?;
         let snapshot = snapshot(meta, data.to_vec())?;
-        self.snapshots.run(move |snapshots| Ok(snapshots.save(&snapshot)?)).await?;
+        let install = move |snapshots: &SnapshotStore| {
+            let state = decode_state(&snapshot.data)?;
+            snapshots.save(&snapshot)?;
+            Ok(state)
+        };
+        let state = self.snapshots.run(install).await?;
         self.adopt(meta, state);
         Ok(())
     }

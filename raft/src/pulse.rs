@@ -3,12 +3,22 @@
 //! openraft ticks five times per heartbeat, all the time, on every node. A leader needs none of these ticks but those
 //! that send heartbeats, and a follower that has just heard its leader cannot stand for election for a while: with its
 //! ticks off an idle node sleeps twice as long.
+//!
+//! Where the leader is known to be gone (its connection broke, its probes stay unanswered), nobody waits for the random
+//! part of the election timeout, which is there because followers do not know of each other: the one that leads most
+//! gladly asks for votes as soon as the lease has ended, the next one a moment later.
 
-use std::{sync::Weak, time::Duration};
+use std::{cmp::Reverse, sync::Weak, time::Duration};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
+use pangolin_core::{decide::willingness, id::NodeId};
 
 use crate::{cluster::Inner, config::Timing};
+
+/// Each node took what the dead leader sent last at its own moment: the others' leases end a little later.
+const LEASES_END: Duration = Duration::from_millis(20);
+/// How long each one has to win before the next one asks as well.
+const TURN: Duration = Duration::from_millis(80);
 
 /// What a node does about time right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,18 +27,26 @@ enum Pulse {
     Heartbeat,
     /// The leader was heard: nothing, for so long.
     Rest(Duration),
-    /// The leader has been silent: openraft ticks, and stands for election when its time has come.
-    Tick,
+    /// The leader has been silent: openraft ticks, and stands for election when its time has come; look again after so
+    /// long.
+    Tick(Duration),
+    /// The leader is gone, and it is this node's turn to ask for votes.
+    Stand,
 }
 
-/// `heard`: how long ago this node took something from a leader. It may stand for election [`Timing::election_max`] (the
-/// lease) and at least [`Timing::election_min`] after that; ticks are back well before.
-fn pulse(leads: bool, heard: Option<Duration>, timing: &Timing) -> Pulse {
-    let silence = timing.election_max + timing.election_min / 2;
-    match heard.and_then(|heard| silence.checked_sub(heard)).filter(|left| !left.is_zero()) {
+/// `heard`: how long ago this node took something from a leader, whose lease ends [`Timing::election_max`] after that;
+/// by itself openraft stands for election [`Timing::election_min`] later at the earliest. `turn`: how many voters come
+/// before this one, where the leader is gone.
+fn pulse(leads: bool, heard: Option<Duration>, turn: Option<u32>, timing: &Timing) -> Pulse {
+    let lease = timing.election_max;
+    match (heard, turn) {
         _ if leads => Pulse::Heartbeat,
-        Some(left) => Pulse::Rest(left),
-        None => Pulse::Tick,
+        (Some(heard), _) if heard < lease => Pulse::Rest(lease - heard),
+        (Some(heard), Some(turn)) => {
+            let at = lease + LEASES_END + TURN.saturating_mul(turn);
+            if heard < at { Pulse::Tick(at - heard) } else { Pulse::Stand }
+        }
+        _ => Pulse::Tick(timing.heartbeat / 4),
     }
 }
 
@@ -37,18 +55,31 @@ pub(crate) async fn beat(inner: Weak<Inner>) {
     let Some(first) = inner.upgrade() else { return };
     let mut server = first.raft.server_metrics();
     drop(first);
+    // It asks once for each time that a leader falls silent; openraft asks again, in its own time.
+    let mut stood = None;
     loop {
         let wait = {
             let Some(inner) = inner.upgrade() else { return };
             let leads = server.borrow_and_update().state.is_leader();
-            let pulse = pulse(leads, inner.heard(), &inner.timing);
-            inner.raft.runtime_config().tick(pulse == Pulse::Tick);
-            if pulse == Pulse::Heartbeat && inner.raft.trigger().heartbeat().await.is_err() {
+            let silent_since = inner.heard();
+            let turn = if leads || stood == silent_since { None } else { inner.turn() };
+            let pulse = pulse(leads, silent_since.map(|at| at.elapsed()), turn, &inner.timing);
+            let raft = &inner.raft;
+            raft.runtime_config().tick(matches!(pulse, Pulse::Tick(_) | Pulse::Stand));
+            let done = match pulse {
+                Pulse::Heartbeat => raft.trigger().heartbeat().await,
+                Pulse::Stand => {
+                    stood = silent_since;
+                    raft.trigger().elect(true).await
+                }
+                Pulse::Rest(_) | Pulse::Tick(_) => Ok(()),
+            };
+            if done.is_err() {
                 return;
             }
             match pulse {
-                Pulse::Rest(left) => left,
-                Pulse::Heartbeat | Pulse::Tick => inner.timing.heartbeat,
+                Pulse::Rest(wait) | Pulse::Tick(wait) => wait,
+                Pulse::Heartbeat | Pulse::Stand => inner.timing.heartbeat,
             }
         };
         tokio::select! {
@@ -58,30 +89,45 @@ pub(crate) async fn beat(inner: Weak<Inner>) {
     }
 }
 
+impl Inner {
+    /// How many voters that can be reached lead more gladly than this one; none where the leader is not known to be
+    /// gone.
+    fn turn(&self) -> Option<u32> {
+        let leader = self.leader().filter(|leader| *leader != self.node && self.peers.is_suspect(*leader))?;
+        let state = self.state.borrow().clone();
+        let rank = |node: NodeId| (Reverse(state.nodes().get(&node).map_or(0, willingness)), node);
+        let voters: Vec<NodeId> = self.raft.voter_ids().map(NodeId).collect();
+        let before = |node: &&NodeId| {
+            **node != leader && rank(**node) < rank(self.node) && !self.peers.is_suspect(**node)
+        };
+        let count = voters.iter().filter(before).count();
+        voters.contains(&self.node).then(|| u32::try_from(count).unwrap_or(u32::MAX))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_back_before_a_node_may_stand_for_election() {
+    fn a_node_rests_while_the_leader_is_heard_and_takes_its_turn_when_it_is_gone() {
         let timing = Timing::lan();
         let ms = Duration::from_millis;
+        let poll = ms(50);
         let cases = [
-            ("never heard one", false, None, Pulse::Tick),
-            ("just heard it", false, Some(ms(0)), Pulse::Rest(ms(625))),
-            ("heard it a heartbeat ago", false, Some(ms(200)), Pulse::Rest(ms(425))),
-            ("the time is over", false, Some(ms(625)), Pulse::Tick),
-            ("long silent", false, Some(ms(9000)), Pulse::Tick),
-            ("leads", true, None, Pulse::Heartbeat),
-            ("leads, and followed a moment ago", true, Some(ms(10)), Pulse::Heartbeat),
+            ("never heard one", false, None, None, Pulse::Tick(poll)),
+            ("just heard it", false, Some(0), None, Pulse::Rest(ms(500))),
+            ("just heard it, and lost the connection", false, Some(1), Some(0), Pulse::Rest(ms(499))),
+            ("silent for a lease", false, Some(500), None, Pulse::Tick(poll)),
+            ("gone, but others may have heard it later", false, Some(501), Some(0), Pulse::Tick(ms(19))),
+            ("gone", false, Some(520), Some(0), Pulse::Stand),
+            ("gone, and another one is to try first", false, Some(520), Some(1), Pulse::Tick(ms(80))),
+            ("its turn", false, Some(601), Some(1), Pulse::Stand),
+            ("leads", true, None, None, Pulse::Heartbeat),
+            ("leads, and followed a moment ago", true, Some(10), None, Pulse::Heartbeat),
         ];
-        for (who, leads, heard, expected) in cases {
-            assert_eq!(pulse(leads, heard, &timing), expected, "{who}");
-        }
-        for timing in [Timing::lan(), Timing::wan()] {
-            let Pulse::Rest(rest) = pulse(false, Some(ms(0)), &timing) else { panic!("it rests") };
-            let tick = timing.heartbeat * 13 / 64;
-            assert!(rest + 2 * tick < timing.election_max + timing.election_min);
+        for (who, leads, heard, turn, expected) in cases {
+            assert_eq!(pulse(leads, heard.map(ms), turn, &timing), expected, "{who}");
         }
     }
 }

@@ -3,11 +3,18 @@
 //! A linearizable read needs a confirmation that was asked for after the read began. So an asker never takes the
 //! answer of a round that had begun before, and all who wait when a round begins share it: a hundred readers cost
 //! one exchange with a majority, not a hundred.
+//!
+//! Clients that were answered together ask again together, a few microseconds apart. A round that began with the first of
+//! them would leave the others to the next one, so it looks a few times whether they are there.
 
 use std::{future::Future, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+/// How often a round looks for those of the last one before it begins without them. Each look lets everything else that is
+/// ready run, and takes a few microseconds.
+const LOOKS: usize = 48;
 
 /// The answer of a round.
 pub(crate) type Answer = Result<u64, String>;
@@ -23,6 +30,8 @@ struct Waiting {
     askers: Vec<oneshot::Sender<Answer>>,
     /// A task runs rounds until nobody waits.
     runs: bool,
+    /// Who shared the last round.
+    last: usize,
 }
 
 impl Rounds {
@@ -52,10 +61,14 @@ where
     R: Future<Output = Answer>,
 {
     loop {
+        gather(&waiting).await;
         let askers = {
             let mut waiting = waiting.lock();
             let askers = std::mem::take(&mut waiting.askers);
             waiting.runs = !askers.is_empty();
+            if waiting.runs {
+                waiting.last = askers.len();
+            }
             askers
         };
         if askers.is_empty() {
@@ -66,6 +79,19 @@ where
             // Whoever no longer waits needs no answer.
             let _ = asker.send(answer.clone());
         }
+    }
+}
+
+/// Waits a moment for as many as shared the last round.
+async fn gather(waiting: &Mutex<Waiting>) {
+    for _ in 0..LOOKS {
+        {
+            let waiting = waiting.lock();
+            if waiting.askers.is_empty() || waiting.askers.len() >= waiting.last {
+                return;
+            }
+        }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -8,8 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{ReadPolicy, alias::SnapshotOf, async_runtime::watch::WatchReceiver as _};
-use pangolin_core::id::NodeId;
+use pangolin_core::{id::NodeId, state::ClusterState};
 use pangolin_peer::Service;
+use pangolin_storage::SnapshotStore;
 use tokio::time::timeout;
 
 use crate::{
@@ -133,7 +134,13 @@ impl Inner {
         {
             return Err("the snapshot contradicts what is committed here".into());
         }
-        pangolin_core::state::ClusterState::decode(&data).map_err(|error| error.to_string())?;
+        // A large one takes a while: whatever else this node has to answer goes on.
+        let whole = data.clone();
+        let check = move |_: &SnapshotStore| {
+            let decoded = ClusterState::decode(&whole).map_err(io::Error::other);
+            decoded.map(drop)
+        };
+        self.snapshots.run(check).await.map_err(|error| error.to_string())?;
         let snapshot = SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };
         let answer =
             self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
