@@ -27,7 +27,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "pangolin-benches",
-        &["pangolin-core", "pangolin-peer", "pangolin-raft", "pangolin-wire", "pangolin-chaos"],
+        &[
+            "pangolin-core",
+            "pangolin-peer",
+            "pangolin-storage",
+            "pangolin-raft",
+            "pangolin-wire",
+            "pangolin-chaos",
+        ],
     ),
 ];
 

@@ -1,4 +1,5 @@
-//! `pangolin-bench`: what writes, reads, failover and joining cost, measured from outside, beside etcd.
+//! `pangolin-bench`: what writes, reads, failover, joining, restoring and asking why cost, measured from outside, writes
+//! and reads beside etcd.
 //!
 //! Everything runs on this host: three nodes of each system as processes on loopback, with their data below one
 //! temporary directory (`TMPDIR` says on which disk). The last line of each measurement is JSON.
@@ -13,7 +14,9 @@ mod load;
 mod pangolin;
 mod processes;
 mod raft;
+mod restore;
 mod sample;
+mod why;
 
 use std::process::ExitCode;
 
@@ -37,6 +40,10 @@ enum Verb {
     Failover(failover::Options),
     /// From the start of a join until the node votes
     Join(joining::Options),
+    /// A large state: live restore, recovery of one survivor, the cluster made again from backups
+    Restore(restore::Options),
+    /// What the decision log costs: answers to `why`, and each change while it is full
+    Why,
     /// One member of the group that `raft` measures
     #[command(hide = true)]
     Member(group::member::Options),
@@ -67,6 +74,8 @@ fn run(verb: Verb) -> Result<bool> {
             Verb::Raft(options) => raft::run(&options).await,
             Verb::Failover(options) => failover::run(&options).await,
             Verb::Join(options) => joining::run(&options).await,
+            Verb::Restore(options) => restore::run(&options).await,
+            Verb::Why => why::run(),
             Verb::Member(_) => Ok(true),
         }
     });
