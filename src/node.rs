@@ -2,26 +2,29 @@
 //!
 //! Everything is bound before anything runs, so that a port in use is told before the node takes part in anything.
 
+mod introduction;
+mod settings;
+
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
+use introduction::{First, introduce};
 use pangolin_api::Api;
 use pangolin_core::{
-    Body, Cause, ClusterState, Fence, NodeId,
-    command::Actor,
+    ClusterState, NodeId,
     plan::plan,
     record::{AdminState, NodeRole},
 };
-use pangolin_dns::{CookieSecret, DnsConfig, DnsServer};
-use pangolin_edge::{BoundEdge, EdgeConfig, Limits};
+use pangolin_dns::DnsServer;
+use pangolin_edge::BoundEdge;
 use pangolin_peer::{BoundPeers, Peers, Service, identity::Keyring};
-use pangolin_raft::{Cluster, Proposal, RaftConfig, Timing};
-use pangolin_tunnel::{TunnelConfig, TunnelLayer, control::ControlService};
+use pangolin_raft::{Cluster, RaftConfig, Timing};
+use pangolin_tunnel::{TunnelLayer, control::ControlService};
 use pangolin_wire::JournalEvent;
+use settings::{check_free, dns_config, edge_config, tunnel_config};
 use tokio::{
     runtime::Handle,
     signal::unix::{SignalKind, signal},
@@ -53,11 +56,13 @@ use crate::{
 
 /// How long a just started node tries to commit what it has to say, before it tries again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Pause after the cluster has refused it: somebody has to change something first.
-const REFUSED_RETRY: Duration = Duration::from_secs(60);
 /// How long the others have to refuse a node before it takes itself for removed: a node that is known on the leader
 /// already is known everywhere much sooner.
 const REMOVED_AFTER: Duration = Duration::from_secs(5);
+/// How long a node that starts waits for what the others know before it lets clients in.
+const COMPANY_WAIT: Duration = Duration::from_secs(3);
+/// How often it looks meanwhile.
+const COMPANY_POLL: Duration = Duration::from_millis(20);
 /// Layers that have not come to the end of a round for this long hang: a round begins at the latest every 30 s.
 const STALLED: Duration = Duration::from_secs(90);
 
@@ -206,11 +211,13 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let reports = Reports::default();
     let (journal, journal_task) = Journal::new(&config.state_dir, node, cluster.watch(), reports.clone());
     tasks.spawn("journal", journal_task.run(shutdown.clone()));
-    let backups = Backups::new(config.backup.clone(), node, cluster.clone(), keyring.clone());
+    let first_key = state_dir.recovery()?;
+    let backups = Backups::new(config.backup.clone(), node, cluster.clone(), keyring.clone(), first_key);
     tasks.spawn("backups", backups.clone().run(shutdown.clone()));
     tasks.spawn("lineage", notice_lineage(peers.clone(), shutdown.clone()));
     let leading =
-        Arc::new(Leading::new(node, cluster.clone(), peers.clone(), reports.clone(), keyring.clone()));
+        Leading::new(node, cluster.clone(), peers.clone(), reports.clone(), keyring.clone(), timing);
+    let leading = Arc::new(leading);
     let (left_tx, left) = watch::channel(false);
     let stopping = CancellationToken::new();
     let answers = NodeAnswers {
@@ -245,7 +252,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         state_dir: state_dir.clone(),
     };
     tasks.spawn("agreement", watch.run(shutdown.clone()));
-    let first = First { created: bootstrap.map(|created| *created), recovery: state_dir.recovery()? };
+    let first = First { created: bootstrap.map(|created| *created), recovery: first_key };
     let renewal = Renewal {
         state_dir,
         cluster: cluster.clone(),
@@ -311,79 +318,6 @@ async fn notice_lineage(peers: Peers, shutdown: CancellationToken) -> anyhow::Re
             () = tokio::time::sleep(RETRY) => {}
         }
     }
-}
-
-/// What the node that made the cluster has to tell.
-struct First {
-    created: Option<pangolin_core::command::ClusterCreated>,
-    recovery: Option<pangolin_core::record::RecoveryPublic>,
-}
-
-/// Tells the cluster what has to be told once: on the first node that there is a cluster now, on every node what the
-/// configuration has changed about it.
-async fn introduce(
-    cluster: Cluster,
-    node: NodeId,
-    first: First,
-    spec: pangolin_core::record::NodeSpec,
-    shutdown: CancellationToken,
-) -> Result<(), std::convert::Infallible> {
-    let mut states = cluster.watch();
-    loop {
-        let state = states.borrow_and_update().clone();
-        let Some((reason, body)) = introduction(&state, node, &first, &spec) else {
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                _ = states.changed() => continue,
-            }
-        };
-        let cause = Cause::new(Actor::Node(node), reason);
-        let proposal = Proposal { request: None, cause, fence: Fence::None, body };
-        let proposed = cluster.propose(proposal).await;
-        match proposed.map(|done| done.outcome.into_result().map(|_| done.revision)) {
-            // What comes next follows from the state that shows this.
-            Ok(Ok(revision)) if cluster.wait_applied(revision, RETRY).await.is_ok() => continue,
-            Ok(Ok(_)) => {}
-            Ok(Err(refusal)) => {
-                warn!(%refusal, "the cluster does not take what this node's configuration says");
-                tokio::select! {
-                    () = shutdown.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(REFUSED_RETRY) => continue,
-                }
-            }
-            Err(error) => info!(%error, "the cluster does not take changes yet"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-}
-
-fn introduction(
-    state: &ClusterState,
-    node: NodeId,
-    first: &First,
-    spec: &pangolin_core::record::NodeSpec,
-) -> Option<(&'static str, Body)> {
-    if state.cluster().is_none() {
-        let created = first.created.clone()?;
-        return Some(("`pangolind init` was run on this host", Body::ClusterCreated(Box::new(created))));
-    }
-    if let (None, Some(key)) = (state.recovery_key(), first.recovery) {
-        return Some(("`pangolind init` was run on this host", Body::RecoveryKeyChanged(key)));
-    }
-    let known = &state.nodes().get(&node)?.spec;
-    // Name, role and certificate key were fixed when the node was admitted.
-    let wanted = pangolin_core::record::NodeSpec {
-        name: known.name.clone(),
-        role: known.role,
-        spki: known.spki,
-        ..spec.clone()
-    };
-    (*known != wanted).then(|| {
-        ("its configuration or version has changed", Body::NodeChanged { node, spec: Box::new(wanted) })
-    })
 }
 
 /// What a witness runs in place of the layers: it knows the members, and reports whom it sees.
@@ -475,20 +409,9 @@ async fn start_layers(
     };
     // Bringing a layer in line starts what carries its traffic.
     tasks.spawn_traffic("layers", layers.run(shutdown.clone()));
-    // Nobody is answered before the first plan stands.
+    // Nobody is answered before the first plan stands, and it is known which nodes have tunnels to the sites.
     reached.wait_for(|revision| *revision >= first.revision()).await?;
-    tasks.spawn_front("edge", edge_task.run(tasks.closing()));
-    tasks.spawn_front("dns", dns_task.run(tasks.closing()));
-    let health = Health {
-        reports: core.reports.clone(),
-        peers: core.peers.clone(),
-        tunnel: tunnel.clone(),
-        edge,
-        dns,
-        cluster: core.cluster.clone(),
-        keyring,
-    };
-    tasks.spawn("health", health.run(shutdown.clone()));
+    // The others may be waiting for this node in the same way.
     let reporter = Reporter {
         reports: core.reports.clone(),
         peers: core.peers.clone(),
@@ -502,9 +425,37 @@ async fn start_layers(
         stopping: core.stopping.clone(),
     };
     tasks.spawn("reports", reporter.run(shutdown.clone()));
+    if tokio::time::timeout(COMPANY_WAIT, company(core)).await.is_err() {
+        info!("letting clients in, though some nodes have not said yet which tunnels they have");
+    }
+    tasks.spawn_front("edge", edge_task.run(tasks.closing()));
+    tasks.spawn_front("dns", dns_task.run(tasks.closing()));
+    let health = Health {
+        reports: core.reports.clone(),
+        peers: core.peers.clone(),
+        tunnel: tunnel.clone(),
+        edge,
+        dns,
+        cluster: core.cluster.clone(),
+        keyring,
+    };
+    tasks.spawn("health", health.run(shutdown.clone()));
     tasks.spawn("watchdog", watchdog(reached, shutdown));
     info!(node = %core.node, name = %core.config.name, revision = %first.revision(), "ready");
     Ok(control)
+}
+
+/// Waits until every other node has said what it sees, or is known not to answer.
+async fn company(core: &Core) {
+    let known = |node: NodeId| core.reports.look_at(node, |_| ()).is_some() || core.peers.is_suspect(node);
+    loop {
+        let state = core.cluster.state();
+        let mut others = state.nodes().values().filter(|node| node.id != core.node);
+        if others.all(|node| node.spec.role == NodeRole::Witness || known(node.id)) {
+            return;
+        }
+        tokio::time::sleep(COMPANY_POLL).await;
+    }
 }
 
 /// Waits until this node is in the state: at once after a restart, a moment after `init`, and after `join` once the
@@ -570,59 +521,4 @@ async fn watchdog(
 fn notify_ready() {
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// DNS and tunnels are bound only once there is something to serve; that their ports are free is found out now.
-fn check_free(config: &Config) -> anyhow::Result<()> {
-    let udp = |address: &SocketAddr| std::net::UdpSocket::bind(address).map(|_| ());
-    for address in &config.dns {
-        if let Err(error) = udp(address).and_then(|()| std::net::TcpListener::bind(address).map(|_| ())) {
-            anyhow::bail!(
-                "cannot listen on {address} for DNS: {error}; stop what listens there (`ss -lntup`; on port 53 often \
-                 systemd-resolved), or change dns.listen"
-            );
-        }
-    }
-    let address = config.tunnel_listen;
-    // A kernel interface outlives a node that was killed, and keeps the port until the tunnels take it over.
-    let interface = std::path::Path::new("/sys/class/net").join(&config.tunnel_interface);
-    if !interface.exists()
-        && let Err(error) = udp(&address)
-    {
-        anyhow::bail!(
-            "cannot listen on {address} for WireGuard: {error}; stop what listens there (`ss -lnup`), or change \
-             tunnel.listen"
-        );
-    }
-    Ok(())
-}
-
-fn edge_config(config: &Config) -> EdgeConfig {
-    EdgeConfig {
-        https: config.https.clone(),
-        http: config.http.clone(),
-        node_name: config.name.to_string(),
-        limits: Limits::default(),
-    }
-}
-
-fn dns_config(core: &Core, keyring: &Keyring) -> DnsConfig {
-    let mut cookies = CookieSecret([0; 16]);
-    cookies.0.copy_from_slice(&keyring.derive("DNS cookies")[..16]);
-    DnsConfig {
-        listen: core.config.dns.clone(),
-        nsid: core.config.name.to_string(),
-        cookie_secrets: vec![cookies],
-        ..DnsConfig::default()
-    }
-}
-
-fn tunnel_config(config: &Config, state_dir: &StateDir) -> anyhow::Result<TunnelConfig> {
-    Ok(TunnelConfig {
-        listen: config.tunnel_listen,
-        key: state_dir.tunnel_key()?,
-        backend: config.tunnel_backend,
-        interface: config.tunnel_interface.clone(),
-        mtu: config.tunnel_mtu,
-    })
 }

@@ -360,7 +360,8 @@ impl StateDir {
         Ok(private_file::write(&path, &text)?)
     }
 
-    /// Gives what was written to whoever owns the directory: `init` and `join` are run by root, the node is not.
+    /// Gives what was written to whoever owns the directory: `init`, `join` and `recover` are run by root, the node is
+    /// not.
     ///
     /// # Errors
     /// It cannot be given away.
@@ -371,16 +372,20 @@ impl StateDir {
             source,
         };
         let owner = std::fs::metadata(&self.0).map_err(|source| io(&self.0, source))?;
-        for name in ["identity.json", "node.key", "tunnel.key", "keyring"] {
-            let path = self.file(name);
-            match std::fs::symlink_metadata(&path) {
-                Ok(file) if file.uid() != owner.uid() => {
-                    lchown(&path, Some(owner.uid()), Some(owner.gid()))
-                        .map_err(|source| io(&path, source))?;
-                }
-                Ok(_) => {}
-                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+        let written = ["identity.json", "node.key", "tunnel.key", "keyring", "recovery.pub", "raft"];
+        let mut paths: Vec<PathBuf> = written.iter().map(|name| self.file(name)).collect();
+        while let Some(path) = paths.pop() {
+            let file = match std::fs::symlink_metadata(&path) {
+                Ok(file) => file,
+                Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
                 Err(source) => return Err(io(&path, source)),
+            };
+            if file.uid() != owner.uid() {
+                lchown(&path, Some(owner.uid()), Some(owner.gid())).map_err(|source| io(&path, source))?;
+            }
+            if file.is_dir() {
+                let entries = std::fs::read_dir(&path).map_err(|source| io(&path, source))?;
+                paths.extend(entries.flatten().map(|entry| entry.path()));
             }
         }
         Ok(())

@@ -2,83 +2,26 @@
 //!
 //! The programs must be built: `cargo build --workspace --bins` (scripts/test.sh does).
 
+#[allow(dead_code, reason = "each test file uses its own part of it")]
+mod hosts;
+
 use std::{
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
-use pangolin_chaos::{
-    cluster::{COMMAND_PATIENCE, Cluster, Options},
-    ports::{self, Ports},
-    process::{Output, run},
-};
+use hosts::{PATIENCE, begun, copy, has_org, leads, org, pangolinctl, pangolind, shown};
+use pangolin_chaos::cluster::Cluster;
 use pangolin_node as _;
 use pangolin_wire::{
-    Backup, BackupList, Client, ClientError, ClusterStatus, CreatedApiKey, CreatedSite, Health, Resource,
-    RestoreCatalog, RestoredCatalog, VerifiedBackups,
+    Backup, BackupList, CreatedApiKey, CreatedSite, Event, EventPage, Health, Resource, RestoreCatalog,
+    RestoredCatalog, VerifiedBackups,
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Several nodes keep a small machine busy: one story at a time.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// Configured nodes, of which the first one runs as a cluster; and the recovery key that was shown.
-async fn begun(nodes: u8) -> (Cluster, String) {
-    let addresses = ports::own_addresses(nodes);
-    let ports = Ports::free(&addresses).expect("ports");
-    let options = Options { addresses, ports, ..Options::of_a_test().expect("options") };
-    let mut cluster = Cluster::prepare(options).expect("configuration files");
-    for node in &cluster.nodes {
-        let text = std::fs::read_to_string(node.config()).expect("read");
-        std::fs::write(node.config(), format!("{text}\n[backup]\narchive_seconds = 1\n")).expect("written");
-    }
-    let zone = cluster.options.zone.clone();
-    let shown = pangolind(&cluster, 0, "init", &["--cluster", "demo", "--zone", &zone], "");
-    assert!(shown.success, "{shown:?}");
-    let keys: Vec<&str> = shown.stdout.lines().map(str::trim).filter(|l| l.starts_with("pgr1.")).collect();
-    let [key] = keys[..] else { panic!("one recovery key is shown: {}", shown.stdout) };
-    let key = key.to_owned();
-    cluster.nodes[0].start_ready().await.expect("it runs");
-    (cluster, key)
-}
-
-fn pangolind(cluster: &Cluster, node: usize, verb: &str, more: &[&str], input: &str) -> Output {
-    let mut command = cluster.nodes[node].command(verb);
-    command.args(more);
-    run(command, input, COMMAND_PATIENCE).expect("it runs and ends")
-}
-
-fn pangolinctl(cluster: &Cluster, node: usize, words: &[&str]) -> Output {
-    let mut command = Command::new(&cluster.programs.pangolinctl);
-    command.arg("--socket").arg(cluster.nodes[node].socket()).args(words);
-    run(command, "", COMMAND_PATIENCE).expect("it runs and ends")
-}
-
-async fn org(client: &Client, id: &str) {
-    let _: Value = client.put("/org", &json!({ "orgId": id, "name": id })).await.expect("an organisation");
-}
-
-async fn has_org(client: &Client, id: &str) -> bool {
-    match client.get::<Value>(&format!("/org/{id}")).await {
-        Ok(_) => true,
-        Err(ClientError::Refused(failure)) if failure.status == 404 => false,
-        Err(error) => panic!("{id}: {error}"),
-    }
-}
-
-/// Waits until a node shows an organisation.
-async fn shown(cluster: &Cluster, node: usize, id: &str) {
-    let client = cluster.nodes[node].client().with_deadline(PATIENCE);
-    let end = Instant::now() + PATIENCE;
-    while !has_org(&client, id).await {
-        assert!(Instant::now() < end, "{id} does not come to node {node}");
-        sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// Waits until the node has ended by itself, and gives its log.
 async fn ended(cluster: &mut Cluster, node: usize) -> String {
@@ -90,19 +33,6 @@ async fn ended(cluster: &mut Cluster, node: usize) -> String {
             return log;
         }
         assert!(Instant::now() < end, "it still runs: {}", process.tail());
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn leads(cluster: &Cluster, node: usize) -> ClusterStatus {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Ok(status) = cluster.nodes[node].client().get::<ClusterStatus>("/cluster/status").await
-            && status.leader.as_ref().is_some_and(|leader| leader.since.is_some())
-        {
-            return status;
-        }
-        assert!(Instant::now() < end, "no leader");
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -148,6 +78,12 @@ async fn one_survivor_of_three_becomes_a_cluster_again_and_old_members_are_refus
     cluster.nodes[0].start_ready().await.expect("it runs again");
     let status = leads(&cluster, 0).await;
     assert_eq!((status.revision.lineage, status.nodes.len(), status.quorum.voters), (2, 1, 1));
+    // It is told like every other decision: what, by whom, and from where on.
+    let told = pangolinctl(&cluster, 0, &["events"]).stdout;
+    assert!(
+        told.contains("begins lineage 2, from revision 1.") && told.contains("--force-new-cluster"),
+        "{told}"
+    );
     for number in 0..20 {
         assert!(has_org(&client, &format!("kept-{number}")).await, "{number} was acknowledged, but is gone");
     }
@@ -212,6 +148,18 @@ async fn an_earlier_catalog_comes_back_but_nothing_that_was_revoked() {
     assert_eq!((done.from, done.resources), (Some(between), 0));
     assert!(has_org(&client, "later").await && !has_org(&client, "latest").await);
 
+    // To a time: that of the last change that is to be there, as the events tell it.
+    let page: EventPage = client.get("/events?limit=100").await.expect("events");
+    let latest = |event: &&Event| event.subjects.iter().any(|about| about.id.as_deref() == Some("latest"));
+    let event = page.events.iter().find(latest).expect("the last organisation was made");
+    let at = Some(event.at.to_string());
+    let done: RestoredCatalog =
+        client.post("/cluster/restore", &RestoreCatalog { at }).await.expect("restored");
+    assert_eq!(done.time, Some(event.at));
+    assert!(has_org(&client, "latest").await);
+    let told = pangolinctl(&cluster, 0, &["events"]).stdout;
+    assert!(told.contains("gets the catalog of revision"), "{told}");
+
     // By hand: listed, verified, restored; and what cannot be is said.
     let listed = pangolinctl(&cluster, 0, &["backup", "list"]);
     assert!(listed.success && listed.stdout.contains("state-0001-"), "{listed:?}");
@@ -224,7 +172,7 @@ async fn an_earlier_catalog_comes_back_but_nothing_that_was_revoked() {
     let undo = done.undo.expect("a backup before").to_string();
     let undone = pangolinctl(&cluster, 0, &["backup", "restore", "--at", &undo, "--yes"]);
     assert!(undone.success && undone.stdout.contains("To undo it"), "{undone:?}");
-    client.get::<Value>(&format!("/resource/{resource}")).await.expect("it is back again");
+    assert!(has_org(&client, "later").await && !has_org(&client, "latest").await);
     for (at, word) in [("99999999", "lead up to revision"), ("1.0", "oldest backup"), ("soon", "neither")] {
         let refused = pangolinctl(&cluster, 0, &["backup", "restore", "--at", at, "--yes"]);
         assert!(!refused.success && refused.stderr.contains(word), "{at}: {refused:?}");
@@ -315,10 +263,74 @@ async fn when_all_hosts_are_lost_backups_and_recovery_key_make_the_cluster_again
     assert!(has_org(&cluster.nodes[0].client().with_deadline(PATIENCE), "new").await);
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("made");
-    for entry in std::fs::read_dir(from).expect("listed") {
-        let path = entry.expect("an entry").path();
-        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+/// What is done with a directory and all in it, rights and links included.
+fn shell(words: &[&str]) {
+    let done = std::process::Command::new(words[0]).args(&words[1..]).status().expect("it runs");
+    assert!(done.success(), "{words:?}");
+}
+
+#[tokio::test]
+async fn a_recovery_that_was_cut_off_anywhere_is_finished_by_running_it_again() {
+    let _turn = TURN.lock().await;
+    let (mut cluster, _key) = begun(1).await;
+    let client = cluster.nodes[0].client().with_deadline(PATIENCE);
+    org(&client, "kept").await;
+    cluster.nodes[0].terminate(PATIENCE).expect("an end in order");
+    let state = cluster.nodes[0].state_dir();
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    let (before, after) = (text(&cluster.dir().join("before")), text(&cluster.dir().join("after")));
+    shell(&["cp", "-a", &text(&state), &before]);
+    let done = pangolind(&cluster, 0, "recover", &["--force-new-cluster"], "demo\n");
+    assert!(done.success, "{done:?}");
+    shell(&["cp", "-a", &text(&state), &after]);
+    let aside = std::fs::read_dir(&after)
+        .expect("listed")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|name| name.starts_with("lineage-1-"))
+        .expect("the old state is kept");
+
+    // How far it came: the new store is made and that is noted; the old one is out of the way; the new one is in its
+    // place; the node knows its new lineage.
+    for step in 1..=4 {
+        std::fs::remove_dir_all(&state).expect("removed");
+        shell(&["cp", "-a", &before, &text(&state)]);
+        let at = |name: &str| text(&state.join(name));
+        std::fs::write(at("recovering"), format!("{{\"lineage\":2,\"aside\":\"{aside}\"}}"))
+            .expect("written");
+        shell(&["chmod", "600", &at("recovering")]);
+        if step < 3 {
+            shell(&["mkdir", "-m", "700", &at("recovered")]);
+            shell(&["cp", "-a", &format!("{after}/raft"), &at("recovered")]);
+        }
+        if step >= 2 {
+            shell(&["mkdir", "-m", "700", &at(&aside)]);
+            shell(&["mv", &at("raft"), &at(&aside)]);
+        }
+        if step >= 3 {
+            shell(&["cp", "-a", &format!("{after}/raft"), &at("raft")]);
+        }
+        if step >= 4 {
+            shell(&["cp", "-a", &format!("{after}/identity.json"), &at("identity.json")]);
+        }
+        let refused = format!("{:#}", cluster.nodes[0].start_ready().await.expect_err("half recovered"));
+        assert!(refused.contains("recover --force-new-cluster` again"), "step {step}: {refused}");
+        cluster.nodes[0].kill();
+        let finished = pangolind(&cluster, 0, "recover", &["--force-new-cluster"], "");
+        assert!(finished.success && finished.stdout.contains(&aside), "step {step}: {finished:?}");
+        assert!(Path::new(&at(&aside)).join("raft").is_dir(), "step {step}: the old state is kept");
+        cluster.nodes[0].start_ready().await.expect("it runs");
+        let status = leads(&cluster, 0).await;
+        assert_eq!((status.revision.lineage, status.nodes.len()), (2, 1), "step {step}");
+        assert!(has_org(&client, "kept").await, "step {step}");
+        cluster.nodes[0].terminate(PATIENCE).expect("an end in order");
     }
+    // Cut off before anything was noted, it begins anew.
+    std::fs::remove_dir_all(&state).expect("removed");
+    shell(&["cp", "-a", &before, &text(&state)]);
+    shell(&["mkdir", "-m", "700", &text(&state.join("recovered"))]);
+    shell(&["cp", "-a", &format!("{after}/raft"), &text(&state.join("recovered"))]);
+    let done = pangolind(&cluster, 0, "recover", &["--force-new-cluster"], "demo\n");
+    assert!(done.success, "{done:?}");
+    cluster.nodes[0].start_ready().await.expect("it runs");
+    assert!(has_org(&client, "kept").await);
 }

@@ -25,13 +25,16 @@ use pangolin_core::{FeatureLevel, record::UpgradeStep};
 use pangolin_node as _;
 use pangolin_wire::{Client, ClusterStatus, TransferLeader, TransferredLeader};
 use serde_json::json;
-use tokio::{io::AsyncReadExt as _, process::Command, task::JoinHandle, time::sleep};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, process::Command, task::JoinHandle, time::sleep};
 use uuid::Uuid;
 
 /// How long something may take that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long a whole run may take.
 const RUN_PATIENCE: Duration = Duration::from_secs(240);
+
+/// How long a node that is up may leave clients without an answer, whatever happens to the others.
+const GAP_MAX_MS: u64 = 1000;
 
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -168,19 +171,30 @@ impl Upgrader {
             node.terminate(PATIENCE).expect("an end in order");
             node.set_program(if action.trim() == "upgrade" { &self.next } else { &self.current });
             node.start_ready().await.expect("back");
+            // From here on it takes connections, so it has to serve them; before, clients are sent away at once.
+            let takes_connections = Instant::now() + PATIENCE;
+            while TcpStream::connect(node.https()).await.is_err() {
+                assert!(Instant::now() < takes_connections, "{} lets nobody in", node.name);
+                sleep(Duration::from_millis(5)).await;
+            }
             self.away.lock().expect("a lock").push((position, began, Instant::now()));
             std::fs::remove_file(&ask).expect("removed");
         }
     }
 
-    /// The probes through a node while it was not away.
-    fn surviving(&self, position: usize, probes: Vec<Probe>) -> Vec<Probe> {
+    /// The probes through a node while it was not away, in the stretches between.
+    fn served(&self, position: usize, probes: &[Probe]) -> Vec<Vec<Probe>> {
         let away = self.away.lock().expect("a lock");
-        let was_away = |probe: &Probe| {
-            let ended = probe.sent + probe.took;
-            away.iter().any(|(node, from, to)| *node == position && probe.sent <= *to && ended >= *from)
+        let away: Vec<_> = away.iter().filter(|(node, ..)| *node == position).collect();
+        let ends = away.iter().map(|(_, from, _)| Some(*from)).chain([None]);
+        let begins = [None].into_iter().chain(away.iter().map(|(.., to)| Some(*to)));
+        let lies_in = |probe: &&Probe, begin: Option<Instant>, end: Option<Instant>| {
+            begin.is_none_or(|begin| probe.sent > begin)
+                && end.is_none_or(|end| probe.sent + probe.took < end)
         };
-        probes.into_iter().filter(|probe| !was_away(probe)).collect()
+        let stretch =
+            |(begin, end)| probes.iter().filter(|probe| lies_in(probe, begin, end)).cloned().collect();
+        begins.zip(ends).map(stretch).collect()
     }
 }
 
@@ -204,8 +218,7 @@ async fn write(cluster: &Cluster, position: usize, org: &str) {
     client.send(Method::PUT, "/org", Some(body), Uuid::new_v4()).await.expect("written");
 }
 
-#[tokio::test]
-#[ignore = "requests through the node that restarts are refused for up to two seconds; run it with -- --ignored"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_upgrade_loses_no_request_and_no_write_goes_back_and_is_finished() {
     let _turn = TURN.lock().await;
     let Some((mut cluster, next)) = prepared() else { return };
@@ -228,6 +241,7 @@ async fn a_rolling_upgrade_loses_no_request_and_no_write_goes_back_and_is_finish
     let (done, said) = upgrader.run(&mut cluster, "run", "n3").await;
     assert!(!done && said.contains("--replace of node n3 has failed"), "{said}");
     assert!(said.contains("upgrade rollback"), "{said}");
+    assert!(said.contains("Made the backup state-"), "{said}");
     let mixed = status(&cluster).await;
     let steps: Vec<UpgradeStep> =
         mixed.upgrade.as_ref().expect("open").nodes.iter().map(|node| node.step).collect();
@@ -268,7 +282,9 @@ async fn a_rolling_upgrade_loses_no_request_and_no_write_goes_back_and_is_finish
         .output()
         .await
         .expect("pangolinctl");
+    let told = String::from_utf8_lossy(&finish.stdout);
     assert!(finish.status.success(), "{}", String::from_utf8_lossy(&finish.stderr));
+    assert!(told.contains("the feature level is 2"), "the node that was asked has it: {told}");
     let finished = status(&cluster).await;
     assert_eq!(finished.feature_level, FeatureLevel(2));
     assert!(finished.upgrade.is_none());
@@ -277,11 +293,16 @@ async fn a_rolling_upgrade_loses_no_request_and_no_write_goes_back_and_is_finish
 
     writer.stop().await;
     for (position, prober) in probers.into_iter().enumerate() {
-        let probes = upgrader.surviving(position, prober.stop().await);
-        let figures = prober::figures(&probes);
-        println!("n{}: {figures:?}", position + 1);
-        let why: Vec<&String> = probes.iter().filter_map(|probe| probe.result.as_ref().err()).collect();
-        assert!(figures.total > 50 && figures.failed == 0, "n{}: {figures:?} {why:?}", position + 1);
+        let stretches = upgrader.served(position, &prober.stop().await);
+        for probes in &stretches {
+            let figures = prober::figures(probes);
+            println!("n{}: {figures:?}", position + 1);
+            let why: Vec<&String> = probes.iter().filter_map(|probe| probe.result.as_ref().err()).collect();
+            assert!(figures.failed == 0, "n{}: {figures:?} {why:?}", position + 1);
+            assert!(figures.longest_gap_ms <= GAP_MAX_MS, "n{}: {figures:?}", position + 1);
+        }
+        let total: usize = stretches.iter().map(Vec::len).sum();
+        assert!(total > 50, "n{} was hardly asked: {total}", position + 1);
     }
 
     // The previous version is kept out from here on, and says why.

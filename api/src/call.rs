@@ -229,12 +229,17 @@ impl Call {
 
     /// Who is behind the request, and what it is.
     pub(crate) fn cause(&self) -> Cause {
-        let Arrived { verb, path, .. } = &*self.arrived;
-        let reason = match self.arrived.caller.remote {
-            Some(remote) => format!("{verb} {path} from {}", remote.ip()),
-            None => format!("{verb} {path}"),
+        let Arrived { verb, path, caller, .. } = &*self.arrived;
+        let whose = match &self.principal {
+            // A key that is gone later still has its name here.
+            Principal::ApiKey { id, .. } => match self.state.api_keys().get(id) {
+                Some(key) => format!(" with the API key {:?}", key.name),
+                None => String::new(),
+            },
+            Principal::Operator(_) => " through the local socket".to_owned(),
         };
-        Cause::new(self.actor(), reason)
+        let from = caller.remote.map(|remote| format!(" from {}", remote.ip())).unwrap_or_default();
+        Cause::new(self.actor(), format!("{verb} {path}{whose}{from}"))
     }
 
     fn actor(&self) -> Actor {

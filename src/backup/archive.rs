@@ -135,7 +135,7 @@ impl Backups {
         let (written, segment) = blocking(move || {
             let write = || -> Result<(), BackupError> {
                 let header = Header { revision, time, ..inner.header(&state, Kind::Log { first })? };
-                let recovery = state.recovery_key();
+                let recovery = inner.recovery_key(&state);
                 let bytes =
                     backup::seal(&header, Content::Log(&segment), inner.keyring()?, recovery.as_ref())?;
                 inner.write(&header, &bytes)

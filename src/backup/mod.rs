@@ -12,7 +12,7 @@ mod verify;
 
 use std::{sync::Arc, time::Duration};
 
-use pangolin_core::{ClusterState, NodeId, Timestamp};
+use pangolin_core::{ClusterState, NodeId, Timestamp, record::RecoveryPublic};
 use pangolin_peer::identity::Keyring;
 use pangolin_raft::{Cluster, RaftError};
 use pangolin_storage::{
@@ -99,6 +99,8 @@ struct Inner {
     cluster: Cluster,
     /// None on a witness, which holds no keys.
     keyring: Option<Arc<Keyring>>,
+    /// The recovery key that `init` has shown on this host, for as long as the cluster knows none.
+    first_key: Option<RecoveryPublic>,
     place: Place,
     archive: tokio::sync::Mutex<Archive>,
 }
@@ -113,10 +115,16 @@ async fn blocking<T: Send + 'static>(
 impl Backups {
     /// The backups of a node. Nothing is touched yet.
     #[must_use]
-    pub fn new(config: BackupConfig, node: NodeId, cluster: Cluster, keyring: Option<Arc<Keyring>>) -> Self {
+    pub fn new(
+        config: BackupConfig,
+        node: NodeId,
+        cluster: Cluster,
+        keyring: Option<Arc<Keyring>>,
+        first_key: Option<RecoveryPublic>,
+    ) -> Self {
         let place = Place::new(&config.dir);
         let archive = tokio::sync::Mutex::default();
-        Self { inner: Arc::new(Inner { config, node, cluster, keyring, place, archive }) }
+        Self { inner: Arc::new(Inner { config, node, cluster, keyring, first_key, place, archive }) }
     }
 
     /// Where they lie.
@@ -171,7 +179,7 @@ impl Backups {
     async fn keep_up(&self) -> Result<(), BackupError> {
         let state = self.inner.cluster.state();
         let created_at = state.cluster().map(|cluster| cluster.created_at).unwrap_or_default();
-        if state.recovery_key().is_none() && clock::now().since(created_at) < KEY_AWAITED {
+        if self.inner.recovery_key(&state).is_none() && clock::now().since(created_at) < KEY_AWAITED {
             return Ok(());
         }
         let (newest, key) = {
@@ -183,7 +191,7 @@ impl Backups {
         };
         let whole = self.archive_now().await?;
         let due = |at: Timestamp, after: Duration| clock::now().since(at) >= after || clock::now() < at;
-        let another_key = key.is_some_and(|key| key != state.recovery_key());
+        let another_key = key.is_some_and(|key| key != self.inner.recovery_key(&state));
         let late =
             newest.is_none_or(|at| due(at, EVERY)) || (!whole && newest.is_none_or(|at| due(at, RETRY)));
         if late || another_key {
@@ -203,7 +211,7 @@ impl Backups {
         }
         let whole = self.archive_into(&mut archive).await?;
         let state = self.inner.cluster.state();
-        let key = state.recovery_key();
+        let key = self.inner.recovery_key(&state);
         let inner = self.inner.clone();
         let header = blocking(move || inner.write_state(&state)).await?;
         archive.base(&header, key, whole);
@@ -220,6 +228,11 @@ impl Backups {
 }
 
 impl Inner {
+    /// What backups of this state are encrypted to besides the keyring.
+    fn recovery_key(&self, state: &ClusterState) -> Option<RecoveryPublic> {
+        state.recovery_key().or(self.first_key)
+    }
+
     fn keyring(&self) -> Result<&Keyring, BackupError> {
         self.keyring.as_deref().ok_or(BackupError::Witness)
     }
@@ -241,7 +254,7 @@ impl Inner {
     fn write_state(&self, state: &ClusterState) -> Result<Header, BackupError> {
         let digest = state.digest().map_err(|error| BackupError::Ended(error.to_string()))?;
         let header = self.header(state, Kind::State { digest })?;
-        let recovery = state.recovery_key();
+        let recovery = self.recovery_key(state);
         let bytes = backup::seal(&header, Content::State(state), self.keyring()?, recovery.as_ref())?;
         self.write(&header, &bytes)?;
         Ok(header)

@@ -1,6 +1,7 @@
 //! Duties that only the leader has. They are alive for one term: gained with it, dropped with it.
 
 mod certificates;
+mod distance;
 mod members;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
 };
 
 use pangolin_core::{
-    Body, Cause, ClusterState, Fence, NodeId, Refusal,
+    Body, Cause, ClusterState, Fence, NodeId, Refusal, Revision,
     command::Actor,
     decide::{
         Step, Voting, certificate_cause, certificates_due, certificates_unneeded, decide, elected, hand_over,
@@ -19,7 +20,7 @@ use pangolin_core::{
     record::{AdminState, NodeRole},
 };
 use pangolin_peer::{Peers, identity::Keyring};
-use pangolin_raft::{Cluster, Leader, Proposal};
+use pangolin_raft::{Cluster, Leader, Proposal, Timing};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,10 @@ pub struct Leading {
     pub reports: Reports,
     /// Seals the keys of new certificates; a witness has none.
     pub keyring: Option<Arc<Keyring>>,
+    /// When leaders are given up.
+    timing: Timing,
     members: Mutex<members::Members>,
+    distance: Mutex<distance::Distance>,
 }
 
 impl Leading {
@@ -58,8 +62,10 @@ impl Leading {
         peers: Peers,
         reports: Reports,
         keyring: Option<Arc<Keyring>>,
+        timing: Timing,
     ) -> Self {
-        Self { node, cluster, peers, reports, keyring, members: Mutex::default() }
+        let (members, distance) = (Mutex::default(), Mutex::default());
+        Self { node, cluster, peers, reports, keyring, timing, members, distance }
     }
 
     /// Runs until told to end.
@@ -87,6 +93,7 @@ impl Leading {
         let Some(term) = term else { return std::future::pending().await };
         info!(term, "this node leads");
         *self.members.lock() = members::Members::default();
+        *self.distance.lock() = distance::Distance::default();
         while let Err(reason) = self.take_up(term).await {
             debug!(term, reason, "leadership is not announced yet");
             sleep(RETRY).await;
@@ -103,22 +110,22 @@ impl Leading {
     /// Makes the term known in the state: from here on, decisions of earlier terms are refused.
     async fn take_up(&self, term: u64) -> Result<(), String> {
         let cause = elected(&self.cluster.state(), &self.reports.snapshot(), self.node, clock::steady());
-        self.lead(cause, Fence::None, Body::LeaderStarted { term, node: self.node }).await
+        self.lead(cause, Fence::None, Body::LeaderStarted { term, node: self.node }).await.map(drop)
     }
 
-    /// Brings a decision of this leadership into the log.
-    pub(crate) async fn lead(&self, cause: Cause, fence: Fence, body: Body) -> Result<(), String> {
+    /// Brings a decision of this leadership into the log. Returns where it stands there.
+    pub(crate) async fn lead(&self, cause: Cause, fence: Fence, body: Body) -> Result<Revision, String> {
         let leader = self.cluster.lead().ok_or("this node does not lead any more")?;
         let committed = leader
             .propose(Proposal { request: None, cause, fence, body })
             .await
             .map_err(|error| error.to_string())?;
         match committed.outcome.into_result() {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(committed.revision),
             // Somebody was faster, or the state has moved on: the next look decides anew.
             Err(refusal @ (Refusal::StaleTerm { .. } | Refusal::StaleEpoch { .. })) => {
                 debug!(%refusal, "a decision came late");
-                Ok(())
+                Ok(committed.revision)
             }
             Err(refusal) => Err(refusal.to_string()),
         }
@@ -155,6 +162,14 @@ impl Leading {
         self.members.lock().look(&self.cluster.status(), alive, Instant::now())
     }
 
+    /// What an operator should know of the distances between the voters.
+    #[must_use]
+    pub fn timing_advice(&self, state: &ClusterState, voting: &Voting) -> Option<String> {
+        let measured = voting.voters.iter().filter_map(|node| Some((*node, self.peers.rtt(*node)?)));
+        let far = self.distance.lock().look(self.timing, measured, Instant::now());
+        distance::advice(state, self.timing, &far)
+    }
+
     async fn hand_over_loop(&self) {
         loop {
             self.hand_over(&self.cluster.state(), &self.voting()).await;
@@ -163,8 +178,16 @@ impl Leading {
     }
 
     async fn members_loop(&self) {
+        let mut told = false;
         loop {
             let (state, voting) = (self.cluster.state(), self.voting());
+            let advice = self.timing_advice(&state, &voting);
+            if told != advice.is_some() {
+                if let Some(advice) = &advice {
+                    warn!("{advice}");
+                }
+                told = advice.is_some();
+            }
             let mut more = false;
             if !self.hand_over(&state, &voting).await
                 && let Some(leader) = self.cluster.lead()
@@ -209,7 +232,7 @@ impl Leading {
             Step::Retire { node, reason } => {
                 let cause = Cause::new(Actor::Leader(self.node), reason);
                 let body = Body::NodeAdmin { node: *node, admin: AdminState::Leaving };
-                self.lead(cause, Fence::Term(leader.term()), body).await
+                self.lead(cause, Fence::Term(leader.term()), body).await.map(drop)
             }
             Step::Remove(node) => self.remove(leader, state, *node).await,
         }
@@ -222,7 +245,9 @@ impl Leading {
     async fn remove(&self, leader: &Leader<'_>, state: &ClusterState, node: NodeId) -> Result<(), String> {
         leader.remove(node).await.map_err(|error| error.to_string())?;
         let Some(known) = state.nodes().get(&node) else { return Ok(()) };
-        self.lead(known.admin_cause.clone(), Fence::Term(leader.term()), Body::NodeRemoved(node)).await
+        self.lead(known.admin_cause.clone(), Fence::Term(leader.term()), Body::NodeRemoved(node))
+            .await
+            .map(drop)
     }
 
     async fn certificates_loop(&self, keyring: &Arc<Keyring>) {
@@ -236,7 +261,7 @@ impl Leading {
                         let cause = certificate_cause(&state, &names, self.node);
                         let body = Body::CertificateIssued(Box::new(issued));
                         match self.lead(cause, fence, body).await {
-                            Ok(()) => info!(?names, "issued a certificate"),
+                            Ok(_) => info!(?names, "issued a certificate"),
                             Err(reason) => warn!(?names, reason, "a certificate could not be committed"),
                         }
                     }

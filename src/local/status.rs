@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pangolin_api::{ApiFailure, BackupPort, NewToken, NodePort};
 use pangolin_core::{
-    Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Slug, Timestamp,
-    TokenId,
+    Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Revision, Slug,
+    Timestamp, TokenId,
     command::UpgradeChange,
     decide::{check_promotion, check_removal, common_level, remarks, willingness},
     record::{AdminState, JoinToken, NodeRole, Upgrade},
@@ -105,7 +105,8 @@ enum Verb {
 enum Done {
     Fine,
     Transferred(NodeId),
-    Finished,
+    /// It shows in every state from this revision on.
+    Finished(Revision),
     /// The certificate, DER.
     Certified(Vec<u8>),
     /// The node's clock, and the outcome of each probe.
@@ -124,8 +125,14 @@ enum Done {
 impl NodeAnswers {
     fn view(&self) -> Option<ClusterStatus> {
         let (state, raft) = (self.cluster.state(), self.cluster.status());
-        let remarks =
-            if raft.leader == Some(self.node) { remarks(&state, &self.leading.voting()) } else { Vec::new() };
+        let remarks = if raft.leader == Some(self.node) {
+            let voting = self.leading.voting();
+            let mut remarks = remarks(&state, &voting);
+            remarks.extend(self.leading.timing_advice(&state, &voting));
+            remarks
+        } else {
+            Vec::new()
+        };
         compose(&state, &raft, &self.reports.snapshot(), clock::steady(), remarks)
     }
 
@@ -424,12 +431,14 @@ impl NodeAnswers {
         if level > state.feature_level() {
             steps.push(Body::FeatureLevelRaised(level));
         }
+        let mut shown = state.revision();
         for step in steps {
-            if let Err(reason) = self.leading.lead(cause.clone(), Fence::None, step).await {
-                return Done::Refused(reason);
+            match self.leading.lead(cause.clone(), Fence::None, step).await {
+                Ok(revision) => shown = shown.max(revision),
+                Err(reason) => return Done::Refused(reason),
             }
         }
-        Done::Finished
+        Done::Finished(shown)
     }
 
     async fn make_token(
@@ -551,7 +560,14 @@ impl NodePort for NodeAnswers {
     fn finish_upgrade(&self, cause: Cause) -> BoxFuture<'_, Result<(), ApiFailure>> {
         Box::pin(async move {
             match self.have_done(&Verb::FinishUpgrade { cause }).await? {
-                Done::Finished => Ok(()),
+                // The answer tells the level as this node has it.
+                Done::Finished(revision) => {
+                    self.cluster.wait_applied(revision, MEMBERSHIP_TIMEOUT).await.map_err(|error| {
+                        let message = format!("the upgrade is finished, but {error}");
+                        ApiFailure::new(Code::NotVisibleYet, message)
+                    })?;
+                    Ok(())
+                }
                 Done::Refused(reason) => Err(ApiFailure::new(Code::Conflict, reason)),
                 _ => Err(ApiFailure::internal("the leader misunderstood")),
             }

@@ -136,6 +136,7 @@ fn finish(state_dir: &StateDir) -> Result<Option<PathBuf>, MembershipError> {
         let peers = alone(&member);
         state_dir.store(&member.identity, &peers, member.keyring.as_ref(), None)?;
     }
+    state_dir.give_to_owner()?;
     std::fs::remove_file(&mark_path)
         .map_err(|error| refused(&format!("{} cannot be removed: {error}", mark_path.display())))?;
     Ok(Some(aside))

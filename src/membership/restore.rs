@@ -97,11 +97,16 @@ pub async fn restore(config: &Config, options: &RestoreOptions) -> Result<Restor
     };
     let (peers, begins, resources) = (plan(&state, node).peers, state.revision(), state.resources().len());
     // The identity comes last: without it the directory is no node's, and the verb can be repeated.
+    if state.recovery_key().is_none() {
+        // The backup is from before the cluster knew it: this host tells it, like the first one after `init`.
+        state_dir.store_recovery(&options.key.public())?;
+    }
     let aside = state_dir.path().join("restoring");
     remove(&aside)?;
     offline::found(&aside, Founding { node, term, state }).await?;
     state_dir.adopt_raft(&aside)?;
     state_dir.store(&identity, &peers, Some(&keyring), None)?;
+    state_dir.give_to_owner()?;
     Ok(Restoration {
         cluster: cluster.name.to_string(),
         node,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,6 +12,7 @@ use http::{HeaderValue, Response};
 use pangolin_core::{NodeId, Revision, SiteId, TargetId, observation::TargetHealth, plan::EdgePlan};
 use parking_lot::Mutex;
 use rustls::{ServerConfig, server::NoServerSessionStorage};
+use socket2::Socket;
 use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
@@ -74,13 +75,13 @@ impl World {
     }
 }
 
-/// An edge whose sockets listen; nothing is accepted yet.
+/// An edge that has its addresses; nobody is let in yet.
 #[derive(Debug)]
 pub struct BoundEdge {
     config: EdgeConfig,
     node_header: HeaderValue,
-    https: Vec<(SocketAddr, TcpListener)>,
-    http: Vec<(SocketAddr, TcpListener)>,
+    https: Vec<(SocketAddr, Socket)>,
+    http: Vec<(SocketAddr, Socket)>,
     tls: ServerConfig,
     tickets: Arc<Tickets>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -131,11 +132,12 @@ impl BoundEdge {
     /// Where it listens.
     #[must_use]
     pub fn local_addrs(&self) -> LocalAddresses {
-        let addresses = |all: &[(SocketAddr, TcpListener)]| all.iter().map(|(address, _)| *address).collect();
+        let addresses = |all: &[(SocketAddr, Socket)]| all.iter().map(|(address, _)| *address).collect();
         LocalAddresses { https: addresses(&self.https), http: addresses(&self.http) }
     }
 
-    /// Makes the edge. It serves as soon as the task runs: until a plan is applied, every name is unknown.
+    /// Makes the edge. It serves as soon as the task runs, and refuses clients before: until a plan is applied, every
+    /// name is unknown.
     #[must_use]
     pub fn start(self, dialer: Arc<dyn Dialer>, local: Arc<dyn LocalService>) -> (Edge, EdgeTask) {
         let limits = self.config.limits;
@@ -162,13 +164,13 @@ impl BoundEdge {
     }
 }
 
-fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, TcpListener)>, EdgeError> {
+fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, Socket)>, EdgeError> {
     addresses
         .iter()
         .map(|&address| {
-            let listener = listen::bind(address)?;
-            let bound = listener.local_addr().map_err(|source| EdgeError::Listen { address, source })?;
-            Ok((bound, listener))
+            let socket = listen::bind(address)?;
+            let bound = socket.local_addr().map_err(|source| EdgeError::Listen { address, source })?;
+            Ok((bound.as_socket().unwrap_or(address), socket))
         })
         .collect()
 }
@@ -237,17 +239,27 @@ impl Edge {
 /// The edge at work.
 pub struct EdgeTask {
     world: Arc<World>,
-    https: Vec<(SocketAddr, TcpListener)>,
-    http: Vec<(SocketAddr, TcpListener)>,
+    https: Vec<(SocketAddr, Socket)>,
+    http: Vec<(SocketAddr, Socket)>,
 }
 
 impl EdgeTask {
+    /// Lets clients in, who then wait for [`Self::run`]; that does it as well.
+    ///
+    /// # Errors
+    /// Another program listens there after all.
+    pub fn listen(&self) -> Result<(), EdgeError> {
+        let mut all = self.https.iter().chain(&self.http);
+        all.try_for_each(|(address, socket)| listen::listen(*address, socket))
+    }
+
     /// Serves until `shutdown`, then accepts nothing more, lets requests end within the grace, and closes the rest.
     /// When it returns, all sockets are closed. Connections that changed their protocol do not hold it up.
     ///
     /// # Errors
     /// A listener ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), EdgeError> {
+        self.listen()?;
         let Self { world, https, http } = self;
         // Dropping this future closes everything as well.
         let _stop = world.stop.clone().drop_guard();
@@ -282,8 +294,8 @@ type Listeners = JoinSet<(SocketAddr, std::io::Result<()>)>;
 
 fn spawn_listeners(
     world: &Arc<World>,
-    https: Vec<(SocketAddr, TcpListener)>,
-    http: Vec<(SocketAddr, TcpListener)>,
+    https: Vec<(SocketAddr, Socket)>,
+    http: Vec<(SocketAddr, Socket)>,
 ) -> Listeners {
     let https_addresses: Vec<_> = https.iter().map(|(address, _)| *address).collect();
     let https = https.into_iter().map(|(address, listener)| (address, listener, Scheme::Https));

@@ -29,17 +29,27 @@ pub(crate) enum Scheme {
     },
 }
 
-/// Binds an address. The socket listens from now on; connections wait.
-pub(crate) fn bind(address: SocketAddr) -> Result<std::net::TcpListener, EdgeError> {
-    open(address).map_err(|source| match source.kind() {
+/// Binds an address, so that one that cannot be had is told early. Until [`listen`], clients are refused: they go to
+/// another node instead of waiting for this one.
+pub(crate) fn bind(address: SocketAddr) -> Result<Socket, EdgeError> {
+    open(address).map_err(|error| problem(address, error))
+}
+
+/// Lets clients in; they wait until [`accept`] runs.
+pub(crate) fn listen(address: SocketAddr, socket: &Socket) -> Result<(), EdgeError> {
+    socket.listen(BACKLOG).map_err(|error| problem(address, error))
+}
+
+fn problem(address: SocketAddr, source: io::Error) -> EdgeError {
+    match source.kind() {
         io::ErrorKind::AddrInUse => EdgeError::InUse { address },
         io::ErrorKind::PermissionDenied => EdgeError::Denied { address },
         io::ErrorKind::AddrNotAvailable => EdgeError::NoSuchAddress { address },
         _ => EdgeError::Listen { address, source },
-    })
+    }
 }
 
-fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn open(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of the process before, in TIME_WAIT, do not keep the address.
     socket.set_reuse_address(true)?;
@@ -49,17 +59,12 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Accepts until the edge stops.
-pub(crate) async fn accept(
-    world: Arc<World>,
-    listener: std::net::TcpListener,
-    scheme: Scheme,
-) -> Result<(), io::Error> {
-    let listener = TcpListener::from_std(listener)?;
+pub(crate) async fn accept(world: Arc<World>, listener: Socket, scheme: Scheme) -> Result<(), io::Error> {
+    let listener = TcpListener::from_std(listener.into())?;
     loop {
         let accepted = tokio::select! {
             biased;

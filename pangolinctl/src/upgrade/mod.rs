@@ -44,6 +44,9 @@ pub(crate) struct Run {
     /// How long a node may take to be back, caught up and serving
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(crate) node_timeout: Duration,
+    /// Begin without making a backup first, where none can be made
+    #[arg(long)]
+    pub(crate) without_backup: bool,
     /// Go on though the cluster cannot lose a node now: it will not take changes while one restarts
     #[arg(long)]
     pub(crate) without_spare: bool,

@@ -11,7 +11,7 @@ use pangolin_core::{
     record::{AdminState, Verdict},
 };
 use pangolin_wire::{
-    ClusterStatus, NodeStatus, RaftPart, Settings, TransferLeader, UpdateNode, UpgradeAction,
+    Backup, ClusterStatus, NodeStatus, RaftPart, Settings, TransferLeader, UpdateNode, UpgradeAction,
 };
 use tokio::{process::Command, time::sleep};
 
@@ -20,12 +20,14 @@ use crate::{failure::Failure, print, session::Session};
 
 /// How often a waiting run looks again.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long the backup may take that is made first.
+const BACKUP_PATIENCE: Duration = Duration::from_secs(300);
 /// How long others may take to do what they do by themselves: take leadership over, take over sites.
 const SETTLE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(session: &Session, options: &Run, rollback: bool) -> Result<(), Failure> {
     let again = if rollback { "pangolinctl upgrade rollback" } else { "pangolinctl upgrade run" };
-    let status = open(session, rollback).await?;
+    let status = open(session, options, rollback).await?;
     let upgrade = Turns { session, options, rollback };
     let mut waiting = order::turns(&status);
     while let Some(node) = waiting.first().copied() {
@@ -48,8 +50,8 @@ pub(super) async fn run(session: &Session, options: &Run, rollback: bool) -> Res
     )
 }
 
-/// Opens an upgrade, or finds the one that is open.
-async fn open(session: &Session, rollback: bool) -> Result<ClusterStatus, Failure> {
+/// Opens an upgrade, or finds the one that is open. A new one begins with a backup.
+async fn open(session: &Session, options: &Run, rollback: bool) -> Result<ClusterStatus, Failure> {
     let status = look(session).await?;
     match &status.upgrade {
         Some(open) if open.rollback == rollback => {
@@ -68,10 +70,29 @@ async fn open(session: &Session, rollback: bool) -> Result<ClusterStatus, Failur
             return Err(Failure::new(format!("the cluster is not ready to be upgraded: {obstacle}"))
                 .hint("`pangolinctl upgrade plan` shows what else is in the way."));
         }
+        match options.without_backup {
+            true => print::remark("Beginning without a backup, as asked for."),
+            false => back_up(session).await?,
+        }
     }
     let action = if rollback { UpgradeAction::Rollback } else { UpgradeAction::Start };
     session.post("/cluster/upgrade", &action).await?;
     look(session).await
+}
+
+/// Makes a backup of the state that the present version has written.
+async fn back_up(session: &Session) -> Result<(), Failure> {
+    let made = session.put_patiently("/node/backup", &serde_json::json!({}), BACKUP_PATIENCE).await;
+    let answer = made.map_err(|failure| {
+        Failure::new(format!("no backup could be made before the upgrade: {}", failure.message()))
+            .hint("Nothing was begun. Remove the cause, or begin without one: --without-backup.")
+    })?;
+    let backup: Backup = session.parse(&answer)?;
+    print::remark(&format!(
+        "Made the backup {} (revision {}) before anything else.",
+        backup.name, backup.revision
+    ));
+    Ok(())
 }
 
 async fn look(session: &Session) -> Result<ClusterStatus, Failure> {

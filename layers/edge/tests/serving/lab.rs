@@ -330,6 +330,7 @@ impl Lab {
         let dialer = Arc::new(TestDialer::default());
         let (edge, task) = bound.start(Arc::clone(&dialer) as _, Arc::new(Local));
         let shutdown = CancellationToken::new();
+        task.listen().expect("clients are let in");
         let task = tokio::spawn(task.run(shutdown.clone()));
         let mut lab = Self {
             edge,

@@ -36,6 +36,15 @@ fn an_address_that_cannot_be_had_is_named_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn before_it_serves_an_edge_refuses_clients() {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let bound = BoundEdge::bind(config(any)).expect("an edge");
+    let address = bound.local_addrs().https[0];
+    let refused = TcpStream::connect(address).await.expect_err("nobody is let in");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
 async fn new_plans_under_traffic_drop_nothing() {
     let (one, two) = (Target::start("a", Speaks::Http1).await, Target::start("b", Speaks::Http1).await);
     let mut lab = Lab::start();
