@@ -9,7 +9,7 @@ use std::{
 };
 
 use pangolin_core::Slug;
-use pangolin_storage::backup::Retention;
+use pangolin_storage::backup::{BucketConfig, Retention};
 use pangolin_tunnel::BackendChoice;
 use serde::Deserialize;
 
@@ -19,6 +19,10 @@ use crate::backup::BackupConfig;
 const LOG_FILTER: &str = "info,openraft=error,chunked_wal=warn,gotatun=warn";
 /// Seconds between two looks for log entries that are not archived yet.
 const ARCHIVE_SECONDS: u16 = 10;
+/// The region of a bucket whose store has none.
+const S3_REGION: &str = "us-east-1";
+/// Where Debian keeps the certificate authorities that the host trusts (package ca-certificates).
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Most listening addresses of one kind.
 const LISTEN_MAX: usize = 16;
 /// Longest name of a network interface (Linux `IFNAMSIZ` less the terminating zero).
@@ -166,9 +170,56 @@ struct BackupSection {
     enabled: Option<bool>,
     dir: Option<PathBuf>,
     second_dir: Option<PathBuf>,
+    s3: Option<S3Section>,
     hourly: Option<u16>,
     daily: Option<u16>,
     archive_seconds: Option<u16>,
+}
+
+/// A bucket of an S3-compatible store.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct S3Section {
+    endpoint: String,
+    bucket: String,
+    region: Option<String>,
+    prefix: Option<String>,
+    key_id: String,
+    secret_file: PathBuf,
+    ca_file: Option<PathBuf>,
+}
+
+impl S3Section {
+    fn check(self) -> Result<BucketConfig, (&'static str, String)> {
+        if !["https://", "http://"].iter().any(|scheme| self.endpoint.starts_with(scheme)) {
+            return Err(("backup.s3.endpoint", format!("{:?} does not begin with https://", self.endpoint)));
+        }
+        let plain = |text: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_/".contains(c))
+        };
+        if !plain(&self.bucket) || self.bucket.contains('/') {
+            return Err(("backup.s3.bucket", format!("{:?} is not the name of a bucket", self.bucket)));
+        }
+        let prefix = self.prefix.unwrap_or_default();
+        let prefix = prefix.trim_matches('/');
+        if !prefix.is_empty()
+            && (!plain(prefix) || prefix.split('/').any(|part| ["", ".", ".."].contains(&part)))
+        {
+            return Err((
+                "backup.s3.prefix",
+                format!("{prefix:?} has other characters than a-z, 0-9, - _ . and /"),
+            ));
+        }
+        Ok(BucketConfig {
+            endpoint: self.endpoint,
+            bucket: self.bucket,
+            region: self.region.unwrap_or_else(|| S3_REGION.to_owned()),
+            prefix: prefix.to_owned(),
+            key_id: self.key_id,
+            secret_file: self.secret_file,
+            authorities: self.ca_file.unwrap_or_else(|| PathBuf::from(SYSTEM_AUTHORITIES)),
+        })
+    }
 }
 
 impl BackupSection {
@@ -186,6 +237,7 @@ impl BackupSection {
             enabled: self.enabled.unwrap_or(true),
             dir,
             second_dir: self.second_dir,
+            bucket: self.s3.map(S3Section::check).transpose()?,
             retention: Retention {
                 hourly: self.hourly.map_or(defaults.hourly, usize::from),
                 daily: self.daily.map_or(defaults.daily, usize::from),
@@ -401,6 +453,10 @@ mod tests {
         assert!(error.contains("colour") && error.contains("line 5"), "{error}");
     }
 
+    fn s3(lines: &str) -> String {
+        format!("{LEAST}[backup.s3]\nkey_id = \"k\"\nsecret_file = \"/s\"\n{lines}\n")
+    }
+
     #[test]
     fn values_that_make_no_sense_are_refused_with_their_key() {
         for (text, key) in [
@@ -413,6 +469,12 @@ mod tests {
             (format!("{LEAST}[edge]\nhttps = []\n"), "edge.https"),
             (format!("{LEAST}[backup]\narchive_seconds = 0\n"), "backup.archive_seconds"),
             (format!("{LEAST}[backup]\ndir = \"/b\"\nsecond_dir = \"/b\"\n"), "backup.second_dir"),
+            (s3("endpoint = \"s3.example.com\"\nbucket = \"b\""), "backup.s3.endpoint"),
+            (s3("endpoint = \"https://s3.example.com\"\nbucket = \"b/c\""), "backup.s3.bucket"),
+            (
+                s3("endpoint = \"https://s3.example.com\"\nbucket = \"b\"\nprefix = \"a/../b\""),
+                "backup.s3.prefix",
+            ),
             (LEAST.replace("= 1", "= 2"), "version"),
         ] {
             let error = parse(&text).expect_err("refused").to_string();

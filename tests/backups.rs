@@ -10,50 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hosts::{PATIENCE, begun, configured, copy, has_org, leads, org, pangolinctl, pangolind, shown};
-use pangolin_chaos::cluster::Cluster;
+use hosts::{
+    PATIENCE, archived, back_up, begun, configured, copy, has_org, leads, made_again, org, pangolinctl, shown,
+};
 use pangolin_node as _;
-use pangolin_wire::{Backup, BackupKind, BackupList, Client, Event, EventPage};
-use serde_json::json;
+use pangolin_wire::{BackupList, Event, EventPage};
 use tokio::time::sleep;
 
 /// Several nodes keep a small machine busy: one story at a time.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-async fn back_up(client: &Client) -> Backup {
-    client.put("/node/backup", &json!({})).await.expect("made")
-}
-
-/// Makes the cluster again on the second host, from files and a recovery key; says whether that went well, and what
-/// was said.
-async fn made_again(cluster: &mut Cluster, from: &Path, key: &str) -> (bool, String) {
-    let file = cluster.dir().join("recovery.key");
-    std::fs::write(&file, key).expect("written");
-    let words =
-        ["--restore", from.to_str().expect("text"), "--recovery-key-file", file.to_str().expect("text")];
-    let done = pangolind(cluster, 1, "init", &words, "");
-    if done.success {
-        cluster.nodes[1].start_ready().await.expect("it runs");
-        leads(cluster, 1).await;
-    }
-    (done.success, done.stdout + &done.stderr)
-}
-
-/// Waits until the log is archived up to what has been acknowledged; the name of the file that has the last of it.
-async fn archived(client: &Client) -> String {
-    let end = Instant::now() + PATIENCE;
-    let goal = client.get::<pangolin_wire::Health>("/health").await.expect("health").revision;
-    loop {
-        let list: BackupList = client.get("/node/backups").await.expect("listed");
-        if let Some(file) =
-            list.backups.iter().find(|file| file.kind == BackupKind::Log && file.revision >= goal)
-        {
-            return file.name.clone();
-        }
-        assert!(Instant::now() < end, "not archived: {list:?}");
-        sleep(Duration::from_millis(50)).await;
-    }
-}
 
 #[tokio::test]
 async fn a_backup_made_right_after_init_opens_with_the_recovery_key() {

@@ -21,8 +21,8 @@ use pangolin_core::{
 use pangolin_peer::identity::Keyring;
 use pangolin_storage::backup::{self, Content, Header, Key, Kind, Opened, Place};
 use pangolin_wire::{
-    Backup, ClusterStatus, CreateDomain, CreateOrg, CreateSite, CreatedSite, Domain, Org, RestoreCatalog,
-    RestoredCatalog,
+    Backup, ClusterStatus, CreateDomain, CreateOrg, CreateSite, CreatedSite, Domain, NodeStatus, Org,
+    RaftPart, RestoreCatalog, RestoredCatalog,
 };
 use serde_json::{Value, json};
 use tokio::{task::JoinHandle, time::sleep};
@@ -60,7 +60,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
     for node in [1, 2] {
         cluster.join(node).await?;
     }
-    let before = cluster.healthy(START_PATIENCE).await?;
+    let before = voting(&cluster, 3).await?;
 
     let writer = Writer::start(&cluster.nodes[1]);
     let began = Instant::now();
@@ -228,6 +228,22 @@ async fn settled(cluster: &Cluster, nodes: &[usize]) -> Result<ClusterStatus> {
             return Ok(status);
         }
         ensure!(Instant::now() < end, "{behind} nodes do not catch up");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until so many nodes vote, under a leader at work.
+async fn voting(cluster: &Cluster, nodes: usize) -> Result<ClusterStatus> {
+    let end = Instant::now() + START_PATIENCE;
+    loop {
+        let status = cluster.status().await?;
+        let votes = |node: &&NodeStatus| matches!(node.raft, RaftPart::Leader | RaftPart::Voter);
+        if status.nodes.iter().filter(votes).count() == nodes
+            && status.leader.as_ref().is_some_and(|leader| leader.since.is_some())
+        {
+            return Ok(status);
+        }
+        ensure!(Instant::now() < end, "not all {nodes} nodes vote after {START_PATIENCE:?}");
         sleep(LOOK_EVERY).await;
     }
 }

@@ -17,7 +17,10 @@ use pangolin_peer::identity::Keyring;
 use pangolin_raft::{Cluster, RaftError};
 use pangolin_storage::{
     StorageError,
-    backup::{self, Content, Header, Key, Kind, Opened, Place, Retention, superfluous},
+    backup::{
+        self, BucketConfig, BucketPlace, Content, Copies, Header, Key, Kind, Listed, Opened, Place,
+        Retention, superfluous,
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -81,6 +84,8 @@ pub struct BackupConfig {
     pub dir: std::path::PathBuf,
     /// A second directory, best on another machine; a subdirectory per cluster and node is made in it.
     pub second_dir: Option<std::path::PathBuf>,
+    /// A bucket for copies, with a prefix per cluster and node.
+    pub bucket: Option<BucketConfig>,
     /// How many are kept.
     pub retention: Retention,
     /// How often new entries of the log are archived: what the loss of all hosts may cost.
@@ -102,6 +107,8 @@ struct Inner {
     /// The recovery key that `init` has shown on this host, for as long as the cluster knows none.
     first_key: Option<RecoveryPublic>,
     place: Place,
+    /// The bucket, once it was used.
+    bucket: parking_lot::Mutex<Option<Arc<BucketPlace>>>,
     archive: tokio::sync::Mutex<Archive>,
 }
 
@@ -124,7 +131,8 @@ impl Backups {
     ) -> Self {
         let place = Place::new(&config.dir);
         let archive = tokio::sync::Mutex::default();
-        Self { inner: Arc::new(Inner { config, node, cluster, keyring, first_key, place, archive }) }
+        let bucket = parking_lot::Mutex::default();
+        Self { inner: Arc::new(Inner { config, node, cluster, keyring, first_key, place, bucket, archive }) }
     }
 
     /// Where they lie.
@@ -217,9 +225,8 @@ impl Backups {
         archive.base(&header, key, whole);
         let inner = self.inner.clone();
         blocking(move || {
-            inner.prune(&inner.place)?;
-            inner.mirror_all();
-            Ok(())
+            inner.prune(&inner.place, &[])?;
+            inner.mirror_all()
         })
         .await?;
         info!(backup = header.file_name(), revision = %header.revision, "made and verified a backup");
@@ -272,25 +279,36 @@ impl Inner {
             }
             Err(found) => return Err(StorageError::Backup { name, found }.into()),
         }
-        if let Some(second) = self.second(header)
-            && let Err(error) = second.write(&name, bytes)
-        {
-            warn!(%error, "the second copy of a backup was not written; it is tried again with the next backup");
+        for copies in self.copies(header) {
+            if let Err(error) = copies.and_then(|copies| copies.write(&name, bytes)) {
+                warn!(%error, "a copy of a backup was not written; it is tried again with the next backup");
+            }
         }
         Ok(())
     }
 
-    /// The second place; a directory of this cluster and node in it.
-    fn second(&self, header: &Header) -> Option<Place> {
+    /// Where copies go: for each place a part of this cluster and node.
+    fn copies(&self, header: &Header) -> Vec<Result<Arc<dyn Copies>, StorageError>> {
         let id = header.cluster.to_string();
-        let cluster = format!("{}-{}", header.name, &id[..8.min(id.len())]);
-        let dir = self.config.second_dir.as_ref()?;
-        Some(Place::new(dir.join(cluster).join(format!("node-{}", self.node))))
+        let part = format!("{}-{}/node-{}", header.name, &id[..8.min(id.len())], self.node);
+        let dir = self.config.second_dir.as_ref();
+        let dir = dir.map(|dir| Ok(Arc::new(Place::new(dir.join(&part))) as Arc<dyn Copies>));
+        let bucket = self.config.bucket.as_ref();
+        let bucket = bucket.map(|config| Ok(self.bucket(config, &part)? as Arc<dyn Copies>));
+        dir.into_iter().chain(bucket).collect()
     }
 
-    fn prune(&self, place: &Place) -> Result<(), BackupError> {
+    fn bucket(&self, config: &BucketConfig, part: &str) -> Result<Arc<BucketPlace>, StorageError> {
+        let mut known = self.bucket.lock();
+        if let Some(known) = &*known {
+            return Ok(known.clone());
+        }
+        Ok(known.insert(Arc::new(BucketPlace::new(config, part)?)).clone())
+    }
+
+    fn prune(&self, place: &dyn Copies, known: &[Listed]) -> Result<(), StorageError> {
         let files: Vec<(Header, u64, String)> = place
-            .list()?
+            .list(known)?
             .into_iter()
             .filter_map(|file| Some((file.header.ok()?, file.size, file.name)))
             .collect();
@@ -302,25 +320,28 @@ impl Inner {
         Ok(())
     }
 
-    /// Brings the second place in line with the first one.
-    fn mirror_all(&self) {
-        let mirrored = || -> Result<(), BackupError> {
-            let here = self.place.list()?;
-            let Some(newest) = here.iter().filter_map(|file| file.header.as_ref().ok()).next_back() else {
-                return Ok(());
-            };
-            let Some(second) = self.second(newest) else { return Ok(()) };
-            let there = second.list()?;
-            for file in here.iter().filter(|file| file.header.is_ok()) {
-                if !there.iter().any(|other| other.name == file.name && other.header == file.header) {
-                    second.write(&file.name, &self.place.read(&file.name)?)?;
-                }
-            }
-            // By their own age, not by what is here: the copies outlive the loss of the first ones.
-            self.prune(&second)
+    /// Brings the copies in line with what is here.
+    fn mirror_all(&self) -> Result<(), BackupError> {
+        let here = self.place.list()?;
+        let Some(newest) = here.iter().filter_map(|file| file.header.as_ref().ok()).next_back() else {
+            return Ok(());
         };
-        if let Err(error) = mirrored() {
-            warn!(%error, "the second copies of this node's backups are not complete; they are tried again");
+        for copies in self.copies(newest) {
+            if let Err(error) = copies.and_then(|copies| self.mirror(&here, &*copies)) {
+                warn!(%error, "the copies of this node's backups are not complete; they are tried again");
+            }
         }
+        Ok(())
+    }
+
+    fn mirror(&self, here: &[Listed], copies: &dyn Copies) -> Result<(), StorageError> {
+        let there = copies.list(here)?;
+        for file in here.iter().filter(|file| file.header.is_ok()) {
+            if !there.iter().any(|other| other.name == file.name && other.header == file.header) {
+                copies.write(&file.name, &self.place.read(&file.name)?)?;
+            }
+        }
+        // By their own age, not by what is here: the copies outlive the loss of the first ones.
+        self.prune(copies, here)
     }
 }

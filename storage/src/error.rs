@@ -61,6 +61,14 @@ pub enum StorageError {
         /// Why.
         found: String,
     },
+    /// A bucket with copies of backups does not do what it is asked.
+    #[error("{place}: {found}")]
+    Bucket {
+        /// The bucket and the prefix.
+        place: String,
+        /// What it does instead.
+        found: String,
+    },
     /// The journal cannot be used.
     #[error("the journal at {} cannot be used: {message}", dir.display())]
     Journal {

@@ -11,7 +11,7 @@ use pangolin_chaos::{
     ports::{self, Ports},
     process::{Output, run},
 };
-use pangolin_wire::{Client, ClientError, ClusterStatus};
+use pangolin_wire::{Backup, BackupKind, BackupList, Client, ClientError, ClusterStatus};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -99,5 +99,40 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("listed") {
         let path = entry.expect("an entry").path();
         std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+    }
+}
+
+pub(crate) async fn back_up(client: &Client) -> Backup {
+    client.put("/node/backup", &json!({})).await.expect("made")
+}
+
+/// Makes the cluster again on the second host, from files and a recovery key; says whether that went well, and what
+/// was said.
+pub(crate) async fn made_again(cluster: &mut Cluster, from: &Path, key: &str) -> (bool, String) {
+    let file = cluster.dir().join("recovery.key");
+    std::fs::write(&file, key).expect("written");
+    let words =
+        ["--restore", from.to_str().expect("text"), "--recovery-key-file", file.to_str().expect("text")];
+    let done = pangolind(cluster, 1, "init", &words, "");
+    if done.success {
+        cluster.nodes[1].start_ready().await.expect("it runs");
+        leads(cluster, 1).await;
+    }
+    (done.success, done.stdout + &done.stderr)
+}
+
+/// Waits until the log is archived up to what has been acknowledged; the name of the file that has the last of it.
+pub(crate) async fn archived(client: &Client) -> String {
+    let end = Instant::now() + PATIENCE;
+    let goal = client.get::<pangolin_wire::Health>("/health").await.expect("health").revision;
+    loop {
+        let list: BackupList = client.get("/node/backups").await.expect("listed");
+        if let Some(file) =
+            list.backups.iter().find(|file| file.kind == BackupKind::Log && file.revision >= goal)
+        {
+            return file.name.clone();
+        }
+        assert!(Instant::now() < end, "not archived: {list:?}");
+        sleep(Duration::from_millis(50)).await;
     }
 }

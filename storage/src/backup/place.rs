@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What backup files end with.
-const SUFFIX: &str = ".pgb";
+pub(super) const SUFFIX: &str = ".pgb";
 /// What a file ends with while it is written.
 const TEMPORARY: &str = ".new";
 
@@ -119,6 +119,42 @@ impl Place {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Where copies of backups lie.
+pub trait Copies {
+    /// The copies, by name. Of one that has the name and size of a `known` file, what that one says of itself is taken for
+    /// granted. Blocks.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    fn list(&self, known: &[Listed]) -> Result<Vec<Listed>, StorageError>;
+
+    /// Writes a file whole or not at all. Blocks.
+    ///
+    /// # Errors
+    /// It is refused.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError>;
+
+    /// Removes a file; one that is gone already is no error. Blocks.
+    ///
+    /// # Errors
+    /// It is refused.
+    fn remove(&self, name: &str) -> Result<(), StorageError>;
+}
+
+impl Copies for Place {
+    fn list(&self, _: &[Listed]) -> Result<Vec<Listed>, StorageError> {
+        self.list()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        self.write(name, bytes)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        self.remove(name)
     }
 }
 
