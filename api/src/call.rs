@@ -230,14 +230,12 @@ impl Call {
     /// Who is behind the request, and what it is.
     pub(crate) fn cause(&self) -> Cause {
         let Arrived { verb, path, caller, .. } = &*self.arrived;
-        let whose = match &self.principal {
-            // A key that is gone later still has its name here.
-            Principal::ApiKey { id, .. } => match self.state.api_keys().get(id) {
-                Some(key) => format!(" with the API key {:?}", key.name),
-                None => String::new(),
-            },
-            Principal::Operator(_) => " through the local socket".to_owned(),
+        // A key that is gone later still has its name here; an operator's name is the actor's.
+        let key = match &self.principal {
+            Principal::ApiKey { id, .. } => self.state.api_keys().get(id),
+            Principal::Operator(_) => None,
         };
+        let whose = key.map(|key| format!(" with the API key {:?}", key.name)).unwrap_or_default();
         let from = caller.remote.map(|remote| format!(" from {}", remote.ip())).unwrap_or_default();
         Cause::new(self.actor(), format!("{verb} {path}{whose}{from}"))
     }

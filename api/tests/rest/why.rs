@@ -79,7 +79,7 @@ async fn events_tell_who_did_what_and_are_read_on_from_where_one_was() {
     assert!(told[0].starts_with("the cluster is made"), "{told:?}");
     let org = all.events.iter().find(|event| event.what.starts_with("org lab is made")).expect("the org");
     assert_eq!((org.automatic, org.actor.as_str()), (false, "tester"));
-    assert_eq!(org.reason, "PUT /api/v1/org through the local socket");
+    assert_eq!(org.reason, "PUT /api/v1/org");
     assert_eq!((org.subjects[0].kind.as_str(), org.subjects[0].id.as_deref()), ("org", Some("lab")));
 
     // Page by page it is the same, without doubles and gaps.
