@@ -1,6 +1,6 @@
 //! The archive of the log: committed entries, written in segments that grow until they are large enough.
 
-use pangolin_core::{Revision, Timestamp, record::RecoveryPublic};
+use pangolin_core::{ClusterState, Revision, Timestamp, record::RecoveryPublic};
 use pangolin_raft::offline;
 use pangolin_storage::backup::{self, Content, Header, Kind, Point, Segment, chain};
 use tracing::warn;
@@ -77,12 +77,16 @@ impl Backups {
     /// backup of the whole state is needed first.
     pub(super) async fn archive_now(&self) -> Result<bool, BackupError> {
         let mut archive = self.inner.archive.lock().await;
-        self.archive_into(&mut archive).await
+        self.archive_up_to(&self.inner.cluster.state(), &mut archive).await
     }
 
-    pub(super) async fn archive_into(&self, archive: &mut Archive) -> Result<bool, BackupError> {
+    /// The same up to this state, so that the archive leads to a backup of it at once.
+    pub(super) async fn archive_up_to(
+        &self,
+        state: &ClusterState,
+        archive: &mut Archive,
+    ) -> Result<bool, BackupError> {
         let Some(mut reached) = archive.reached else { return Ok(false) };
-        let state = self.inner.cluster.state();
         let goal = state.revision();
         if goal.lineage != reached.lineage {
             *archive = Archive::default();

@@ -217,8 +217,8 @@ impl Backups {
         if !archive.is_open() {
             self.resume(&mut archive).await?;
         }
-        let whole = self.archive_into(&mut archive).await?;
         let state = self.inner.cluster.state();
+        let whole = self.archive_up_to(&state, &mut archive).await?;
         let key = self.inner.recovery_key(&state);
         let inner = self.inner.clone();
         let header = blocking(move || inner.write_state(&state)).await?;
