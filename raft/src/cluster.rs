@@ -504,7 +504,7 @@ async fn hash(
         let Some(state) = checkpoints.borrow_and_update().clone() else { continue };
         let revision = state.revision();
         // Where snapshots are encoded as well: it takes as long as one.
-        let digest = match snapshots.run(move |_| state.digest().map_err(io::Error::other)).await {
+        let digest = match snapshots.run_aside(move |_| state.digest().map_err(io::Error::other)).await {
             Ok(digest) => digest,
             Err(error) => {
                 tracing::warn!(%revision, %error, "the state could not be hashed");

@@ -13,10 +13,10 @@ use pangolin_core::{id::NodeId, time::Timestamp};
 use crate::error::RaftError;
 
 /// Entries between two snapshots.
-const SNAPSHOT_EVERY: u64 = 10_000;
+const SNAPSHOT_EVERY: u64 = 20_000;
 /// Entries that stay in the log though a snapshot includes them: a node that was away for a moment gets these
 /// instead of a whole snapshot.
-const KEEP_IN_LOG: u64 = 2_000;
+const KEEP_IN_LOG: u64 = 4_000;
 /// Entries that are purged at least at a time.
 const PURGE_BATCH: u64 = 256;
 /// A node further behind gets a snapshot. Must be above [`SNAPSHOT_EVERY`].

@@ -12,6 +12,7 @@ mod error;
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod hold;
 mod leader;
 mod log;
 mod machine;

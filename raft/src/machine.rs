@@ -236,6 +236,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             snapshots.save(&snapshot)?;
             Ok(OpenraftSnapshot { meta, snapshot: snapshot.data.into() })
         };
-        self.snapshots.run(build).await
+        self.snapshots.run_aside(build).await
     }
 }

@@ -2,14 +2,16 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
+use futures_util::Stream;
 use openraft::{
     EmptyNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
     alias::SnapshotOf,
+    base::{BoxFuture, BoxStream},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
-    network::RPCOption,
+    network::{RPCOption, stream_append_sequential},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-        TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use pangolin_core::id::NodeId;
@@ -17,6 +19,7 @@ use pangolin_peer::{PeerError, Service};
 
 use crate::{
     config::{ENTRIES_PER_MESSAGE, Timing, append_patience},
+    hold::{Bare, hold},
     machine::SnapshotData,
     messages::{Answer, Ask, decode, encode},
     snapshot_stream,
@@ -26,6 +29,9 @@ use crate::{
 
 /// The smallest batch of entries that messages are cut down to.
 const BATCH_MIN: usize = 8;
+/// How long a commit waits for entries to go with: what a client that writes one change after the other needs to send the
+/// next one. Followers learn of the last commit so much later.
+const COMMIT_HOLD: Duration = Duration::from_millis(1);
 
 /// Makes a client for each other member.
 pub(crate) struct Network {
@@ -87,6 +93,12 @@ fn failed(error: &str) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::new(&io::Error::other(error.to_owned())))
 }
 
+impl Bare for AppendEntriesRequest<TypeConfig> {
+    fn is_bare(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for Client {
     type SnapshotData = SnapshotData;
 
@@ -112,6 +124,17 @@ impl RaftNetworkV2<TypeConfig> for Client {
             Answer::Append(answer) => Ok(answer),
             _ => Err(self.mismatch()),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        stream_append_sequential(self, hold(input, COMMIT_HOLD), option)
     }
 
     async fn vote(

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 /// How often a round looks for those of the last one before it begins without them. Each look lets everything else that is
 /// ready run, and takes a few microseconds.
-const LOOKS: usize = 48;
+const LOOKS: usize = 64;
 
 /// The answer of a round.
 pub(crate) type Answer = Result<u64, String>;

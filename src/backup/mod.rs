@@ -6,6 +6,7 @@
 
 mod archive;
 mod catalog;
+mod copies;
 mod past;
 mod port;
 mod verify;
@@ -18,14 +19,14 @@ use pangolin_raft::{Cluster, RaftError};
 use pangolin_storage::{
     StorageError,
     backup::{
-        self, BucketConfig, BucketPlace, Content, Copies, Header, Key, Kind, Listed, Opened, Place,
-        Retention, superfluous,
+        self, BucketConfig, Content, Copies, Header, Key, Kind, Listed, Opened, Place, Retention, superfluous,
     },
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use archive::Archive;
+use copies::Copier;
 pub use past::{Past, files_in, point_of, state_at};
 
 use crate::clock;
@@ -107,8 +108,7 @@ struct Inner {
     /// The recovery key that `init` has shown on this host, for as long as the cluster knows none.
     first_key: Option<RecoveryPublic>,
     place: Place,
-    /// The bucket, once it was used.
-    bucket: parking_lot::Mutex<Option<Arc<BucketPlace>>>,
+    copier: Copier,
     archive: tokio::sync::Mutex<Archive>,
 }
 
@@ -130,9 +130,8 @@ impl Backups {
         first_key: Option<RecoveryPublic>,
     ) -> Self {
         let place = Place::new(&config.dir);
-        let archive = tokio::sync::Mutex::default();
-        let bucket = parking_lot::Mutex::default();
-        Self { inner: Arc::new(Inner { config, node, cluster, keyring, first_key, place, bucket, archive }) }
+        let (archive, copier) = (tokio::sync::Mutex::default(), Copier::default());
+        Self { inner: Arc::new(Inner { config, node, cluster, keyring, first_key, place, copier, archive }) }
     }
 
     /// Where they lie.
@@ -148,9 +147,16 @@ impl Backups {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         if !self.inner.config.enabled || self.inner.keyring.is_none() {
             info!("this node makes no backups: it is a witness, or they are switched off");
-            shutdown.cancelled().await;
+            // One that is asked for is copied as well.
+            self.copy(&shutdown).await;
             return Ok(());
         }
+        tokio::join!(self.keep(&shutdown), self.copy(&shutdown));
+        self.copy_at_the_end().await;
+        Ok(())
+    }
+
+    async fn keep(&self, shutdown: &CancellationToken) {
         let mut states = self.inner.cluster.watch();
         let mut not_before = Timestamp::default();
         loop {
@@ -180,7 +186,6 @@ impl Backups {
         if let Err(error) = self.archive_now().await {
             debug!(%error, "the last entries of the log are not archived");
         }
-        Ok(())
     }
 
     /// Archives what is new, and makes a backup if it is time.
@@ -224,11 +229,8 @@ impl Backups {
         let header = blocking(move || inner.write_state(&state)).await?;
         archive.base(&header, key, whole);
         let inner = self.inner.clone();
-        blocking(move || {
-            inner.prune(&inner.place, &[])?;
-            inner.mirror_all()
-        })
-        .await?;
+        blocking(move || Ok(inner.prune(&inner.place, &[])?)).await?;
+        self.inner.copier.all();
         info!(backup = header.file_name(), revision = %header.revision, "made and verified a backup");
         Ok(header)
     }
@@ -279,31 +281,8 @@ impl Inner {
             }
             Err(found) => return Err(StorageError::Backup { name, found }.into()),
         }
-        for copies in self.copies(header) {
-            if let Err(error) = copies.and_then(|copies| copies.write(&name, bytes)) {
-                warn!(%error, "a copy of a backup was not written; it is tried again with the next backup");
-            }
-        }
+        self.copier.file(name);
         Ok(())
-    }
-
-    /// Where copies go: for each place a part of this cluster and node.
-    fn copies(&self, header: &Header) -> Vec<Result<Arc<dyn Copies>, StorageError>> {
-        let id = header.cluster.to_string();
-        let part = format!("{}-{}/node-{}", header.name, &id[..8.min(id.len())], self.node);
-        let dir = self.config.second_dir.as_ref();
-        let dir = dir.map(|dir| Ok(Arc::new(Place::new(dir.join(&part))) as Arc<dyn Copies>));
-        let bucket = self.config.bucket.as_ref();
-        let bucket = bucket.map(|config| Ok(self.bucket(config, &part)? as Arc<dyn Copies>));
-        dir.into_iter().chain(bucket).collect()
-    }
-
-    fn bucket(&self, config: &BucketConfig, part: &str) -> Result<Arc<BucketPlace>, StorageError> {
-        let mut known = self.bucket.lock();
-        if let Some(known) = &*known {
-            return Ok(known.clone());
-        }
-        Ok(known.insert(Arc::new(BucketPlace::new(config, part)?)).clone())
     }
 
     fn prune(&self, place: &dyn Copies, known: &[Listed]) -> Result<(), StorageError> {
@@ -318,30 +297,5 @@ impl Inner {
             place.remove(&files[position].2)?;
         }
         Ok(())
-    }
-
-    /// Brings the copies in line with what is here.
-    fn mirror_all(&self) -> Result<(), BackupError> {
-        let here = self.place.list()?;
-        let Some(newest) = here.iter().filter_map(|file| file.header.as_ref().ok()).next_back() else {
-            return Ok(());
-        };
-        for copies in self.copies(newest) {
-            if let Err(error) = copies.and_then(|copies| self.mirror(&here, &*copies)) {
-                warn!(%error, "the copies of this node's backups are not complete; they are tried again");
-            }
-        }
-        Ok(())
-    }
-
-    fn mirror(&self, here: &[Listed], copies: &dyn Copies) -> Result<(), StorageError> {
-        let there = copies.list(here)?;
-        for file in here.iter().filter(|file| file.header.is_ok()) {
-            if !there.iter().any(|other| other.name == file.name && other.header == file.header) {
-                copies.write(&file.name, &self.place.read(&file.name)?)?;
-            }
-        }
-        // By their own age, not by what is here: the copies outlive the loss of the first ones.
-        self.prune(copies, here)
     }
 }

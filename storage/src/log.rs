@@ -99,6 +99,9 @@ pub enum LogOp {
     Committed(LogId),
 }
 
+/// Runs once when changes are durable, perhaps on another thread; dropped where they never will be.
+pub type Durable = Box<dyn FnOnce() + Send>;
+
 /// The medium under a [`store::LogStore`], owned by one thread.
 ///
 /// After an error from `write` the medium's content is unknown: the store above never calls it again.
@@ -109,6 +112,16 @@ pub trait LogBackend: Send + 'static {
     /// # Errors
     /// The medium refuses, or a change contradicts what is there.
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()>;
+
+    /// The same with `sync`, and runs `durable` as soon as they are, if possible before this returns.
+    ///
+    /// # Errors
+    /// As for [`Self::write`]; `durable` has not run then, unless it is only what comes after that has failed.
+    fn write_and_tell(&mut self, ops: Vec<LogOp>, durable: Durable) -> io::Result<()> {
+        self.write(ops, true)?;
+        durable();
+        Ok(())
+    }
 
     /// The entries of `from..to` in order, the first ones of them if they have more than `max_bytes` in sum, at
     /// least one where there is one.

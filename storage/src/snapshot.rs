@@ -9,6 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::setpriority_process;
+use tokio::sync::oneshot;
+
 use crate::{
     StorageError,
     log::{LogId, simulated::Disk},
@@ -24,6 +27,8 @@ const VERSION: u32 = 1;
 /// Magic, version, last log id, lengths of meta and data.
 const HEADER: usize = 8 + 4 + 2 * 8 + 4 + 8;
 const CHECKSUM: usize = 4;
+/// How far work that nobody waits for stands back: a tenth of the processor where others want it.
+const NICE: i32 = 10;
 
 /// A state at one log index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +92,28 @@ impl SnapshotStore {
         }
         let store = self.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(io::Error::other)?
+    }
+
+    /// As [`SnapshotStore::run`], behind whatever else the processors have to do: for what takes long and nobody waits
+    /// for. All nodes come to it at the same entry, and a change that is under way waits for their logs.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn run_aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        if let Place::Simulated { .. } = self.place {
+            return work(self);
+        }
+        let store = self.clone();
+        let (reply, answer) = oneshot::channel();
+        std::thread::Builder::new().name("aside".into()).spawn(move || {
+            // Only this thread, as Linux has it. Where it is refused the work is done at once.
+            let _ = setpriority_process(None, NICE);
+            let _ = reply.send(work(&store));
+        })?;
+        answer.await.map_err(io::Error::other)?
     }
 
     /// The snapshot that is there is of no use: this node has to begin anew.

@@ -11,7 +11,7 @@ use pangolin_chaos::{
     process,
 };
 use pangolin_core::NodeId;
-use pangolin_wire::{ClientError, ClusterStatus, Failure, RaftPart};
+use pangolin_wire::{ClientError, ClusterStatus, Code, Failure, RaftPart};
 use serde_json::json;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -108,10 +108,18 @@ pub(crate) fn ctl_in_background(
     })
 }
 
+/// Writes, and does as it is told where there is no leader at the moment: repeats the request.
 pub(crate) async fn write(cluster: &Cluster, position: usize, org: &str) {
     let client = cluster.nodes[position].client().with_deadline(PATIENCE);
-    let body = json!({ "orgId": org, "name": org });
-    client.send(Method::PUT, "/org", Some(body), Uuid::new_v4()).await.expect("written");
+    let (body, request) = (json!({ "orgId": org, "name": org }), Uuid::new_v4());
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match client.send(Method::PUT, "/org", Some(body.clone()), request).await {
+            Err(ClientError::Refused(failure))
+                if failure.code == Code::NotAppended && Instant::now() < end => {}
+            written => return drop(written.expect("written")),
+        }
+    }
 }
 
 /// The node's process ends in order, and its state is put aside.

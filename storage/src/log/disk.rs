@@ -12,13 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use raft_log::{
-    Config, DumpApi, RaftLog, RaftLogAction, Segment, Types, WALRecord,
+    Callback, Config, DumpApi, RaftLog, RaftLogAction, Segment, Types, WALRecord,
     api::raft_log_writer::RaftLogWriter,
     codeq::{Decode, Encode, Span},
 };
 
 use super::{
-    ENTRY_MAX, Entry, LogBackend, LogId, LogOp, LogState, Vote,
+    Durable, ENTRY_MAX, Entry, LogBackend, LogId, LogOp, LogState, Vote,
     scan::scan,
     watermark::{Found, Watermark},
 };
@@ -135,6 +135,27 @@ impl DiskLog {
         found.ok_or_else(|| io::Error::other(format!("entry {index} is not in the log's files")))
     }
 
+    fn apply_all(&mut self, ops: Vec<LogOp>) -> io::Result<()> {
+        for op in ops {
+            if let Some(segment) = self.apply(op)? {
+                self.end = self.end.max(segment.end().0);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_and_sync(&mut self, ops: Vec<LogOp>, durable: Option<Durable>) -> io::Result<()> {
+        let voted = ops.iter().any(|op| matches!(op, LogOp::Vote(_)));
+        self.apply_all(ops)?;
+        let (done, synced) = sync_channel(1);
+        self.wal.flush(true, Some(Flushed { durable, done }))?;
+        synced.recv().map_err(|_| io::Error::other("the thread that writes the log has ended"))??;
+        self.mark.set(self.end)?;
+        let since = *self.unsynced_since.get_or_insert_with(Instant::now);
+        // Votes are rare and matter most.
+        if voted || since.elapsed() >= MARK_INTERVAL { self.sync_mark() } else { Ok(()) }
+    }
+
     fn sync_mark(&mut self) -> io::Result<()> {
         self.unsynced_since = None;
         self.mark.sync()
@@ -143,22 +164,15 @@ impl DiskLog {
 
 impl LogBackend for DiskLog {
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()> {
-        let voted = ops.iter().any(|op| matches!(op, LogOp::Vote(_)));
-        for op in ops {
-            if let Some(segment) = self.apply(op)? {
-                self.end = self.end.max(segment.end().0);
-            }
+        if sync {
+            return self.write_and_sync(ops, None);
         }
-        if !sync {
-            return self.wal.flush(false, None);
-        }
-        let (done, durable) = sync_channel(1);
-        self.wal.flush(true, Some(done))?;
-        durable.recv().map_err(|_| io::Error::other("the thread that writes the log has ended"))??;
-        self.mark.set(self.end)?;
-        let since = *self.unsynced_since.get_or_insert_with(Instant::now);
-        // Votes are rare and matter most.
-        if voted || since.elapsed() >= MARK_INTERVAL { self.sync_mark() } else { Ok(()) }
+        self.apply_all(ops)?;
+        self.wal.flush(false, None)
+    }
+
+    fn write_and_tell(&mut self, ops: Vec<LogOp>, durable: Durable) -> io::Result<()> {
+        self.write_and_sync(ops, Some(durable))
     }
 
     fn read(&mut self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -211,6 +225,22 @@ fn config(dir: &Path, chunk: usize) -> io::Result<Config> {
     Ok(config)
 }
 
+/// What raft-log's thread does after a flush: whoever waits for the entries need not wait for another thread to wake up.
+pub(crate) struct Flushed {
+    durable: Option<Durable>,
+    done: SyncSender<io::Result<()>>,
+}
+
+impl Callback for Flushed {
+    fn send(self, result: io::Result<()>) {
+        if let (Ok(()), Some(durable)) = (&result, self.durable) {
+            durable();
+        }
+        // The log may have been closed meanwhile.
+        let _ = self.done.send(result);
+    }
+}
+
 /// What raft-log is told about our types.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wal;
@@ -219,7 +249,7 @@ impl Types for Wal {
     type LogId = LogId;
     type LogPayload = Body;
     type Vote = Vote;
-    type Callback = SyncSender<io::Result<()>>;
+    type Callback = Flushed;
     type UserData = u64;
 
     fn log_index(log_id: &LogId) -> u64 {

@@ -38,7 +38,7 @@ const BATCH_MAX: usize = 1024;
 /// After this time without a batch to go with, a hint is written alone.
 const HINT_AFTER: Duration = Duration::from_millis(50);
 
-/// Runs when the entries of an append are durable, or never will be. On the writing thread: it must not block.
+/// Runs when the entries of an append are durable, or never will be. On a writing thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
 enum Job {
@@ -435,11 +435,31 @@ impl<B: LogBackend> Writer<B> {
         if !batch.is_empty() {
             batch.extend(self.hint());
         }
-        let result = self.write(batch, sync);
-        for done in dones {
-            done(result.clone());
-        }
+        self.finish(batch, sync, dones);
         stop
+    }
+
+    /// Writes the rest of a group, and says so to those who wait for it.
+    fn finish(&mut self, batch: Vec<LogOp>, sync: bool, dones: Vec<Done>) {
+        let voted = batch.iter().any(|op| matches!(op, LogOp::Vote(_)));
+        // What is told early is told once: whoever comes first takes it.
+        let waiting = Arc::new(Mutex::new(dones));
+        let tell = |waiting: &Mutex<Vec<Done>>, result: &Result<(), StorageError>| {
+            for done in std::mem::take(&mut *waiting.lock()) {
+                done(result.clone());
+            }
+        };
+        let result = if sync && !voted {
+            let waiting = waiting.clone();
+            let durable = Box::new(move || tell(&waiting, &Ok(())));
+            let result = self.unless_failed(|backend| backend.write_and_tell(batch, durable));
+            self.latch(&result);
+            result
+        } else {
+            // A vote is told when it can be seen.
+            self.write(batch, sync)
+        };
+        tell(&waiting, &result);
     }
 
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> Result<(), StorageError> {

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ipnet::Ipv4Net;
@@ -112,13 +112,11 @@ impl Node {
         self.layer.apply(revision(index), &plan).await.unwrap();
     }
 
-    /// Waits until the site is alive, or dead, and says how long that took.
-    pub(crate) async fn wait_for(&self, alive: bool, within: Duration) -> Duration {
-        let start = Instant::now();
+    /// Waits until the site is alive, or dead.
+    pub(crate) async fn wait_for(&self, alive: bool, within: Duration) {
         let mut seen = self.layer.seen();
         let wanted = seen.wait_for(|seen| seen.get(&SITE).is_some_and(|seen| seen.alive) == alive);
         tokio::time::timeout(within, wanted).await.expect("the tunnel is not seen as it is").unwrap();
-        start.elapsed()
     }
 
     /// Sends bytes through the echo port and reads them back.
@@ -179,13 +177,11 @@ impl Site {
         self.tunnels.set_nodes(nodes.iter().map(|node| node.as_site_node()).collect());
     }
 
-    /// Waits until the path to the node is alive, or dead, and says how long that took.
-    pub(crate) async fn wait_for(&self, node: NodeId, alive: bool, within: Duration) -> Duration {
-        let start = Instant::now();
+    /// Waits until the path to the node is alive, or dead.
+    pub(crate) async fn wait_for(&self, node: NodeId, alive: bool, within: Duration) {
         let mut paths = self.tunnels.paths();
         let wanted = paths.wait_for(|paths| paths.get(&node).is_some_and(|seen| seen.alive) == alive);
         tokio::time::timeout(within, wanted).await.expect("the path is not seen as it is").unwrap();
-        start.elapsed()
     }
 
     pub(crate) async fn stop(self) {

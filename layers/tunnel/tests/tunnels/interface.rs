@@ -95,13 +95,11 @@ fn three_nodes_on_one_host_each_reach_the_site_through_their_own_interface() {
         site.wait_for(pangolin_core::id::NodeId(2), false, SOON).await;
         let two = Node::start_with(2, BackendChoice::Tun, key, listen).await;
         two.admit(1, &site).await;
-        let took = two.wait_for(true, SOON).await;
-        assert!(took <= Duration::from_secs(2), "{took:?}");
+        two.wait_for(true, SOON).await;
         two.echo(1000).await;
 
         site.stop().await;
-        let took = two.wait_for(false, SOON).await;
-        assert!(took <= Duration::from_millis(1200), "{took:?}");
+        two.wait_for(false, SOON).await;
         assert!(exists("pgt2"));
         for node in nodes.into_iter().chain([two]) {
             node.stop().await;

@@ -1,0 +1,88 @@
+//! A commit travels with the entries that follow it.
+//!
+//! openraft tells followers of a commit as soon as it is one, with a message that carries nothing else, and one message
+//! at a time: the next entry waits for its answer. A client that writes again at once would wait for it, too. So such a
+//! message is held for a moment, and not sent at all where entries follow: they carry the commit.
+//!
+//! What openraft counts is not touched: the answer to the entries covers the message before them, with the time at which
+//! the entries were handed out.
+
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::time::{Instant, timeout_at};
+
+/// Whether a message carries nothing but a commit.
+pub(crate) trait Bare {
+    /// Nothing else.
+    fn is_bare(&self) -> bool;
+}
+
+/// The messages of `input`, without bare ones that are followed by another one within `patience`.
+pub(crate) fn hold<M: Bare + Send + 'static>(
+    input: impl Stream<Item = M> + Send + Unpin + 'static,
+    patience: Duration,
+) -> impl Stream<Item = M> + Send + Unpin + 'static {
+    let held = stream::unfold(input.fuse(), move |mut input| async move {
+        let mut message = input.next().await?;
+        let until = Instant::now() + patience;
+        while message.is_bare()
+            && let Ok(Some(later)) = timeout_at(until, input.next()).await
+        {
+            message = later;
+        }
+        Some((message, input))
+    });
+    Box::pin(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::mpsc, time::sleep};
+
+    use super::*;
+
+    /// Its number, and whether it is bare.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Message(u32, bool);
+
+    impl Bare for Message {
+        fn is_bare(&self) -> bool {
+            self.1
+        }
+    }
+
+    fn held(patience: Duration) -> (mpsc::UnboundedSender<Message>, impl Stream<Item = Message> + Unpin) {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        (sender, hold(stream::poll_fn(move |context| receiver.poll_recv(context)), patience))
+    }
+
+    #[tokio::test]
+    async fn a_commit_goes_alone_only_where_nothing_follows() {
+        let (sender, mut sent) = held(Duration::from_secs(60));
+        let send = |message| sender.send(message).expect("it is read");
+        let (entries, commit) = (|number| Message(number, false), |number| Message(number, true));
+
+        send(entries(1));
+        assert_eq!(sent.next().await, Some(entries(1)), "entries do not wait");
+        send(commit(2));
+        send(commit(3));
+        send(entries(4));
+        assert_eq!(sent.next().await, Some(entries(4)), "it carries the commits before it");
+        send(commit(5));
+        let later = async {
+            sleep(Duration::from_millis(5)).await;
+            send(entries(6));
+        };
+        let (got, ()) = tokio::join!(sent.next(), later);
+        assert_eq!(got, Some(entries(6)));
+        send(commit(7));
+        drop(sender);
+        assert_eq!(sent.next().await, Some(commit(7)), "what is held at the end is sent");
+        assert_eq!(sent.next().await, None);
+
+        let (sender, mut sent) = held(Duration::from_millis(1));
+        sender.send(commit(8)).expect("it is read");
+        assert_eq!(sent.next().await, Some(commit(8)), "nothing follows in time");
+    }
+}
