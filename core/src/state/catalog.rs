@@ -89,7 +89,9 @@ impl ClusterState {
             }
             C::UserChanged { id, name, administrator } => self.change_user(*id, name, *administrator),
             C::UserRemoved(id) => {
-                self.users.remove(id).map(|_| None).ok_or(Refusal::NotFound(Object::User(*id)))
+                let user = self.users.remove(id).ok_or(Refusal::NotFound(Object::User(*id)))?;
+                self.index.remove_user(&user);
+                Ok(None)
             }
             C::RoleCreated { id, org, name } => self.create_role(*id, org, name, false),
             C::RoleRemoved(id) => self.remove_role(*id),
@@ -164,7 +166,11 @@ impl ClusterState {
             return Err(Refusal::InUse(this(), Object::Domain(domain.id)));
         }
         let scope = KeyScope::Org(id.clone());
-        self.roles = self.roles.iter().filter(|(_, r)| r.org != *id).map(|(k, r)| (*k, r.clone())).collect();
+        let roles: Vec<RoleId> =
+            self.roles.values().filter(|role| role.org == *id).map(|role| role.id).collect();
+        for role in roles.iter().filter_map(|id| self.roles.remove(id)) {
+            self.index.remove_role(&role);
+        }
         self.api_keys = self
             .api_keys
             .iter()
@@ -191,13 +197,15 @@ impl ClusterState {
         if !email.split_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty()) {
             return Err(Refusal::Invalid(format!("{email:?} is not an e-mail address")));
         }
-        if let Some(other) = self.users.values().find(|user| user.email == email) {
-            return Err(Refusal::NameTaken { name: email, by: Object::User(other.id) });
+        if let Some(other) = self.index.user_of(&email) {
+            return Err(Refusal::NameTaken { name: email, by: Object::User(other) });
         }
         let name = title("name", name)?;
         let id = UserId(self.number(id.map(|id| id.0), |s| &s.users, UserId, |n| Object::User(UserId(n)))?);
         let (memberships, created_at) = (imbl::OrdMap::new(), self.time);
-        self.users.insert(id, User { id, email, name, administrator, memberships, created_at });
+        let user = User { id, email, name, administrator, memberships, created_at };
+        self.index.add_user(&user);
+        self.users.insert(id, user);
         Ok(Some(Object::User(id)))
     }
 
@@ -212,11 +220,13 @@ impl ClusterState {
     fn create_role(&mut self, id: Option<RoleId>, org: &Slug, name: &str, administrators: bool) -> Applied {
         self.need_org(org)?;
         let name = title("name", name)?;
-        if let Some(other) = self.roles.values().find(|role| role.org == *org && role.name == name) {
-            return Err(Refusal::NameTaken { name, by: Object::Role(other.id) });
+        if let Some(other) = self.index.role_called(org, &name) {
+            return Err(Refusal::NameTaken { name, by: Object::Role(other) });
         }
         let id = RoleId(self.number(id.map(|id| id.0), |s| &s.roles, RoleId, |n| Object::Role(RoleId(n)))?);
-        self.roles.insert(id, Role { id, org: org.clone(), name, administrators });
+        let role = Role { id, org: org.clone(), name, administrators };
+        self.index.add_role(&role);
+        self.roles.insert(id, role);
         Ok(Some(Object::Role(id)))
     }
 
@@ -238,7 +248,9 @@ impl ClusterState {
                 user.memberships = kept;
             }
         }
-        self.roles.remove(&id);
+        if let Some(role) = self.roles.remove(&id) {
+            self.index.remove_role(&role);
+        }
         Ok(None)
     }
 
@@ -311,9 +323,8 @@ impl ClusterState {
         self.need_org(org)?;
         credential_id(connector_id)?;
         let name = title("name", name)?;
-        let nice_id = Self::nice_id(nice_id, &name, |slug| {
-            self.sites.values().find(|s| s.org == *org && s.nice_id == *slug).map(|s| Object::Site(s.id))
-        })?;
+        let nice_id =
+            Self::nice_id(nice_id, &name, |slug| self.index.site_called(org, slug).map(Object::Site))?;
         if let Some(other) = self.site_of_connector(connector_id) {
             return Err(Refusal::NameTaken { name: connector_id.to_owned(), by: Object::Site(other.id) });
         }
@@ -331,6 +342,7 @@ impl ClusterState {
             config_version: self.revision.index,
             created_at: self.time,
         };
+        self.index.add_site(&site);
         self.sites.insert(id, site);
         Ok(Some(Object::Site(id)))
     }
@@ -366,7 +378,8 @@ impl ClusterState {
         if let Some(target) = self.targets_at(id).next() {
             return Err(Refusal::InUse(Object::Site(id), Object::Target(target.id)));
         }
-        self.sites.remove(&id).ok_or(Refusal::NotFound(Object::Site(id)))?;
+        let site = self.sites.remove(&id).ok_or(Refusal::NotFound(Object::Site(id)))?;
+        self.index.remove_site(&site);
         self.forget_site(id);
         Ok(None)
     }
@@ -376,7 +389,9 @@ impl ClusterState {
         if let Some(placement) = self.placements.remove(&id) {
             self.epoch_floor = self.epoch_floor.max(placement.epoch);
         }
-        self.connectors.remove(&id);
+        if let Some(connector) = self.connectors.remove(&id) {
+            self.index.move_tunnel_key(id, Some(connector.tunnel_key), None);
+        }
     }
 
     /// Notes that the connector of a site has something new to know.

@@ -6,15 +6,20 @@ use std::ops::RangeInclusive;
 use imbl::{OrdMap, OrdSet};
 
 use crate::{
-    id::{ResourceId, SiteId, TargetId},
+    id::{ResourceId, RoleId, SiteId, TargetId, UserId},
     name::{HostName, Slug},
-    record::{Resource, Target},
+    record::{Resource, Role, Site, Target, TunnelKey, User},
     state::ClusterState,
 };
 
-/// Where resources and targets are found.
+/// Where records are found by what names them besides their id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
+    emails: OrdMap<String, UserId>,
+    roles: OrdMap<(Slug, String), RoleId>,
+    sites: OrdMap<(Slug, Slug), SiteId>,
+    connectors: OrdMap<String, SiteId>,
+    tunnel_keys: OrdMap<TunnelKey, SiteId>,
     hosts: OrdMap<HostName, ResourceId>,
     nice_ids: OrdMap<(Slug, Slug), ResourceId>,
     of_resource: OrdSet<(ResourceId, TargetId)>,
@@ -28,15 +33,58 @@ fn of<K: Copy>(key: K) -> RangeInclusive<(K, TargetId)> {
 }
 
 impl Index {
-    /// The index of these records.
-    pub(super) fn of<'a>(
-        resources: impl Iterator<Item = &'a Resource>,
-        targets: impl Iterator<Item = &'a Target>,
-    ) -> Self {
+    fn of(state: &ClusterState) -> Self {
         let mut index = Self::default();
-        resources.for_each(|resource| index.add_resource(resource));
-        targets.for_each(|target| index.add_target(target));
+        state.users.values().for_each(|user| index.add_user(user));
+        state.roles.values().for_each(|role| index.add_role(role));
+        state.sites.values().for_each(|site| index.add_site(site));
+        for (site, connector) in &state.connectors {
+            index.tunnel_keys.insert(connector.tunnel_key, *site);
+        }
+        state.resources.values().for_each(|resource| index.add_resource(resource));
+        state.targets.values().for_each(|target| index.add_target(target));
         index
+    }
+
+    pub(super) fn add_user(&mut self, user: &User) {
+        self.emails.insert(user.email.clone(), user.id);
+    }
+
+    pub(super) fn remove_user(&mut self, user: &User) {
+        self.emails.remove(&user.email);
+    }
+
+    pub(super) fn add_role(&mut self, role: &Role) {
+        self.roles.insert((role.org.clone(), role.name.clone()), role.id);
+    }
+
+    pub(super) fn remove_role(&mut self, role: &Role) {
+        self.roles.remove(&(role.org.clone(), role.name.clone()));
+    }
+
+    pub(super) fn add_site(&mut self, site: &Site) {
+        self.sites.insert((site.org.clone(), site.nice_id.clone()), site.id);
+        self.connectors.insert(site.connector_id.clone(), site.id);
+    }
+
+    pub(super) fn remove_site(&mut self, site: &Site) {
+        self.sites.remove(&(site.org.clone(), site.nice_id.clone()));
+        self.connectors.remove(&site.connector_id);
+    }
+
+    /// A site's connector has another tunnel key than before, or none any more.
+    pub(super) fn move_tunnel_key(
+        &mut self,
+        site: SiteId,
+        before: Option<TunnelKey>,
+        now: Option<TunnelKey>,
+    ) {
+        if let Some(before) = before {
+            self.tunnel_keys.remove(&before);
+        }
+        if let Some(now) = now {
+            self.tunnel_keys.insert(now, site);
+        }
     }
 
     pub(super) fn add_resource(&mut self, resource: &Resource) {
@@ -59,6 +107,31 @@ impl Index {
         self.of_resource.remove(&(target.resource, target.id));
         self.at_site.remove(&(target.site, target.id));
         self.ports.remove(&(target.site, target.tunnel_port));
+    }
+
+    /// The user with this e-mail address, in lower case.
+    pub(super) fn user_of(&self, email: &str) -> Option<UserId> {
+        self.emails.get(email).copied()
+    }
+
+    /// The role that an organisation calls so.
+    pub(super) fn role_called(&self, org: &Slug, name: &str) -> Option<RoleId> {
+        self.roles.get(&(org.clone(), name.to_owned())).copied()
+    }
+
+    /// The site that an organisation calls so.
+    pub(super) fn site_called(&self, org: &Slug, nice_id: &Slug) -> Option<SiteId> {
+        self.sites.get(&(org.clone(), nice_id.clone())).copied()
+    }
+
+    /// The site whose connector signs in with this id.
+    pub(super) fn site_of_connector(&self, connector_id: &str) -> Option<SiteId> {
+        self.connectors.get(connector_id).copied()
+    }
+
+    /// The site whose connector has this key.
+    pub(super) fn site_of_tunnel_key(&self, key: TunnelKey) -> Option<SiteId> {
+        self.tunnel_keys.get(&key).copied()
     }
 
     /// The resource that is published under exactly this name.
@@ -91,7 +164,7 @@ impl ClusterState {
 
     /// Finds everything anew.
     pub(super) fn index_anew(&mut self) {
-        self.index = Index::of(self.resources.values(), self.targets.values());
+        self.index = Index::of(self);
     }
 }
 

@@ -209,7 +209,7 @@ impl ClusterState {
     /// The site whose connector signs in with this id.
     #[must_use]
     pub fn site_of_connector(&self, connector_id: &str) -> Option<&Site> {
-        self.sites.values().find(|site| site.connector_id == connector_id)
+        self.index.site_of_connector(connector_id).and_then(|id| self.sites.get(&id))
     }
 
     /// The whole state in encoded form: equal states have equal bytes.

@@ -50,12 +50,12 @@ impl ClusterState {
         if version.len() > VERSION_MAX {
             return Err(Refusal::Invalid(format!("a connector's version has at most {VERSION_MAX} bytes")));
         }
-        if let Some((other, _)) =
-            self.connectors.iter().find(|(id, c)| **id != site && c.tunnel_key == tunnel_key)
-        {
+        if let Some(other) = self.index.site_of_tunnel_key(tunnel_key).filter(|other| *other != site) {
             let name = "tunnel key".to_owned();
-            return Err(Refusal::NameTaken { name, by: Object::Site(*other) });
+            return Err(Refusal::NameTaken { name, by: Object::Site(other) });
         }
+        let before = self.connectors.get(&site).map(|known| known.tunnel_key);
+        self.index.move_tunnel_key(site, before, Some(tunnel_key));
         let since = match self.connectors.get(&site) {
             Some(known) if known.tunnel_key == tunnel_key => known.since,
             _ => self.time,
