@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     for number in 0..options.rounds {
         for system in &systems {
             let server = rivals::start(*system, &plan, options.names)?;
-            load::warm(server.address, &questions)?;
+            let questions = load::warm(server.address, &questions)?;
             let before = server.cpu()?;
             let fast = load::closed(server.address, &questions, options.window, span)?;
             let cpu = server.cpu()? - before;

@@ -60,7 +60,7 @@ impl Cluster {
     fn join(&mut self, n: u8) -> NodeId {
         self.tell(Body::TokenCreated(Box::new(token(n, Timestamp(u64::MAX)))));
         self.tell(admitted(n, spec(&format!("n{n}"), n)));
-        *self.state.nodes().keys().last().expect("a node")
+        *self.state.nodes().keys().next_back().expect("a node")
     }
 
     fn judge(&mut self, n: usize, verdict: Verdict) {

@@ -88,7 +88,7 @@ pub(crate) enum RecordVerb {
         /// Type: A, AAAA, CNAME, MX, TXT, SRV, CAA, NS, DS, TLSA, … or TYPE123
         kind: String,
         /// The value, as in a zone file; put quotes around texts
-        #[arg(required = true, num_args = 1.., allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 1..)]
         value: Vec<String>,
         /// Seconds that resolvers may keep records of this name and type [default: as it is, or 300]
         #[arg(long)]
@@ -101,7 +101,6 @@ pub(crate) enum RecordVerb {
         /// Type
         kind: String,
         /// The value; without it all records of this name and type
-        #[arg(allow_hyphen_values = true)]
         value: Vec<String>,
     },
     /// List the records of a zone

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pangolin_core::{
     Body, HostName, ResourceId,
     dns::DnsChange,
-    plan::{DnsPlan, ZonePlan},
+    plan::{DnsPlan, ZonePlan, dns_of, served_below},
     record::{self, RecordKind},
 };
 use pangolin_wire::{
@@ -59,27 +59,26 @@ impl Call {
 
     /// The zone that holds a name.
     fn zone_of(&self, name: &HostName) -> Result<HostName, ApiFailure> {
-        let zones = self.dns_plan().zones.into_iter().map(|zone| zone.apex);
-        zones.into_iter().find(|apex| name.is_within(apex)).ok_or_else(|| {
+        served_below(&self.state, name).cloned().ok_or_else(|| {
             ApiFailure::invalid(format!("{name} does not lie in a zone of this cluster"))
                 .hint("`pangolinctl dns zones` shows them; `pangolinctl domain create` adds one.")
         })
     }
 
-    /// A zone by its name, for those who may see it.
-    fn zone(&self) -> Result<ZonePlan, ApiFailure> {
+    /// The zone that the path names, for those who may see it.
+    fn zone(&self) -> Result<HostName, ApiFailure> {
         let name: HostName = self.parameter("zone")?;
         self.may_publish(&name)?;
-        let zone = self.dns_plan().zones.into_iter().find(|zone| zone.apex == name);
-        zone.ok_or_else(|| {
-            ApiFailure::invalid(format!("{name} is no zone of this cluster"))
-                .hint("`pangolinctl dns zones` shows them.")
-        })
+        if served_below(&self.state, &name) == Some(&name) {
+            return Ok(name);
+        }
+        Err(ApiFailure::invalid(format!("{name} is no zone of this cluster"))
+            .hint("`pangolinctl dns zones` shows them."))
     }
 
     fn dns_plan(&self) -> DnsPlan {
         // Every node answers the same.
-        pangolin_core::plan::dns_of(&self.state)
+        dns_of(&self.state)
     }
 }
 
@@ -109,7 +108,7 @@ async fn remove_record(call: Call) -> Result<Answer, ApiFailure> {
 }
 
 async fn records(call: Call) -> Result<Answer, ApiFailure> {
-    let zone = call.zone()?.apex;
+    let zone = call.zone()?;
     let sets = call.state.record_sets().iter().filter(|((name, _), _)| name.is_within(&zone));
     let (record_sets, pagination) = call.page(sets.map(|((name, kind), set)| render(name, *kind, set)))?;
     let list = RecordSetList { record_sets, pagination };
@@ -124,13 +123,13 @@ async fn zones(call: Call) -> Result<Answer, ApiFailure> {
 }
 
 async fn file(call: Call) -> Result<Answer, ApiFailure> {
-    let zone = call.zone()?.apex;
+    let zone = call.zone()?;
     let text = call.app.node.dns().print_zone(&zone)?;
     Answer::ok(call.state.revision(), format!("zone {zone}"), &ZoneFile { text })
 }
 
 async fn check(call: Call) -> Result<Answer, ApiFailure> {
-    let zone = call.zone()?.apex;
+    let zone = call.zone()?;
     let [server] = call.query(["server"])?;
     let server: Option<SocketAddr> = parse("server", server)?;
     // This node asks whom it is told to ask.
@@ -147,7 +146,7 @@ async fn check(call: Call) -> Result<Answer, ApiFailure> {
 
 async fn import(call: Call) -> Result<Answer, ApiFailure> {
     let ImportRecords { text, replace } = call.body()?;
-    let zone = call.zone()?.apex;
+    let zone = call.zone()?;
     let found = call.app.node.dns().read_zone(&zone, &text)?;
     for (name, _) in &found.sets {
         call.may_publish(name)?;
@@ -160,17 +159,17 @@ async fn import(call: Call) -> Result<Answer, ApiFailure> {
 }
 
 async fn start_signing(call: Call) -> Result<Answer, ApiFailure> {
-    let zone = call.zone()?.apex;
+    let zone = call.zone()?;
     let key = call.app.node.dns().new_zone_key(&zone)?;
     let change = DnsChange::SigningStarted { zone: zone.clone(), public: key.shown, private: key.sealed };
     let changed = call.change_dns(change).await?;
-    let zone = pangolin_core::plan::dns_of(&changed.state).zones.into_iter().find(|known| known.apex == zone);
+    let zone = dns_of(&changed.state).zones.into_iter().find(|known| known.apex == zone);
     let zone = zone.as_ref().map(|zone| render_zone(&call, zone));
     Answer::created(changed.revision, "the zone is signed: enter its DS record at the parent", &zone)
 }
 
 async fn stop_signing(call: Call) -> Result<Answer, ApiFailure> {
-    let zone = call.zone()?.apex;
+    let zone = call.zone()?;
     let changed = call.change_dns(DnsChange::SigningStopped(zone.clone())).await?;
     Ok(Answer::done(changed.revision, format!("the zone {zone} is not signed any more")))
 }

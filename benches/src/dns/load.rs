@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::zone;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 
@@ -142,8 +143,8 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// Asks until the server answers.
-pub(crate) fn warm(server: SocketAddr, questions: &[Vec<u8>]) -> Result<()> {
+/// Asks until the server answers; the questions again, with the server's cookie if it gives one.
+pub(crate) fn warm(server: SocketAddr, questions: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -151,7 +152,10 @@ pub(crate) fn warm(server: SocketAddr, questions: &[Vec<u8>]) -> Result<()> {
     let mut reply = [0; REPLY];
     while Instant::now() < end {
         match socket.send(&questions[0]).and_then(|_| socket.recv(&mut reply)) {
-            Ok(length) if length >= 12 && reply[3] & 0x0f == 0 => return Ok(()),
+            // BADCOOKIE is an answer as well: it brings the cookie.
+            Ok(length) if length >= 12 && matches!(reply[3] & 0x0f, 0 | 7) => {
+                return Ok(zone::with_cookie(questions, &reply[..length]));
+            }
             Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {
                 return Err(error.into());
             }

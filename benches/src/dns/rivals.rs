@@ -145,7 +145,7 @@ pub(crate) fn start(system: System, plan: &DnsPlan, names: usize) -> Result<Serv
                     "server:\n  rundir: {shown}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  \
                      background-workers: 1\nlog:\n  - target: stderr\n    any: error\n\
                      database:\n  storage: {shown}\n\
-                     mod-cookies:\n  - id: bench\n    badcookie-slip: 0\n\
+                     mod-cookies:\n  - id: bench\n    badcookie-slip: 1\n\
                      template:\n  - id: default\n    storage: {shown}\n    global-module: mod-cookies/bench\n    \
                      zonefile-sync: -1\n    journal-content: none\n\
                      zone:\n  - domain: {APEX}\n    file: bench.zone\n"

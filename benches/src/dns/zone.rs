@@ -84,6 +84,27 @@ pub(crate) fn questions(plan: &DnsPlan) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The option that every query ends with: a client cookie (RFC 7873 §4).
+const COOKIE: [u8; 12] = [0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+/// Bytes of the cookies that servers make (RFC 9018).
+const SERVER_COOKIE: usize = 16;
+
+/// The questions with the server's cookie in a reply, if it has one: clients are known to the server from here on.
+pub(crate) fn with_cookie(questions: &[Vec<u8>], reply: &[u8]) -> Vec<Vec<u8>> {
+    let mut option = COOKIE;
+    option[3] += SERVER_COOKIE as u8;
+    let at = reply.windows(option.len()).position(|bytes| bytes == option);
+    let cookie = at.and_then(|at| reply.get(at + option.len()..at + option.len() + SERVER_COOKIE));
+    let Some(cookie) = cookie else { return questions.to_vec() };
+    let longer = |question: &Vec<u8>| {
+        let start = question.len() - option.len();
+        // The length of the record's data stands before the option.
+        let length = (option.len() + SERVER_COOKIE) as u16;
+        [&question[..start - 2], &length.to_be_bytes(), &option, cookie].concat()
+    };
+    questions.iter().map(longer).collect()
+}
+
 fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut message = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1];
     for label in name.split('.') {
@@ -93,7 +114,8 @@ fn query(name: &str, kind: u16) -> Vec<u8> {
     message.push(0);
     message.extend_from_slice(&kind.to_be_bytes());
     message.extend_from_slice(&[0, 1]);
-    // OPT: 1232 bytes, option 10 with a client cookie.
-    message.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+    // OPT: 1232 bytes, and one option.
+    message.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 12]);
+    message.extend_from_slice(&COOKIE);
     message
 }

@@ -284,7 +284,8 @@ pub(crate) fn addresses_of(nodes: &[&Node]) -> Vec<IpAddr> {
 }
 
 /// The zone that a name is answered from, if it lies in one.
-pub(crate) fn served_below<'a>(state: &'a ClusterState, name: &HostName) -> Option<&'a HostName> {
+#[must_use]
+pub fn served_below<'a>(state: &'a ClusterState, name: &HostName) -> Option<&'a HostName> {
     let domains = state.domains().values().map(|domain| &domain.name);
     let zones = state.settings().map(|settings| &settings.zone).into_iter().chain(domains);
     zones.filter(|zone| name.is_within(zone)).min_by_key(|zone| zone.as_str().len())

@@ -5,8 +5,8 @@ mod edge;
 mod peers;
 mod tunnel;
 
-pub use dns::{DnsPlan, PlannedSet, RecordSets, ZonePlan};
-pub(crate) use dns::{Serving, addresses_of, apexes, nodes_in_order, served_below};
+pub use dns::{DnsPlan, PlannedSet, RecordSets, ZonePlan, served_below};
+pub(crate) use dns::{Serving, addresses_of, apexes, nodes_in_order};
 pub use edge::{EdgePlan, PlannedCertificate, Route, RouteTarget};
 pub use peers::{PeerPlan, PlannedPeer};
 pub use tunnel::{SiteTunnel, TunnelNode, TunnelPlan, TunnelTarget};

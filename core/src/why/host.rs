@@ -127,13 +127,12 @@ fn addresses(history: &History<'_>, resource: Option<&Resource>, own: &[RecordKi
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let listed = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
     let mut facts = Vec::new();
-    let text = if serving.open && !answered.is_empty() {
-        format!(
-            "DNS answers {listed} (TTL {ttl}): too few nodes are in service, so others are answered as well"
-        )
-    } else {
-        format!("DNS answers {listed} (TTL {ttl}): the nodes that are up and take work")
+    let named = match (serving.open && !answered.is_empty(), answered.iter().any(|node| node.in_service())) {
+        (false, _) => "the nodes that are up and take work",
+        (true, false) => "no node is in service, so all are answered",
+        (true, true) => "too few nodes are in service, so others are answered as well",
     };
+    let text = format!("DNS answers {listed} (TTL {ttl}): {named}");
     facts.push(history.fact(text, []));
     facts.extend(resource.and_then(|resource| policy(history, resource)));
     facts.extend(answered.iter().map(|node| told_of(history, node, "is answered")));
