@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # command:package
-NEEDED=(cc:gcc curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps)
+NEEDED=(cc:gcc curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound)
 
 missing=()
 for pair in "${NEEDED[@]}"; do
@@ -18,6 +18,10 @@ if [[ $EUID -eq 0 ]] && command -v apt-get > /dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     if { apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; }; } > /tmp/pangolin-packages.log 2>&1; then
+        # The DNS servers are started by the tests, and are not to run besides.
+        for server in nsd unbound; do
+            [[ " ${missing[*]} " != *" $server "* ]] || systemctl disable --now "$server" > /dev/null 2>&1 || true
+        done
         exit 0
     fi
     echo "note: apt-get did not install them (see /tmp/pangolin-packages.log); going on without: ${missing[*]}"

@@ -130,6 +130,7 @@ struct EdgeSection {
 #[serde(deny_unknown_fields)]
 struct DnsSection {
     listen: Option<Vec<SocketAddr>>,
+    regions: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -292,6 +293,8 @@ pub struct Config {
     pub http: Vec<SocketAddr>,
     /// Where DNS answers.
     pub dns: Vec<SocketAddr>,
+    /// A database in MaxMind's format that tells where clients of DNS are.
+    pub dns_regions: Option<PathBuf>,
     /// Where WireGuard datagrams arrive.
     pub tunnel_listen: SocketAddr,
     /// Where connectors send them.
@@ -416,6 +419,7 @@ impl V1 {
             https,
             http,
             dns,
+            dns_regions: self.dns.regions,
             tunnel_listen,
             tunnel_endpoint,
             tunnel_backend: self.tunnel.backend.into(),

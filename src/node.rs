@@ -48,6 +48,7 @@ use crate::{
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
         witness::Witness,
+        zones::Zones,
     },
     membership::{Door, Renewal, is_interrupted, spec_of},
     state_dir::{Member, StateDir, StateDirError},
@@ -229,6 +230,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         leading: leading.clone(),
         journal,
         backups,
+        zones: Zones::new(cluster.clone(), keyring.clone()),
         left: left_tx,
         stopping: stopping.clone(),
     };
@@ -369,8 +371,10 @@ async fn start_layers(
     tasks.spawn_traffic("tunnels", tunnel_task.run(shutdown.clone()));
     let (dns, dns_task) = {
         let _on = traffic.enter();
-        DnsServer::bind(dns_config(core, &keyring))?
+        DnsServer::bind(dns_config(core, &keyring)?)?
     };
+
+    core.answers.zones.serve(dns.clone());
 
     let (tunnel_plan, tunnel_plans) = watch::channel(Arc::default());
     let edge_plan = Arc::new(ArcSwap::default());
@@ -431,6 +435,7 @@ async fn start_layers(
     tasks.spawn_front("edge", edge_task.run(tasks.closing()));
     tasks.spawn_front("dns", dns_task.run(tasks.closing()));
     let health = Health {
+        node: core.node,
         reports: core.reports.clone(),
         peers: core.peers.clone(),
         tunnel: tunnel.clone(),

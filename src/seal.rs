@@ -13,6 +13,18 @@ pub fn token(id: TokenId) -> String {
     format!("token|{id}")
 }
 
+/// The key that signs a DNS zone.
+#[must_use]
+pub fn zone_key(zone: &HostName) -> String {
+    format!("zone key|{zone}")
+}
+
+/// A shared secret for zone transfers.
+#[must_use]
+pub fn transfer_key(name: &HostName) -> String {
+    format!("transfer key|{name}")
+}
+
 /// The private key of a certificate for these names.
 #[must_use]
 pub fn certificate(names: &[HostName]) -> String {

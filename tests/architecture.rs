@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "pangolin-benches",
         &[
             "pangolin-core",
+            "pangolin-dns",
             "pangolin-peer",
             "pangolin-storage",
             "pangolin-raft",
@@ -52,6 +53,7 @@ const DOORS: &[(&str, &str)] = &[
     ("rcgen", "pangolin-peer"),
     ("x509-parser", "pangolin-peer"),
     ("domain", "pangolin-dns"),
+    ("maxminddb", "pangolin-dns"),
     ("gotatun", "pangolin-tunnel"),
     ("defguard_wireguard_rs", "pangolin-tunnel"),
     ("smoltcp", "pangolin-tunnel"),

@@ -18,7 +18,9 @@ mod failure;
 mod routes;
 mod service;
 mod view;
+mod zones;
 
 pub use backups::BackupPort;
 pub use failure::ApiFailure;
 pub use service::{Api, Caller, Credentials, NewToken, NodePort, ResponseBody};
+pub use zones::{DnsPort, NewKey, ZoneRecords};

@@ -22,6 +22,7 @@ use crate::{
     call::{Arrived, Freshness},
     failure::ApiFailure,
     routes::{self, Door},
+    zones::DnsPort,
 };
 
 /// Longest that a client may take to send its body.
@@ -98,6 +99,9 @@ pub trait NodePort: Send + Sync + 'static {
 
     /// Its backups.
     fn backups(&self) -> &dyn BackupPort;
+
+    /// Its DNS.
+    fn dns(&self) -> &dyn DnsPort;
 
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);

@@ -1,9 +1,10 @@
-//! `pangolin-bench`: what writes, reads, failover, joining, restoring and asking why cost, measured from outside, writes
-//! and reads beside etcd.
+//! `pangolin-bench`: what writes, reads, failover, joining, restoring, asking why and DNS answers cost, measured from
+//! outside, writes and reads beside etcd, DNS beside NSD, Knot and gdnsd.
 //!
 //! Everything runs on this host: three nodes of each system as processes on loopback, with their data below one
 //! temporary directory (`TMPDIR` says on which disk). The last line of each measurement is JSON.
 
+mod dns;
 mod etcd;
 mod failover;
 mod group;
@@ -44,6 +45,11 @@ enum Verb {
     Restore(restore::Options),
     /// What the decision log costs: answers to `why`, and each change while it is full
     Why,
+    /// DNS answers, beside NSD, Knot and gdnsd in interleaved rounds
+    Dns(dns::Options),
+    /// The DNS server that `dns` measures
+    #[command(hide = true)]
+    DnsServer(dns::ServerOptions),
     /// One member of the group that `raft` measures
     #[command(hide = true)]
     Member(group::member::Options),
@@ -66,6 +72,9 @@ fn run(verb: Verb) -> Result<bool> {
     if let Verb::Member(options) = &verb {
         return group::member::run(options).map(|()| true);
     }
+    if let Verb::DnsServer(options) = &verb {
+        return dns::serve(options).map(|()| true);
+    }
     // One thread: children get their death signal when the thread that started them ends. The load of all systems
     // comes from this one thread, so it is the same for all.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -76,7 +85,8 @@ fn run(verb: Verb) -> Result<bool> {
             Verb::Join(options) => joining::run(&options).await,
             Verb::Restore(options) => restore::run(&options).await,
             Verb::Why => why::run(),
-            Verb::Member(_) => Ok(true),
+            Verb::Dns(options) => dns::run(&options),
+            Verb::DnsServer(_) | Verb::Member(_) => Ok(true),
         }
     });
     runtime.shutdown_background();

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dns::DnsChange,
     feature::{self, FeatureLevel},
     id::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
@@ -246,6 +247,8 @@ pub enum Body {
     },
     /// A certificate that nothing needs any more is gone.
     CertificateRemoved(CertificateId),
+    /// DNS was changed.
+    Dns(Box<DnsChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -281,6 +284,7 @@ impl Body {
             Self::Disbanded { .. } => "Disbanded",
             Self::LeadershipHanded { .. } => "LeadershipHanded",
             Self::CertificateRemoved(_) => "CertificateRemoved",
+            Self::Dns(change) => change.name(),
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

@@ -15,6 +15,7 @@ pub mod codec;
 pub mod command;
 pub mod decide;
 pub mod decision;
+pub mod dns;
 pub mod feature;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

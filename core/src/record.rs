@@ -1,6 +1,10 @@
 //! The records that make up the state: what an organisation, a site, a node … is.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
 
 use imbl::{OrdMap, OrdSet};
 use ipnet::Ipv4Net;
@@ -469,6 +473,8 @@ pub enum RecordData {
     Srv(u16, u16, u16, HostName),
     /// Certification authority authorisation: flags, tag, value.
     Caa(u8, String, Vec<u8>),
+    /// Any other type: its number, and its data in wire form without compression.
+    Other(u16, Vec<u8>),
 }
 
 impl RecordData {
@@ -484,8 +490,50 @@ impl RecordData {
             Self::Mx(..) => RecordKind::Mx,
             Self::Srv(..) => RecordKind::Srv,
             Self::Caa(..) => RecordKind::Caa,
+            Self::Other(number, _) => RecordKind::Other(*number),
         }
     }
+}
+
+impl fmt::Display for RecordData {
+    /// As in a zone file; names are complete.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::A(address) => write!(f, "{address}"),
+            Self::Aaaa(address) => write!(f, "{address}"),
+            Self::Txt(text) if text.is_empty() => f.write_str("\"\""),
+            // A string has 255 bytes at most (RFC 1035 §3.3).
+            Self::Txt(text) => text.chunks(255).enumerate().try_for_each(|(number, string)| {
+                f.write_str(if number > 0 { " " } else { "" })?;
+                quoted(f, string)
+            }),
+            Self::Cname(name) | Self::Ns(name) => write!(f, "{name}."),
+            Self::Mx(preference, host) => write!(f, "{preference} {host}."),
+            Self::Srv(priority, weight, port, host) => write!(f, "{priority} {weight} {port} {host}."),
+            Self::Caa(flags, tag, value) => {
+                write!(f, "{flags} {tag} ")?;
+                quoted(f, value)
+            }
+            // RFC 3597 §5.
+            Self::Other(_, data) => {
+                write!(f, "\\# {} ", data.len())?;
+                data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
+/// A character string (RFC 1035 §5.1).
+fn quoted(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    f.write_str("\"")?;
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => write!(f, "\\{}", char::from(*byte))?,
+            b' '..=b'~' => write!(f, "{}", char::from(*byte))?,
+            other => write!(f, "\\{other:03}")?,
+        }
+    }
+    f.write_str("\"")
 }
 
 /// Types of record sets.
@@ -500,6 +548,95 @@ pub enum RecordKind {
     Mx,
     Srv,
     Caa,
+    Other(u16),
+}
+
+/// Types that have no variant of their own, by the names that people write.
+const OTHER_KINDS: &[(&str, u16)] = &[
+    ("PTR", 12),
+    ("HINFO", 13),
+    ("RP", 17),
+    ("LOC", 29),
+    ("NAPTR", 35),
+    ("DS", 43),
+    ("SSHFP", 44),
+    ("TLSA", 52),
+    ("SMIMEA", 53),
+    ("OPENPGPKEY", 61),
+    ("SVCB", 64),
+    ("HTTPS", 65),
+    ("SPF", 99),
+    ("URI", 256),
+];
+
+impl RecordKind {
+    /// HTTPS service bindings (RFC 9460).
+    pub const HTTPS: Self = Self::Other(65);
+    /// Delegation signer (RFC 4034 §5).
+    pub const DS: Self = Self::Other(43);
+
+    /// The type's number.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::A => 1,
+            Self::Ns => 2,
+            Self::Cname => 5,
+            Self::Mx => 15,
+            Self::Txt => 16,
+            Self::Aaaa => 28,
+            Self::Srv => 33,
+            Self::Caa => 257,
+            Self::Other(number) => number,
+        }
+    }
+
+    /// The type of this number.
+    #[must_use]
+    pub fn from_number(number: u16) -> Self {
+        let named = [Self::A, Self::Ns, Self::Cname, Self::Mx, Self::Txt, Self::Aaaa, Self::Srv, Self::Caa];
+        named.into_iter().find(|kind| kind.number() == number).unwrap_or(Self::Other(number))
+    }
+
+    /// Whether operators may have records of the type. Not those that the cluster makes (SOA, and what belongs to
+    /// signing), those that mean something to servers only, and DNAME, which is not followed.
+    #[must_use]
+    pub fn is_for_operators(self) -> bool {
+        let Self::Other(number) = self else { return true };
+        let made = matches!(number, 0 | 6 | 39 | 41 | 46..=48 | 50 | 51 | 59 | 60);
+        // RFC 6895 §3.1: 128 to 255 are for questions and meta types.
+        !made && !(128..=255).contains(&number) && Self::from_number(number) == self
+    }
+}
+
+impl fmt::Display for RecordKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other(number) => match OTHER_KINDS.iter().find(|(_, known)| known == number) {
+                Some((name, _)) => f.write_str(name),
+                None => write!(f, "TYPE{number}"),
+            },
+            named => f.write_str(&format!("{named:?}").to_uppercase()),
+        }
+    }
+}
+
+impl FromStr for RecordKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let upper = text.to_ascii_uppercase();
+        let number = upper.strip_prefix("TYPE").and_then(|number| number.parse().ok());
+        let listed = OTHER_KINDS.iter().find(|(name, _)| *name == upper).map(|(_, number)| *number);
+        if let Some(number) = number.or(listed) {
+            return Ok(Self::from_number(number));
+        }
+        let named = [Self::A, Self::Ns, Self::Cname, Self::Mx, Self::Txt, Self::Aaaa, Self::Srv, Self::Caa];
+        let found = named.into_iter().find(|kind| kind.to_string() == upper);
+        found.ok_or_else(|| {
+            format!("{text:?} is no record type; others than the usual ones are written TYPE123")
+        })
+    }
 }
 
 /// A record set of the operator's own.

@@ -14,10 +14,11 @@ use pangolin_core::{
     Fence, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId, Timestamp, TokenId, UserId,
     codec,
     command::{LineageBegun, UpgradeChange},
+    dns::{AnswerPolicy, DnsChange},
     id::ClientId,
     record::{
         AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
-        RecordSet, RecoveryPublic, Settings, TunnelKey, Verdict,
+        RecordKind, RecordSet, RecoveryPublic, Settings, TunnelKey, Verdict,
     },
 };
 
@@ -50,7 +51,8 @@ fn variant(body: &Body) -> &'static str {
         | Body::AutopilotChanged(_)
         | Body::Disbanded { .. }
         | Body::LeadershipHanded { .. }
-        | Body::CertificateRemoved(_) => body.name(),
+        | Body::CertificateRemoved(_)
+        | Body::Dns(_) => body.name(),
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
             C::OrgChanged { .. } => "OrgChanged",
@@ -81,7 +83,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 48;
+const VARIANTS: usize = 57;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -110,6 +112,8 @@ fn list() -> Vec<Command> {
     restored(&mut list);
     let at = 1_800_000_000_000 + list.len() as u64;
     list.extend(membership().into_iter().zip(at..).map(|(body, at)| command(at, body)));
+    let at = 1_800_000_000_000 + list.len() as u64;
+    list.extend(dns().into_iter().zip(at..).map(|(body, at)| command(at, body)));
     list
 }
 
@@ -139,6 +143,50 @@ fn restored(list: &mut Vec<Command>) {
     ] {
         list.push(command(1_800_000_000_000 + list.len() as u64, body));
     }
+}
+
+/// Records, answers, signing, transfers.
+fn dns() -> Vec<Body> {
+    use DnsChange as D;
+    let record = |data: RecordData| D::RecordAdded { name: host("www.demo.test"), ttl: None, data };
+    let key = host("transfer.key");
+    let secondary = "192.0.2.53:53".parse().expect("an address");
+    let network = "2001:db8::/32".parse().expect("a network");
+    let set = RecordSet { ttl: 60, data: vec![RecordData::Other(52, vec![3, 1, 1, 9])] };
+    [
+        record(RecordData::A([192, 0, 2, 7].into())),
+        record(RecordData::A([192, 0, 2, 7].into())),
+        record(RecordData::Cname(host("demo.test"))),
+        D::RecordAdded {
+            name: host("www.demo.test"),
+            ttl: Some(77),
+            data: RecordData::Txt(b"text".to_vec()),
+        },
+        D::RecordRemoved {
+            name: host("www.demo.test"),
+            kind: RecordKind::A,
+            data: Some(RecordData::A([192, 0, 2, 7].into())),
+        },
+        D::RecordsImported {
+            zone: host("demo.test"),
+            replace: true,
+            sets: vec![(host("_443._tcp.demo.test"), set)],
+        },
+        D::RecordRemoved { name: host("_443._tcp.demo.test"), kind: RecordKind::Other(52), data: None },
+        D::PolicySet { resource: ResourceId(4), policy: AnswerPolicy::Nearest },
+        D::RegionSet { network, region: Some(slug("eu")) },
+        D::RegionSet { network, region: None },
+        D::TransferKeySet { name: key.clone(), secret: Some(facts::sealed()) },
+        D::SecondarySet { zone: host("demo.test"), address: secondary, key: Some(key.clone()) },
+        D::SigningStarted { zone: host("demo.test"), public: vec![1; 64], private: facts::sealed() },
+        D::TransferKeySet { name: key.clone(), secret: None },
+        D::SecondarySet { zone: host("demo.test"), address: secondary, key: None },
+        D::TransferKeySet { name: key, secret: None },
+        D::SigningStarted { zone: host("demo.test"), public: vec![1; 64], private: facts::sealed() },
+        D::SigningStopped(host("demo.test")),
+    ]
+    .map(|change| Body::Dns(Box::new(change)))
+    .to_vec()
 }
 
 /// Voters, places, and taking apart.

@@ -60,6 +60,7 @@ fn same(before: &ClusterState, after: &ClusterState) -> bool {
         && before.placements() == after.placements()
         && before.connectors() == after.connectors()
         && before.certificates() == after.certificates()
+        && before.dns() == after.dns()
 }
 
 /// A site without its count of configurations, which follows from other changes.

@@ -7,10 +7,12 @@ use std::net::Ipv4Addr;
 
 use facts::{admitted, beginning, certificate, command, host, slug, spec, token};
 use pangolin_core::{
-    Body, CatalogChange as C, ClusterState, NodeId, Outcome, Plan, ResourceId, SiteId, TargetId, Timestamp,
+    Body, CatalogChange as C, ClusterState, DomainId, NodeId, Outcome, Plan, ResourceId, SiteId, TargetId,
+    Timestamp,
+    dns::{AnswerPolicy, DnsChange},
     plan,
     plan::ZonePlan,
-    record::{AdminState, Method, NodeRole, RecordData, RecordKind, RecordSet, TunnelKey, Verdict},
+    record::{AdminState, Method, NodeRole, NodeSpec, RecordData, RecordKind, RecordSet, TunnelKey, Verdict},
 };
 
 const SITE: SiteId = SiteId(2);
@@ -48,6 +50,17 @@ impl Cluster {
 
     fn catalog(&mut self, change: C) {
         self.tell(Body::Catalog(Box::new(change)));
+    }
+
+    fn dns(&mut self, change: DnsChange) {
+        self.tell(Body::Dns(Box::new(change)));
+    }
+
+    /// One more node, numbered `n`.
+    fn join(&mut self, n: u8) -> NodeId {
+        self.tell(Body::TokenCreated(Box::new(token(n, Timestamp(u64::MAX)))));
+        self.tell(admitted(n, spec(&format!("n{n}"), n)));
+        *self.state.nodes().keys().next_back().expect("a node")
     }
 
     fn judge(&mut self, n: usize, verdict: Verdict) {
@@ -95,6 +108,149 @@ fn dns_names_every_node_when_none_is_left_rather_than_nobody() {
         cluster.judge(n, Verdict::Down);
     }
     assert_eq!(cluster.answers("hello.demo.test"), [2, 3, 1]);
+}
+
+#[test]
+fn dns_answers_everybody_when_too_few_are_left_the_living_first() {
+    let mut cluster = Cluster::new();
+    for n in 4..=6 {
+        let joined = cluster.join(n);
+        cluster.tell(Body::NodeVerdict { node: joined, verdict: Verdict::Up });
+    }
+    for n in 0..3 {
+        cluster.judge(n, Verdict::Down);
+    }
+    assert_eq!(cluster.answers("hello.demo.test"), [4, 5, 6], "half of them");
+    let nodes: Vec<NodeId> = cluster.state.nodes().keys().copied().collect();
+    cluster.tell(Body::NodeVerdict { node: nodes[4], verdict: Verdict::Down });
+    assert_eq!(cluster.answers("hello.demo.test"), [4, 6], "a third");
+    cluster.tell(Body::NodeVerdict { node: nodes[5], verdict: Verdict::Down });
+    assert_eq!(cluster.answers("hello.demo.test"), [4, 2, 3, 1, 5, 6], "one of six cannot be right");
+}
+
+#[test]
+fn while_a_node_is_down_answers_are_kept_for_half_the_time() {
+    let mut cluster = Cluster::new();
+    let ttl = |cluster: &Cluster, name: &str| cluster.zone().sets[&host(name)][&RecordKind::A].ttl;
+    assert_eq!(ttl(&cluster, "hello.demo.test"), 30);
+    cluster.judge(2, Verdict::Down);
+    assert_eq!((ttl(&cluster, "hello.demo.test"), ttl(&cluster, "control.demo.test")), (15, 15));
+    assert_eq!(ttl(&cluster, "n1.demo.test"), 3600);
+    cluster.judge(2, Verdict::Up);
+    cluster.tell(Body::NodeAdmin { node: cluster.n[2], admin: AdminState::Drained });
+    assert_eq!(ttl(&cluster, "hello.demo.test"), 30, "a drained node is wanted to be away");
+}
+
+#[test]
+fn each_policy_names_its_nodes() {
+    let mut cluster = Cluster::new();
+    let with = |cluster: &mut Cluster, policy| {
+        cluster.dns(DnsChange::PolicySet { resource: ResourceId(4), policy });
+        cluster.answers("hello.demo.test")
+    };
+    assert_eq!(with(&mut cluster, AnswerPolicy::Home), [2]);
+    assert_eq!(with(&mut cluster, AnswerPolicy::All), [2, 3, 1], "in turn, by the resource's number");
+    assert_eq!(with(&mut cluster, AnswerPolicy::Nearest), [2, 3, 1], "of no known region");
+    assert_eq!(with(&mut cluster, AnswerPolicy::HomeFirst), [2, 3, 1]);
+    cluster.judge(1, Verdict::Down);
+    assert_eq!(with(&mut cluster, AnswerPolicy::Home), [3, 1], "the home is down");
+    assert_eq!(with(&mut cluster, AnswerPolicy::All), [1, 3]);
+}
+
+#[test]
+fn clients_of_a_region_are_answered_with_its_nodes() {
+    let mut cluster = Cluster::new();
+    for (n, region) in [(1, "eu"), (2, "eu"), (3, "us")] {
+        let spec = NodeSpec { region: Some(slug(region)), ..spec(&format!("n{n}"), n) };
+        let node = cluster.n[usize::from(n) - 1];
+        cluster.tell(Body::NodeChanged { node, spec: Box::new(spec) });
+    }
+    cluster.dns(DnsChange::PolicySet { resource: ResourceId(4), policy: AnswerPolicy::Nearest });
+    let near = |cluster: &Cluster, region: &str| {
+        let zone = cluster.zone();
+        let sets = zone.regional.get(&host("hello.demo.test")).and_then(|regions| regions.get(&slug(region)));
+        let data = sets.into_iter().flat_map(|sets| sets[&RecordKind::A].data.clone());
+        data.map(|d| d.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(near(&cluster, "eu"), ["192.0.2.2", "192.0.2.1"], "home first");
+    assert_eq!(near(&cluster, "us"), ["192.0.2.3"]);
+    cluster.judge(2, Verdict::Down);
+    assert_eq!(near(&cluster, "us"), Vec::<String>::new(), "then everybody is answered");
+    assert_eq!(cluster.answers("hello.demo.test"), [2, 1]);
+}
+
+#[test]
+fn a_published_name_has_a_service_binding_that_follows_its_addresses() {
+    let mut cluster = Cluster::new();
+    let binding = |cluster: &Cluster| {
+        let sets = cluster.zone().sets[&host("hello.demo.test")].clone();
+        sets.get(&RecordKind::HTTPS).map(|set| set.data[0].clone())
+    };
+    let expected = |last: &[u8]| {
+        let mut data = vec![0, 1, 0, 0, 1, 0, 12];
+        data.extend(b"\x02h2\x08http/1.1");
+        data.extend([0, 4, 0, last.len() as u8 * 4]);
+        last.iter().for_each(|last| data.extend([192, 0, 2, *last]));
+        RecordData::Other(65, data)
+    };
+    assert_eq!(binding(&cluster), Some(expected(&[2, 3, 1])));
+    cluster.judge(1, Verdict::Down);
+    assert_eq!(binding(&cluster), Some(expected(&[3, 1])));
+    let data = RecordData::A(Ipv4Addr::new(203, 0, 113, 9));
+    cluster.dns(DnsChange::RecordAdded { name: host("hello.demo.test"), ttl: None, data });
+    assert_eq!(binding(&cluster), None, "the operator's addresses speak what they speak");
+}
+
+#[test]
+fn secondaries_are_given_what_does_not_follow_health_and_may_be_named_as_servers() {
+    let mut cluster = Cluster::new();
+    cluster.judge(1, Verdict::Down);
+    assert!(cluster.zone().fail_open.is_empty(), "nobody would take it");
+    let key = host("transfer.key");
+    cluster.dns(DnsChange::TransferKeySet { name: key.clone(), secret: Some(facts::sealed()) });
+    let address = "192.0.2.53:53".parse().expect("an address");
+    cluster.dns(DnsChange::SecondarySet { zone: host("demo.test"), address, key: Some(key) });
+    cluster.dns(DnsChange::RecordAdded {
+        name: host("demo.test"),
+        ttl: None,
+        data: RecordData::Ns(host("ns.else.test")),
+    });
+    let zone = cluster.zone();
+    assert_eq!(zone.secondaries.len(), 1);
+    assert_eq!(zone.fail_open[&host("hello.demo.test")][&RecordKind::A].data.len(), 3);
+    assert_eq!(zone.fail_open[&host("hello.demo.test")][&RecordKind::A].ttl, 30);
+    assert_eq!(cluster.answers("hello.demo.test"), [3, 1]);
+    assert_eq!(zone.sets[&host("demo.test")][&RecordKind::Ns].data.len(), 4);
+}
+
+#[test]
+fn a_node_that_hears_from_no_leader_puts_itself_last_where_it_has_no_tunnel() {
+    let cluster = Cluster::new();
+    let own = ["192.0.2.2".parse().expect("an address")];
+    let alone = cluster.plan().dns.alone(&own, &[host("hello.demo.test")].into());
+    let of = |name: &str| {
+        let data = &alone.zones[0].sets[&host(name)][&RecordKind::A].data;
+        data.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of("hello.demo.test"), ["192.0.2.3", "192.0.2.1", "192.0.2.2"]);
+    assert_eq!(of("control.demo.test").len(), 3, "nobody is left out");
+}
+
+#[test]
+fn what_hangs_on_a_zone_or_a_resource_goes_with_it() {
+    let mut cluster = Cluster::new();
+    cluster.catalog(C::DomainCreated {
+        id: Some(DomainId(30)),
+        org: slug("acme"),
+        name: host("example.org"),
+    });
+    let zone = host("example.org");
+    cluster.dns(DnsChange::SigningStarted { zone, public: vec![1; 64], private: facts::sealed() });
+    cluster.dns(DnsChange::PolicySet { resource: ResourceId(4), policy: AnswerPolicy::All });
+    assert!(cluster.plan().dns.zones[1].key.is_some());
+    cluster.catalog(C::DomainRemoved(DomainId(30)));
+    cluster.catalog(C::ResourceRemoved(ResourceId(4)));
+    assert_eq!(*cluster.state.dns(), pangolin_core::dns::Dns::default());
 }
 
 #[test]

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
 use crate::{
-    autopilot, backup, domain, events, journal, key, leader, node, org, resource, role, site, status, target,
-    token, upgrade, user, why,
+    autopilot, backup, dns, domain, events, journal, key, leader, node, org, resource, role, site, status,
+    target, token, upgrade, user, why,
 };
 
 #[derive(Debug, Parser)]
@@ -129,6 +129,9 @@ pub(crate) enum Command {
     /// Private networks with a connector
     #[command(subcommand)]
     Site(site::Verb),
+    /// DNS: zones, records, signing, what is answered
+    #[command(subcommand)]
+    Dns(dns::Verb),
     /// DNS domains to publish under
     #[command(subcommand)]
     Domain(domain::Verb),

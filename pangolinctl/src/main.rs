@@ -6,6 +6,7 @@
 mod args;
 mod autopilot;
 mod backup;
+mod dns;
 mod domain;
 mod events;
 mod failure;
@@ -85,6 +86,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::User(verb) => user::run(session, verb).await,
         Command::Role(verb) => role::run(session, verb).await,
         Command::Site(verb) => site::run(session, verb).await,
+        Command::Dns(verb) => dns::run(session, verb).await,
         Command::Domain(verb) => domain::run(session, verb).await,
         Command::Resource(verb) => resource::run(session, verb).await,
         Command::Target(verb) => target::run(session, verb).await,

@@ -55,6 +55,11 @@ impl Session {
         Ok(self.client.send(Method::GET, path, None, Uuid::new_v4()).await?)
     }
 
+    /// Reads what takes its time.
+    pub(crate) async fn get_patiently(&self, path: &str, patience: Duration) -> Result<Answer, Failure> {
+        Ok(self.client.send_within(Method::GET, path, None, Uuid::new_v4(), patience).await?)
+    }
+
     /// Creates.
     pub(crate) async fn put(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
         self.write(Method::PUT, path, body).await

@@ -3,7 +3,7 @@
 //! It is woken by a new state and by a slow timer; both go the same path.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use pangolin_core::{
     NodeId, Revision,
     plan::{EdgePlan, Plan, PlannedCertificate, TunnelPlan, plan},
 };
-use pangolin_dns::DnsServer;
+use pangolin_dns::{DnsServer, Secret};
 use pangolin_edge::Edge;
 use pangolin_peer::{Peers, identity::Keyring};
 use pangolin_raft::Cluster;
@@ -91,7 +91,7 @@ impl Layers {
         debug!(%revision, "reconciling");
         self.reports.retain(&plan.peers.nodes.keys().copied().collect::<Vec<_>>());
         self.peers.set_plan(plan.peers);
-        if let Err(error) = self.dns.apply(revision, &plan.dns) {
+        if let Err(error) = self.dns.apply(revision, &plan.dns, &|secret| self.open_dns(secret)) {
             warn!(%revision, %error, "DNS could not be brought in line");
         }
         // WireGuard peers stand before a connector is told to use them.
@@ -107,6 +107,14 @@ impl Layers {
         self.reached.send_replace(revision);
     }
 
+    fn open_dns(&self, secret: Secret<'_>) -> Result<Vec<u8>, String> {
+        let opened = match secret {
+            Secret::ZoneKey(zone, sealed) => self.keyring.open(sealed, &seal::zone_key(zone)),
+            Secret::TransferKey(name, sealed) => self.keyring.open(sealed, &seal::transfer_key(name)),
+        };
+        opened.map(|secret| secret.to_vec()).map_err(|error| error.to_string())
+    }
+
     fn open(&self, certificate: &PlannedCertificate) -> Result<Zeroizing<Vec<u8>>, String> {
         self.keyring
             .open(&certificate.key, &seal::certificate(&certificate.names))
@@ -117,6 +125,8 @@ impl Layers {
 /// Tells the edge and DNS what is true now and never in the log: target health, ways that are not to be waited for,
 /// contact with the leader, and the keys of TLS session tickets.
 pub struct Health {
+    /// This node.
+    pub node: NodeId,
     /// What is seen.
     pub reports: Reports,
     /// The way to other nodes.
@@ -156,7 +166,7 @@ impl Health {
             for (site, _) in tunnels.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
                 self.edge.forget_local(*site);
             }
-            self.dns.set_leader_contact(in_contact(&self.cluster.status()));
+            self.tell_dns();
             let current = clock::now().0 / TICKET_PERIOD_MS;
             if period.replace(current) != Some(current) {
                 self.edge.set_ticket_keys(&self.ticket_keys(current));
@@ -168,6 +178,32 @@ impl Health {
                 Ok(()) = tunnels.changed() => {}
                 else => return Ok(()),
             }
+        }
+    }
+
+    /// Without a leader, DNS goes on with the last state; where this node has no tunnel, it names the others first.
+    fn tell_dns(&self) {
+        let contact = in_contact(&self.cluster.status());
+        self.dns.set_leader_contact(contact);
+        let (mut own, mut names) = (Vec::new(), BTreeSet::new());
+        if !contact {
+            let state = self.cluster.state();
+            let tunnels = self.tunnel.seen();
+            let tunnels = tunnels.borrow();
+            let reached = |site| tunnels.get(&site).is_some_and(|seen| seen.alive);
+            own = state
+                .nodes()
+                .get(&self.node)
+                .map(|node| node.spec.public_addresses.clone())
+                .unwrap_or_default();
+            let apart = state
+                .resources()
+                .values()
+                .filter(|resource| !state.targets_of(resource.id).any(|target| reached(target.site)));
+            names = apart.map(|resource| resource.host.clone()).collect();
+        }
+        if let Err(error) = self.dns.put_last(own, names) {
+            warn!(%error, "DNS could not be told where this node has no tunnel");
         }
     }
 

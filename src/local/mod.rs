@@ -12,3 +12,4 @@ pub mod reports;
 pub mod socket;
 pub mod status;
 pub mod witness;
+pub mod zones;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pangolin_api::{ApiFailure, BackupPort, NewToken, NodePort};
+use pangolin_api::{ApiFailure, BackupPort, DnsPort, NewToken, NodePort};
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Revision, Slug,
     Timestamp, TokenId,
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::{journal::Journal, reports::Reports};
+use super::{journal::Journal, reports::Reports, zones::Zones};
 use crate::{
     backup::Backups,
     clock,
@@ -68,6 +68,8 @@ pub struct NodeAnswers {
     pub journal: Journal,
     /// Its backups.
     pub backups: Backups,
+    /// Its DNS.
+    pub zones: Zones,
     /// Told when this node has left the cluster.
     pub left: watch::Sender<bool>,
     /// Told when this node is about to stop.
@@ -576,6 +578,10 @@ impl NodePort for NodeAnswers {
 
     fn backups(&self) -> &dyn BackupPort {
         &self.backups
+    }
+
+    fn dns(&self) -> &dyn DnsPort {
+        &self.zones
     }
 
     fn stopping(&self) -> BoxFuture<'_, ()> {

@@ -1,8 +1,8 @@
 //! What the configuration means for each layer, and whether its ports are free.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use pangolin_dns::{CookieSecret, DnsConfig};
+use pangolin_dns::{CookieSecret, DnsConfig, GeoDatabase};
 use pangolin_edge::{EdgeConfig, Limits};
 use pangolin_peer::identity::Keyring;
 use pangolin_tunnel::TunnelConfig;
@@ -44,15 +44,17 @@ pub(super) fn edge_config(config: &Config) -> EdgeConfig {
     }
 }
 
-pub(super) fn dns_config(core: &Core, keyring: &Keyring) -> DnsConfig {
+pub(super) fn dns_config(core: &Core, keyring: &Keyring) -> anyhow::Result<DnsConfig> {
     let mut cookies = CookieSecret([0; 16]);
     cookies.0.copy_from_slice(&keyring.derive("DNS cookies")[..16]);
-    DnsConfig {
+    let regions = core.config.dns_regions.as_deref().map(GeoDatabase::open).transpose()?;
+    Ok(DnsConfig {
         listen: core.config.dns.clone(),
         nsid: core.config.name.to_string(),
         cookie_secrets: vec![cookies],
+        regions: regions.map(Arc::new),
         ..DnsConfig::default()
-    }
+    })
 }
 
 pub(super) fn tunnel_config(config: &Config, state_dir: &StateDir) -> anyhow::Result<TunnelConfig> {

@@ -6,6 +6,7 @@
 mod backup;
 mod cluster;
 mod credentials;
+mod dns;
 mod domain;
 mod key;
 mod node;
@@ -89,7 +90,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 13] = [
+    let nouns: [fn(&mut Routes); 14] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -103,6 +104,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         domain::routes,
         resource::routes,
         target::routes,
+        dns::routes,
         why::routes,
     ];
     let mut table = Vec::new();

@@ -4,6 +4,7 @@ mod access;
 mod catalog;
 mod cluster;
 mod no_backups;
+mod no_dns;
 mod one_node;
 mod protocol;
 mod server;

@@ -1,11 +1,17 @@
 //! What a node's DNS answers.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
 
 use crate::{
-    id::NodeId,
-    name::HostName,
-    record::{AdminState, Node, NodeRole, RecordData, RecordKind},
+    dns::{AnswerPolicy, ZoneKey},
+    id::{NodeId, ResourceId},
+    name::{HostName, Slug},
+    record::{AdminState, Node, NodeRole, RecordData, RecordKind, Sealed, Verdict},
     state::ClusterState,
 };
 
@@ -15,6 +21,11 @@ pub(super) const NAME_SERVER_TTL: u32 = 3600;
 pub(super) const NEGATIVE_TTL: u32 = 30;
 /// Most addresses of one family in an answer.
 pub(super) const ADDRESSES_MAX: usize = 8;
+/// While a node is down, addresses may be kept for the usual time divided by this: the next change is near.
+const DEGRADED_DIVISOR: u32 = 2;
+/// When fewer than one of this many nodes that should serve are up, all are answered: so many are hardly down at
+/// once, and the judgement itself is to be doubted.
+const FAIL_OPEN_BELOW: usize = 3;
 
 /// A record set as served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +35,9 @@ pub struct PlannedSet {
     /// Its values, in the order in which they are answered; all of one kind, never empty.
     pub data: Vec<RecordData>,
 }
+
+/// Record sets by owner and kind.
+pub type RecordSets = BTreeMap<HostName, BTreeMap<RecordKind, PlannedSet>>;
 
 /// A zone that every node is authoritative for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +54,15 @@ pub struct ZonePlan {
     pub negative_ttl: u32,
     /// Record sets by owner and kind, without the SOA; NS of the apex included. Owners are within the apex and may
     /// be wildcards.
-    pub sets: BTreeMap<HostName, BTreeMap<RecordKind, PlannedSet>>,
+    pub sets: RecordSets,
+    /// In the place of those in `sets`: what clients of a region are answered.
+    pub regional: BTreeMap<HostName, BTreeMap<Slug, BTreeMap<RecordKind, PlannedSet>>>,
+    /// In the place of those in `sets`: what secondaries are given, who do not follow health. Empty if there are none.
+    pub fail_open: RecordSets,
+    /// Signs the zone; none = it is not signed.
+    pub key: Option<ZoneKey>,
+    /// Who may transfer the zone and is told of changes: where, and the name of the key.
+    pub secondaries: Vec<(SocketAddr, HostName)>,
 }
 
 /// All zones; none lies within another.
@@ -48,46 +70,88 @@ pub struct ZonePlan {
 pub struct DnsPlan {
     /// The zones.
     pub zones: Vec<ZonePlan>,
+    /// Which region the clients of a network are in.
+    pub regions: Vec<(IpNet, Slug)>,
+    /// Secrets for transfers, by name.
+    pub transfer_keys: BTreeMap<HostName, Sealed>,
 }
 
 /// Every node answers the same.
-pub(super) fn plan(state: &ClusterState, _node: NodeId) -> DnsPlan {
-    let Some(settings) = state.settings() else { return DnsPlan::default() };
+pub(super) fn plan(state: &ClusterState) -> DnsPlan {
+    let dns = state.dns();
+    DnsPlan {
+        zones: apexes(state).into_iter().filter_map(|apex| zone(state, apex)).collect(),
+        regions: dns.regions.iter().map(|(network, region)| (*network, region.clone())).collect(),
+        transfer_keys: dns.transfer_keys.iter().map(|(name, key)| (name.clone(), key.clone())).collect(),
+    }
+}
+
+/// The zones: the cluster's own and the organisations' domains, but for those that lie within another one.
+pub(crate) fn apexes(state: &ClusterState) -> Vec<&HostName> {
+    let Some(settings) = state.settings() else { return Vec::new() };
     let mut apexes: Vec<&HostName> = state.domains().values().map(|domain| &domain.name).collect();
     apexes.push(&settings.zone);
     apexes.sort_unstable();
-    let outermost =
-        apexes.iter().filter(|apex| !apexes.iter().any(|other| other != *apex && apex.is_within(other)));
-    let mut outermost: Vec<&HostName> = outermost.copied().collect();
-    outermost.dedup();
-    DnsPlan { zones: outermost.into_iter().filter_map(|apex| zone(state, apex)).collect() }
+    apexes.dedup();
+    let known: BTreeSet<&HostName> = apexes.iter().copied().collect();
+    apexes.retain(|apex| {
+        let above = std::iter::successors(apex.parent(), HostName::parent);
+        above.into_iter().all(|above| !known.contains(&above))
+    });
+    apexes
 }
 
 fn zone(state: &ClusterState, apex: &HostName) -> Option<ZonePlan> {
     let settings = state.settings()?;
+    let dns = state.dns();
     let name_servers: Vec<(&Node, HostName)> = name_server_nodes(state)
         .into_iter()
         .filter_map(|node| Some((node, settings.zone.child(node.spec.name.as_str()).ok()?)))
         .collect();
+    let secondaries: Vec<(SocketAddr, HostName)> =
+        dns.secondaries_of(apex).map(|(address, key)| (address, key.clone())).collect();
     let mut sets = Sets { apex, by_name: BTreeMap::new() };
+    let mut fail_open = Sets { apex, by_name: BTreeMap::new() };
+    let mut regional: BTreeMap<HostName, BTreeMap<Slug, BTreeMap<RecordKind, PlannedSet>>> = BTreeMap::new();
 
     for (node, name) in &name_servers {
-        sets.addresses(name, NAME_SERVER_TTL, std::iter::once(*node));
+        sets.addresses(name, NAME_SERVER_TTL, &[*node]);
     }
-    let in_service: Vec<&Node> = serving_nodes(state);
-    sets.addresses(&settings.control_host, settings.ttl, in_service.iter().copied());
-    for resource in state.resources().values().filter(|resource| resource.enabled) {
-        let nodes = in_answer_order(state, resource.id, &in_service);
-        sets.addresses(&resource.host, settings.ttl, nodes.into_iter());
-    }
-    // What the operator wrote stands above what the cluster makes.
-    for ((name, kind), set) in state.record_sets() {
-        if !set.data.is_empty() {
-            sets.put(name, *kind, PlannedSet { ttl: set.ttl, data: set.data.clone() });
+    let serving = Serving::of(state);
+    let ttl = serving.ttl(settings.ttl);
+    let everybody = Serving::everybody(state);
+    for (host, resource) in published(state).filter(|(host, _)| host.is_within(apex)) {
+        sets.service(host, ttl, &nodes_in_order(state, resource, &serving));
+        if !secondaries.is_empty() {
+            fail_open.service(host, settings.ttl, &nodes_in_order(state, resource, &everybody));
+        }
+        for (region, nodes) in nodes_by_region(state, resource, &serving) {
+            let mut near = Sets { apex, by_name: BTreeMap::new() };
+            near.service(host, ttl, &nodes);
+            if let Some(near) = near.by_name.remove(host) {
+                regional.entry(host.clone()).or_default().insert(region, near);
+            }
         }
     }
-    let servers: Vec<RecordData> =
+    let mut servers: Vec<RecordData> =
         name_servers.iter().map(|(_, name)| RecordData::Ns(name.clone())).collect();
+    // What the operator wrote stands above what the cluster makes.
+    for ((name, kind), set) in state.record_sets().iter().filter(|((name, _), _)| name.is_within(apex)) {
+        if set.data.is_empty() {
+            continue;
+        }
+        if *kind == RecordKind::Ns && name == apex {
+            // Servers beside the nodes: secondaries.
+            servers.extend(
+                set.data.iter().filter(|server| !servers.contains(server)).cloned().collect::<Vec<_>>(),
+            );
+            continue;
+        }
+        let set = PlannedSet { ttl: set.ttl, data: set.data.clone() };
+        sets.overrule(name, *kind, set);
+        regional.remove(name);
+        fail_open.by_name.remove(name);
+    }
     if !servers.is_empty() {
         sets.put(apex, RecordKind::Ns, PlannedSet { ttl: NAME_SERVER_TTL, data: servers });
     }
@@ -98,8 +162,19 @@ fn zone(state: &ClusterState, apex: &HostName) -> Option<ZonePlan> {
         serial: serial(state),
         negative_ttl: NEGATIVE_TTL,
         sets: sets.by_name,
+        regional,
+        fail_open: fail_open.by_name,
+        key: dns.zone_keys.get(apex).cloned(),
+        secondaries,
         apex: apex.clone(),
     })
+}
+
+/// The names that the edge serves, each with its resource; the control host has none.
+fn published(state: &ClusterState) -> impl Iterator<Item = (&HostName, Option<ResourceId>)> {
+    let control = state.settings().map(|settings| (&settings.control_host, None));
+    let enabled = state.resources().values().filter(|resource| resource.enabled);
+    control.into_iter().chain(enabled.map(|resource| (&resource.host, Some(resource.id))))
 }
 
 /// The nodes that answer for the zones, up or down; those that are on their way out are named only if nobody else is
@@ -117,23 +192,88 @@ fn serial(state: &ClusterState) -> u32 {
     (serial & u64::from(u32::MAX)) as u32
 }
 
-/// The nodes that answers name: those in service, or all that carry data when none is left, because an answer that
-/// may work is better than none.
-pub(super) fn serving_nodes(state: &ClusterState) -> Vec<&Node> {
-    let up: Vec<&Node> = state.nodes().values().filter(|node| node.in_service()).collect();
-    if !up.is_empty() {
-        return up;
+/// The nodes that answers name.
+pub(crate) struct Serving<'a> {
+    /// Those in service; or more, when too few are left.
+    pub(crate) nodes: Vec<&'a Node>,
+    /// A node that should serve is down.
+    pub(crate) degraded: bool,
+    /// Too few nodes are in service: others are named as well, because an answer that may work is better than none.
+    pub(crate) open: bool,
+}
+
+impl<'a> Serving<'a> {
+    pub(crate) fn of(state: &'a ClusterState) -> Self {
+        let data = || state.nodes().values().filter(|node| node.spec.role == NodeRole::Data);
+        let wanted = data().filter(|node| node.admin == AdminState::Active).count();
+        let up: Vec<&Node> = data().filter(|node| node.in_service()).collect();
+        let degraded = up.len() < wanted;
+        if !up.is_empty() && up.len() * FAIL_OPEN_BELOW >= wanted {
+            return Self { nodes: up, degraded, open: false };
+        }
+        // Those that are up or should be; all of them if that is nobody.
+        let some: Vec<&Node> =
+            data().filter(|node| node.verdict == Verdict::Up || node.admin == AdminState::Active).collect();
+        let nodes = if some.is_empty() { data().collect() } else { some };
+        Self { nodes, degraded, open: true }
     }
-    state.nodes().values().filter(|node| node.spec.role == NodeRole::Data).collect()
+
+    /// Every node that carries data: what those are told who do not follow health.
+    fn everybody(state: &'a ClusterState) -> Self {
+        let nodes = state.nodes().values().filter(|node| node.spec.role == NodeRole::Data).collect();
+        Self { nodes, degraded: false, open: true }
+    }
+
+    /// How long addresses may be kept, given the usual time.
+    pub(crate) fn ttl(&self, usual: u32) -> u32 {
+        if self.degraded { usual.div_ceil(DEGRADED_DIVISOR) } else { usual }
+    }
 }
 
 /// The nodes that answers for a resource name, in the order of the answer; for the control host with none.
-pub(crate) fn nodes_for(state: &ClusterState, resource: Option<crate::id::ResourceId>) -> Vec<&Node> {
-    let serving = serving_nodes(state);
-    match resource {
-        Some(resource) => in_answer_order(state, resource, &serving),
-        None => serving,
+pub(crate) fn nodes_in_order<'a>(
+    state: &ClusterState,
+    resource: Option<ResourceId>,
+    serving: &Serving<'a>,
+) -> Vec<&'a Node> {
+    let Some(resource) = resource else { return serving.nodes.clone() };
+    match state.dns().policy(resource) {
+        AnswerPolicy::HomeFirst | AnswerPolicy::Nearest => home_first(state, resource, serving),
+        AnswerPolicy::Home => {
+            let mut nodes = home_first(state, resource, serving);
+            let home = preferred(state, resource).next();
+            if nodes.first().is_some_and(|first| Some(first.id) == home && first.in_service()) {
+                nodes.truncate(1);
+            }
+            nodes
+        }
+        AnswerPolicy::All => {
+            let mut nodes = serving.nodes.clone();
+            if !nodes.is_empty() {
+                let turn = resource.0 % nodes.len() as u64;
+                nodes.rotate_left(turn as usize);
+            }
+            nodes
+        }
     }
+}
+
+/// Of a resource that is answered with the nearest nodes: who is named to clients of each region.
+fn nodes_by_region<'a>(
+    state: &ClusterState,
+    resource: Option<ResourceId>,
+    serving: &Serving<'a>,
+) -> BTreeMap<Slug, Vec<&'a Node>> {
+    let mut regions: BTreeMap<Slug, Vec<&Node>> = BTreeMap::new();
+    let Some(resource) = resource.filter(|id| state.dns().policy(*id) == AnswerPolicy::Nearest) else {
+        return regions;
+    };
+    for node in home_first(state, resource, serving).into_iter().filter(|node| node.in_service()) {
+        if let Some(region) = &node.spec.region {
+            regions.entry(region.clone()).or_default().push(node);
+        }
+    }
+    regions
 }
 
 /// The addresses that an answer naming these nodes has: IPv4 first, as many of a family as fit.
@@ -144,26 +284,27 @@ pub(crate) fn addresses_of(nodes: &[&Node]) -> Vec<IpAddr> {
 }
 
 /// The zone that a name is answered from, if it lies in one.
-pub(crate) fn served_below<'a>(state: &'a ClusterState, name: &HostName) -> Option<&'a HostName> {
+#[must_use]
+pub fn served_below<'a>(state: &'a ClusterState, name: &HostName) -> Option<&'a HostName> {
     let domains = state.domains().values().map(|domain| &domain.name);
     let zones = state.settings().map(|settings| &settings.zone).into_iter().chain(domains);
     zones.filter(|zone| name.is_within(zone)).min_by_key(|zone| zone.as_str().len())
 }
 
-/// Home first, then standbys, then the rest: the order is a hint that saves a relay.
-fn in_answer_order<'a>(
-    state: &ClusterState,
-    resource: crate::id::ResourceId,
-    in_service: &[&'a Node],
-) -> Vec<&'a Node> {
-    let preferred: Vec<NodeId> = state
+/// Where a resource's tunnels end and may end next.
+fn preferred(state: &ClusterState, resource: ResourceId) -> impl Iterator<Item = NodeId> {
+    state
         .targets_of(resource)
         .filter_map(|target| state.placements().get(&target.site))
         .flat_map(|placement| std::iter::once(placement.home).chain(placement.standbys.iter().copied()))
-        .collect();
+}
+
+/// Home first, then standbys, then the rest: the order is a hint that saves a relay. Nodes that are down come last.
+fn home_first<'a>(state: &ClusterState, resource: ResourceId, serving: &Serving<'a>) -> Vec<&'a Node> {
+    let preferred: Vec<NodeId> = preferred(state, resource).collect();
     let rank = |id: NodeId| preferred.iter().position(|other| *other == id).unwrap_or(usize::MAX);
-    let mut nodes = in_service.to_vec();
-    nodes.sort_by_key(|node| (rank(node.id), node.id));
+    let mut nodes = serving.nodes.clone();
+    nodes.sort_by_key(|node| (node.verdict == Verdict::Down, rank(node.id), node.id));
     nodes
 }
 
@@ -179,20 +320,97 @@ impl Sets<'_> {
         }
     }
 
-    fn addresses<'n>(&mut self, name: &HostName, ttl: u32, nodes: impl Iterator<Item = &'n Node>) {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for address in nodes.flat_map(|node| node.spec.public_addresses.iter()) {
-            match address {
-                IpAddr::V4(a) if v4.len() < ADDRESSES_MAX => v4.push(RecordData::A(*a)),
-                IpAddr::V6(a) if v6.len() < ADDRESSES_MAX => v6.push(RecordData::Aaaa(*a)),
+    /// Puts what the operator wrote in the place of what the cluster makes and cannot stand beside it.
+    fn overrule(&mut self, name: &HostName, kind: RecordKind, set: PlannedSet) {
+        if let Some(sets) = self.by_name.get_mut(name) {
+            match kind {
+                RecordKind::Cname => sets.clear(),
+                // Where the operator's addresses lead, other protocols may be spoken.
+                RecordKind::A | RecordKind::Aaaa => {
+                    sets.remove(&RecordKind::HTTPS);
+                }
                 _ => {}
             }
         }
-        if !v4.is_empty() {
-            self.put(name, RecordKind::A, PlannedSet { ttl, data: v4 });
+        self.put(name, kind, set);
+    }
+
+    /// Addresses and service binding of a name that the edge of these nodes serves.
+    fn service(&mut self, name: &HostName, ttl: u32, nodes: &[&Node]) {
+        self.addresses(name, ttl, nodes);
+        if let Some(binding) = service_binding(nodes) {
+            self.put(name, RecordKind::HTTPS, PlannedSet { ttl, data: vec![binding] });
         }
-        if !v6.is_empty() {
-            self.put(name, RecordKind::Aaaa, PlannedSet { ttl, data: v6 });
+    }
+
+    fn addresses(&mut self, name: &HostName, ttl: u32, nodes: &[&Node]) {
+        let (v4, v6): (Vec<RecordData>, Vec<RecordData>) = addresses_of(nodes)
+            .into_iter()
+            .map(|address| match address {
+                IpAddr::V4(address) => RecordData::A(address),
+                IpAddr::V6(address) => RecordData::Aaaa(address),
+            })
+            .partition(|data| data.kind() == RecordKind::A);
+        for (kind, data) in [(RecordKind::A, v4), (RecordKind::Aaaa, v6)] {
+            if !data.is_empty() {
+                self.put(name, kind, PlannedSet { ttl, data });
+            }
         }
+    }
+}
+
+/// The HTTPS record of a name that these nodes serve (RFC 9460): what the edge speaks, its port, and the addresses as
+/// hints. None if the nodes differ in their port, or have no address.
+fn service_binding(nodes: &[&Node]) -> Option<RecordData> {
+    const HTTPS_PORT: u16 = 443;
+    let port = nodes.first()?.spec.https_port;
+    if nodes.iter().any(|node| node.spec.https_port != port) {
+        return None;
+    }
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in addresses_of(nodes) {
+        match address {
+            IpAddr::V4(address) => v4.extend(address.octets()),
+            IpAddr::V6(address) => v6.extend(address.octets()),
+        }
+    }
+    // RFC 9460 §2.2: priority 1, the owner's own name (the root), then parameters in the order of their keys.
+    let mut data = vec![0, 1, 0];
+    let mut parameter = |key: u16, value: &[u8]| {
+        if !value.is_empty() {
+            data.extend(key.to_be_bytes());
+            // Addresses are few and ALPN is fixed: far below 64 KiB.
+            data.extend((value.len() as u16).to_be_bytes());
+            data.extend(value);
+        }
+    };
+    parameter(1, b"\x02h2\x08http/1.1");
+    if port != HTTPS_PORT {
+        parameter(3, &port.to_be_bytes());
+    }
+    parameter(4, &v4);
+    parameter(6, &v6);
+    (!v4.is_empty() || !v6.is_empty()).then(|| RecordData::Other(RecordKind::HTTPS.number(), data))
+}
+
+impl DnsPlan {
+    /// The plan of a node that hears from no leader: for the names in `without_tunnel`, whose sites it has no tunnel
+    /// to, it puts its own addresses last. Nobody is left out, because what it believes of others may be old.
+    #[must_use]
+    pub fn alone(&self, own: &[IpAddr], without_tunnel: &BTreeSet<HostName>) -> Self {
+        let is_own = |data: &RecordData| match data {
+            RecordData::A(address) => own.contains(&IpAddr::V4(*address)),
+            RecordData::Aaaa(address) => own.contains(&IpAddr::V6(*address)),
+            _ => false,
+        };
+        let mut plan = self.clone();
+        for zone in &mut plan.zones {
+            for (_, sets) in zone.sets.iter_mut().filter(|(name, _)| without_tunnel.contains(name)) {
+                for set in sets.values_mut() {
+                    set.data.sort_by_key(is_own);
+                }
+            }
+        }
+        plan
     }
 }

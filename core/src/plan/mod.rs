@@ -5,8 +5,8 @@ mod edge;
 mod peers;
 mod tunnel;
 
-pub use dns::{DnsPlan, PlannedSet, ZonePlan};
-pub(crate) use dns::{addresses_of, nodes_for, served_below};
+pub use dns::{DnsPlan, PlannedSet, RecordSets, ZonePlan, served_below};
+pub(crate) use dns::{Serving, addresses_of, apexes, nodes_in_order};
 pub use edge::{EdgePlan, PlannedCertificate, Route, RouteTarget};
 pub use peers::{PeerPlan, PlannedPeer};
 pub use tunnel::{SiteTunnel, TunnelNode, TunnelPlan, TunnelTarget};
@@ -31,13 +31,19 @@ pub struct Plan {
     pub edge: EdgePlan,
 }
 
+/// What every node's DNS answers, given the state.
+#[must_use]
+pub fn dns_of(state: &ClusterState) -> DnsPlan {
+    dns::plan(state)
+}
+
 /// What `node` must do, given the state. A node that the state does not know (any more) gets an empty plan.
 #[must_use]
 pub fn plan(state: &ClusterState, node: NodeId) -> Plan {
     Plan {
         revision: state.revision(),
         peers: peers::plan(state),
-        dns: dns::plan(state, node),
+        dns: dns::plan(state),
         tunnel: tunnel::plan(state, node),
         edge: edge::plan(state, node),
     }

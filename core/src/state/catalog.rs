@@ -8,8 +8,8 @@ use crate::{
     name::{HostName, Slug, TITLE_MAX, check_title},
     outcome::{Object, Refusal},
     record::{
-        ApiKey, Digest, Domain, HealthCheck, KeyScope, Method, Org, RecordKind, RecordSet, Resource, Role,
-        Site, Target, User,
+        ApiKey, Digest, Domain, HealthCheck, KeyScope, Method, Org, RecordData, RecordKind, RecordSet,
+        Resource, Role, Site, Target, User,
     },
     state::{Applied, ClusterState, nodes::NODES_MAX},
 };
@@ -433,7 +433,9 @@ impl ClusterState {
         if let Some(resource) = self.resources.values().find(|resource| resource.domain == id) {
             return Err(Refusal::InUse(Object::Domain(id), Object::Resource(resource.id)));
         }
-        self.domains.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Domain(id)))
+        self.domains.remove(&id).ok_or(Refusal::NotFound(Object::Domain(id)))?;
+        self.tidy_dns();
+        Ok(None)
     }
 
     fn create_resource(
@@ -504,6 +506,7 @@ impl ClusterState {
         for target in targets {
             self.remove_target(target)?;
         }
+        self.dns.policies.remove(&id);
         Ok(None)
     }
 
@@ -568,7 +571,12 @@ impl ClusterState {
 
     // --- DNS ---
 
-    fn set_record_set(&mut self, name: &HostName, kind: RecordKind, set: Option<&RecordSet>) -> Applied {
+    pub(super) fn set_record_set(
+        &mut self,
+        name: &HostName,
+        kind: RecordKind,
+        set: Option<&RecordSet>,
+    ) -> Applied {
         let Some(set) = set else {
             let removed = self.record_sets.remove(&(name.clone(), kind));
             return removed.map(|_| None).ok_or_else(|| Refusal::NotFound(Object::RecordSet(name.clone())));
@@ -578,22 +586,11 @@ impl ClusterState {
         if !served {
             return Err(Refusal::Invalid(format!("{name} does not lie in a zone of this cluster")));
         }
-        if set.data.is_empty()
-            || set.data.len() > RECORD_DATA_MAX
-            || set.data.iter().any(|d| d.kind() != kind)
-        {
-            return Err(Refusal::Invalid(format!(
-                "a record set has 1 to {RECORD_DATA_MAX} values of its own type"
-            )));
-        }
-        if set.data.iter().any(|d| matches!(d, crate::record::RecordData::Txt(text) if text.len() > TXT_MAX))
-        {
-            return Err(Refusal::Invalid(format!("a TXT value has at most {TXT_MAX} bytes")));
-        }
-        let alias_beside_others = self.record_sets.keys().any(|(other, other_kind)| {
-            other == name
-                && *other_kind != kind
-                && (kind == RecordKind::Cname || *other_kind == RecordKind::Cname)
+        check_record_set(kind, set)?;
+        // Kinds are in order, so this looks at the name's own sets only.
+        let of_name = (name.clone(), RecordKind::A)..=(name.clone(), RecordKind::Other(u16::MAX));
+        let alias_beside_others = self.record_sets.range(of_name).any(|((_, other), _)| {
+            *other != kind && (kind == RecordKind::Cname || *other == RecordKind::Cname)
         });
         if alias_beside_others || (kind == RecordKind::Cname && set.data.len() != 1) {
             return Err(Refusal::Invalid(format!("a CNAME stands alone at {name} (RFC 2181 §10.1)")));
@@ -601,6 +598,26 @@ impl ClusterState {
         self.record_sets.insert((name.clone(), kind), set.clone());
         Ok(Some(Object::RecordSet(name.clone())))
     }
+}
+
+/// Whether a record set can be one of the operator's own.
+fn check_record_set(kind: RecordKind, set: &RecordSet) -> Result<(), Refusal> {
+    let refuse = |why: String| Err(Refusal::Invalid(why));
+    if !kind.is_for_operators() {
+        return refuse(format!(
+            "{kind} records cannot be set: the cluster makes them, or does not serve them"
+        ));
+    }
+    if set.data.is_empty() || set.data.len() > RECORD_DATA_MAX || set.data.iter().any(|d| d.kind() != kind) {
+        return refuse(format!("a record set has 1 to {RECORD_DATA_MAX} values of its own type"));
+    }
+    if set.data.iter().any(|data| matches!(data, RecordData::Txt(text) if text.len() > TXT_MAX)) {
+        return refuse(format!("a TXT value has at most {TXT_MAX} bytes"));
+    }
+    if set.data.iter().any(|data| matches!(data, RecordData::Other(_, bytes) if bytes.len() > TXT_MAX)) {
+        return refuse(format!("a {kind} value has at most {TXT_MAX} bytes"));
+    }
+    Ok(())
 }
 
 /// Where a target is and how it is spoken to and checked.

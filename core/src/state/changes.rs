@@ -2,6 +2,8 @@
 //!
 //! The maps are persistent, so that only what is not shared between the two states is looked at.
 
+mod dns;
+
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
@@ -12,8 +14,8 @@ use crate::{
     outcome::Object,
     record::{
         ApiKey, Autopilot, Certificate, Connector, Digest, Domain, HealthCheck, JoinToken, KeyScope, Method,
-        Node, Org, Placement, RecordData, RecordKind, RecordSet, RecoveryPublic, Resource, Role, Settings,
-        Site, Target, Upgrade, UpgradeNode, UpgradeStep, User,
+        Node, Org, Placement, RecordKind, RecordSet, RecoveryPublic, Resource, Role, Settings, Site, Target,
+        Upgrade, UpgradeNode, UpgradeStep, User,
     },
     state::ClusterState,
 };
@@ -28,6 +30,7 @@ impl ClusterState {
         changes.people();
         changes.sites();
         changes.published();
+        changes.dns();
         changes.found
     }
 
@@ -354,26 +357,13 @@ fn registered(old: Option<&Connector>, new: &Connector) -> Option<What> {
 fn record_set_edit(kind: RecordKind, old: Option<&RecordSet>, new: Option<&RecordSet>) -> What {
     let text = |set: Option<&RecordSet>| {
         set.map(|set| {
-            let data: Vec<String> = set.data.iter().map(data_text).collect();
+            let data: Vec<String> = set.data.iter().map(ToString::to_string).collect();
             cut(&format!("{} (TTL {})", data.join(", "), set.ttl), VALUE_MAX)
         })
         .unwrap_or_default()
     };
-    let field = format!("{kind:?}").to_uppercase();
+    let field = kind.to_string();
     What::Edited(vec![Edit { field, before: text(old), after: text(new) }])
-}
-
-/// A record's data as in a zone file, roughly.
-pub(crate) fn data_text(data: &RecordData) -> String {
-    match data {
-        RecordData::A(address) => address.to_string(),
-        RecordData::Aaaa(address) => address.to_string(),
-        RecordData::Txt(text) => format!("\"{}\"", text.escape_ascii()),
-        RecordData::Cname(name) | RecordData::Ns(name) => name.to_string(),
-        RecordData::Mx(preference, host) => format!("{preference} {host}"),
-        RecordData::Srv(priority, weight, port, host) => format!("{priority} {weight} {port} {host}"),
-        RecordData::Caa(flags, tag, value) => format!("{flags} {tag} \"{}\"", value.escape_ascii()),
-    }
 }
 
 fn certificate_subject(certificate: &Certificate, state: &ClusterState) -> Subject {

@@ -7,6 +7,7 @@ mod catalog;
 mod certificates;
 mod changes;
 mod decisions;
+mod dns;
 mod encoding;
 mod index;
 mod lineage;
@@ -18,7 +19,7 @@ mod upgrade;
 
 use std::net::Ipv4Addr;
 
-pub(crate) use changes::{data_text, scheme};
+pub(crate) use changes::scheme;
 pub use decisions::{Decisions, PER_KIND_MAX, PER_TOPIC_MAX, RECENT_MAX};
 use imbl::OrdMap;
 use index::Index;
@@ -29,6 +30,7 @@ pub use restore::{CATALOG_MAX, Catalog, STAGED_PART_MAX};
 use crate::{
     codec::CodecError,
     command::{Body, Command, Fence},
+    dns::Dns,
     feature::FeatureLevel,
     id::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
@@ -78,6 +80,7 @@ pub struct ClusterState {
     staged: Option<Staged>,
     autopilot: Autopilot,
     decisions: Decisions,
+    dns: Dns,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
@@ -125,6 +128,8 @@ impl ClusterState {
         connectors: OrdMap<SiteId, Connector>;
         /// Certificates.
         certificates: OrdMap<CertificateId, Certificate>;
+        /// What is kept about DNS beside the record sets.
+        dns: Dns;
     }
 
     /// How far the log has been applied.
@@ -326,6 +331,7 @@ impl ClusterState {
             Body::Disbanded { survivor } => self.disband(*survivor, &command.cause),
             Body::LeadershipHanded { to, .. } => self.note_handover(*to),
             Body::CertificateRemoved(id) => self.remove_certificate(*id),
+            Body::Dns(change) => self.change_dns(change),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

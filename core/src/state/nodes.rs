@@ -389,6 +389,7 @@ impl ClusterState {
             return Err(Refusal::NameTaken { name, by: Object::Resource(other) });
         }
         self.settings = Some(settings.clone());
+        self.tidy_dns();
         Ok(None)
     }
 }

@@ -166,6 +166,7 @@ impl ClusterState {
         (self.domains, self.resources, self.targets) = (domains, resources, targets);
         self.record_sets = record_sets;
         self.index_anew();
+        self.tidy_dns();
         for site in gone {
             self.forget_site(site);
         }

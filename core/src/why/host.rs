@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::{Explanation, Fact, certificate, history::History, node, site};
 use crate::{
     decision::Decision,
+    dns::AnswerPolicy,
     name::HostName,
     outcome::Object,
-    plan::{addresses_of, nodes_for, served_below},
+    plan::{Serving, addresses_of, nodes_in_order, served_below},
     record::{Node, NodeRole, RecordKind, RecordSet, Resource, Target},
-    state::{data_text, scheme},
+    state::scheme,
 };
 
 pub(super) fn why(history: &History<'_>, name: &HostName) -> Explanation {
@@ -102,8 +103,8 @@ fn gone<'a>(history: &History<'a>, name: &HostName) -> Option<&'a Arc<Decision>>
 fn own_records(history: &History<'_>, name: &HostName) -> Vec<(RecordKind, Fact)> {
     let sets = history.state.record_sets().iter().filter(|((owner, _), _)| owner == name);
     sets.map(|((_, kind), RecordSet { ttl, data })| {
-        let word = format!("{kind:?}").to_uppercase();
-        let data: Vec<String> = data.iter().map(data_text).collect();
+        let word = kind.to_string();
+        let data: Vec<String> = data.iter().map(ToString::to_string).collect();
         let text = format!("{word} {} (TTL {ttl}): a record set of the operator's own", data.join(", "));
         let decision = history.edit(&Object::RecordSet(name.clone()), &[word.as_str()]);
         (*kind, history.fact(text, [decision]))
@@ -114,8 +115,9 @@ fn own_records(history: &History<'_>, name: &HostName) -> Vec<(RecordKind, Fact)
 /// Which nodes are answered, which are left out, and why. Not of the families that the operator answers for.
 fn addresses(history: &History<'_>, resource: Option<&Resource>, own: &[RecordKind]) -> Vec<Fact> {
     let state = history.state;
-    let answered = nodes_for(state, resource.map(|resource| resource.id));
-    let ttl = state.settings().map_or(0, |settings| settings.ttl);
+    let serving = Serving::of(state);
+    let answered = nodes_in_order(state, resource.map(|resource| resource.id), &serving);
+    let ttl = serving.ttl(state.settings().map_or(0, |settings| settings.ttl));
     let mut addresses = addresses_of(&answered);
     addresses
         .retain(|address| !own.contains(&if address.is_ipv4() { RecordKind::A } else { RecordKind::Aaaa }));
@@ -125,13 +127,14 @@ fn addresses(history: &History<'_>, resource: Option<&Resource>, own: &[RecordKi
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let listed = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
     let mut facts = Vec::new();
-    let open = answered.iter().all(|node| !node.in_service());
-    let text = if open && !answered.is_empty() {
-        format!("DNS answers {listed} (TTL {ttl}): no node is in service, so all are answered")
-    } else {
-        format!("DNS answers {listed} (TTL {ttl}): the nodes that are up and take work")
+    let named = match (serving.open && !answered.is_empty(), answered.iter().any(|node| node.in_service())) {
+        (false, _) => "the nodes that are up and take work",
+        (true, false) => "no node is in service, so all are answered",
+        (true, true) => "too few nodes are in service, so others are answered as well",
     };
+    let text = format!("DNS answers {listed} (TTL {ttl}): {named}");
     facts.push(history.fact(text, []));
+    facts.extend(resource.and_then(|resource| policy(history, resource)));
     facts.extend(answered.iter().map(|node| told_of(history, node, "is answered")));
     let left_out = state
         .nodes()
@@ -139,6 +142,18 @@ fn addresses(history: &History<'_>, resource: Option<&Resource>, own: &[RecordKi
         .filter(|node| node.spec.role == NodeRole::Data && !answered.iter().any(|other| other.id == node.id));
     facts.extend(left_out.map(|node| told_of(history, node, "is left out")));
     facts
+}
+
+/// How the nodes are chosen and put in order, where it is not as usual.
+fn policy(history: &History<'_>, resource: &Resource) -> Option<Fact> {
+    let how = match history.state.dns().policy(resource.id) {
+        AnswerPolicy::HomeFirst => return None,
+        AnswerPolicy::Home => "only the node at which the tunnel ends, while it is in service",
+        AnswerPolicy::All => "every node, beginning with another one for each resource",
+        AnswerPolicy::Nearest => "to clients in a region with nodes in service, those nodes alone",
+    };
+    let decision = history.edit(&Object::Resource(resource.id), &["answers"]);
+    Some(history.fact(format!("answered by its policy: {how}"), [decision]))
 }
 
 fn told_of(history: &History<'_>, node: &Node, answered: &str) -> Fact {

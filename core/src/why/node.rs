@@ -5,6 +5,7 @@ use crate::{
     decision::Aspect,
     id::NodeId,
     outcome::Object,
+    plan::Serving,
     record::{AdminState, Node, NodeRole, Verdict},
 };
 
@@ -53,12 +54,12 @@ pub(super) fn admin(history: &History<'_>, node: &Node) -> Fact {
 }
 
 fn role(history: &History<'_>, node: &Node) -> Fact {
-    let serving = history.state.nodes().values().filter(|other| other.in_service()).count();
+    let named = Serving::of(history.state).nodes.iter().any(|other| other.id == node.id);
     let text = match (node.in_service(), node.spec.role) {
         (true, _) => "answered in DNS: it is up and takes work",
         (false, NodeRole::Witness) => "not answered in DNS: a witness only votes",
-        (false, NodeRole::Data) if serving == 0 => {
-            "answered in DNS although it is not in service: no other node is, and some answer is better than none"
+        (false, NodeRole::Data) if named => {
+            "answered in DNS although it is not in service: too few nodes are, and some answer is better than none"
         }
         (false, NodeRole::Data) if node.verdict == Verdict::Down => "not answered in DNS: it is down",
         (false, NodeRole::Data) => "not answered in DNS: it gives its work away",

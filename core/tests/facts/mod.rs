@@ -7,6 +7,7 @@ use pangolin_core::{
     Actor, Body, CatalogChange, Cause, CertificateId, ClusterId, Command, DomainId, Epoch, Fence, HostName,
     NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
     command::{CertificateIssued, ClusterCreated, LineageBegun, NodeAdmitted, UpgradeChange},
+    dns::{AnswerPolicy, DnsChange},
     feature::{self, FeatureLevel},
     id::ClientId,
     record::{
@@ -220,6 +221,7 @@ pub(crate) mod any {
             (any::<u16>(), name()).prop_map(|(p, h)| RecordData::Mx(p, h)),
             (any::<u16>(), name()).prop_map(|(p, h)| RecordData::Srv(p, 1, 2, h)),
             Just(RecordData::Caa(0, "issue".to_owned(), b"ca.example".to_vec())),
+            (any::<u16>(), 0..40usize).prop_map(|(kind, n)| RecordData::Other(kind, vec![7; n])),
         ]
     }
 
@@ -230,6 +232,48 @@ pub(crate) mod any {
                 CatalogChange::RecordSetSet { name, kind, set: ttl.map(|ttl| RecordSet { ttl, data }) }
             },
         )
+    }
+
+    fn dns() -> impl Strategy<Value = DnsChange> {
+        use DnsChange as D;
+        let network =
+            || select(&["10.0.0.0/8", "10.1.0.0/8", "::/0"][..]).prop_map(|n| n.parse().expect("a network"));
+        let policy = [AnswerPolicy::Home, AnswerPolicy::HomeFirst, AnswerPolicy::All, AnswerPolicy::Nearest];
+        let secondary = || (0..3u8).prop_map(|n| SocketAddr::from(([192, 0, 2, n], 53)));
+        prop_oneof![
+            (name(), option::of(any::<u32>()), record_data()).prop_map(|(name, ttl, data)| D::RecordAdded {
+                name,
+                ttl,
+                data
+            }),
+            (name(), record_data(), any::<bool>()).prop_map(|(name, data, all)| D::RecordRemoved {
+                name,
+                kind: data.kind(),
+                data: (!all).then_some(data)
+            }),
+            (name(), any::<bool>(), vec((name(), vec(record_data(), 0..3)), 0..3)).prop_map(
+                |(zone, replace, sets)| {
+                    let sets = sets.into_iter().map(|(name, data)| (name, RecordSet { ttl: 60, data }));
+                    D::RecordsImported { zone, replace, sets: sets.collect() }
+                }
+            ),
+            (number(), select(policy.to_vec()))
+                .prop_map(|(id, policy)| D::PolicySet { resource: ResourceId(id), policy }),
+            (network(), option::of(org())).prop_map(|(network, region)| D::RegionSet { network, region }),
+            (name(), 62..66usize).prop_map(|(zone, bytes)| D::SigningStarted {
+                zone,
+                public: vec![1; bytes],
+                private: sealed()
+            }),
+            name().prop_map(D::SigningStopped),
+            (name(), any::<bool>())
+                .prop_map(|(name, there)| D::TransferKeySet { name, secret: there.then(sealed) }),
+            (name(), secondary(), option::of(name())).prop_map(|(zone, address, key)| D::SecondarySet {
+                zone,
+                address,
+                key
+            }),
+        ]
     }
 
     fn people() -> impl Strategy<Value = CatalogChange> {
@@ -378,6 +422,7 @@ pub(crate) mod any {
 
     fn body() -> impl Strategy<Value = Body> {
         prop_oneof![
+            1 => dns().prop_map(|change| Body::Dns(Box::new(change))),
             2 => cluster_life(),
             1 => people().prop_map(|change| Body::Catalog(Box::new(change))),
             2 => published().prop_map(|change| Body::Catalog(Box::new(change))),

@@ -1,7 +1,7 @@
-//! From the question to the reply: RFC 1034 §4.3.2 with its corrections (RFC 2181, 2308, 4592, 6604, 6891, 8482,
-//! 9619). Pure: everything that decides is in the arguments.
+//! From a message to the reply (RFC 6891, 7871, 7873, 8482, 9018, 9619). Pure: everything that decides is in the
+//! arguments.
 
-use std::{net::IpAddr, ptr};
+use std::{net::IpAddr, sync::Arc};
 
 use domain::base::{
     Serial,
@@ -10,16 +10,13 @@ use domain::base::{
 };
 
 use crate::{
-    CookieSecret,
-    name::WireName,
-    record::{Set, Target},
-    reply::{self, Full, Reply, ReplyEdns, Section, TCP_PAYLOAD, UDP_PAYLOAD, UDP_PLAIN},
+    CookieSecret, GeoDatabase,
+    reply::{self, Reply, ReplyEdns, TCP_PAYLOAD, UDP_PAYLOAD, UDP_PLAIN},
     request::{self, Edns, HEADER, Question, Refused, Request},
-    store::{Cut, Entry, Found, Store},
+    resolve::{Client, Stop, resolve},
+    store::{Found, Store},
 };
 
-/// Most aliases followed for one answer. Longer chains are cut there; the resolver asks on.
-const ALIASES_MAX: usize = 8;
 /// How long a server cookie is taken, in seconds (RFC 9018 §4.3).
 const COOKIE_AGE_MAX: u32 = 3600;
 /// How far ahead another node's clock may be, in seconds (RFC 9018 §4.3).
@@ -43,6 +40,8 @@ pub struct Policy {
     pub nsid: Vec<u8>,
     /// The first makes new cookies, all are accepted; none = no cookies.
     pub cookie_secrets: Vec<CookieSecret>,
+    /// Tells where clients are that no rule speaks of.
+    pub regions: Option<Arc<GeoDatabase>>,
 }
 
 /// What an answer depends on beside the question and the store.
@@ -126,7 +125,7 @@ fn answer_request(
     let rcode = match &request.question {
         _ if !supported => OptRcode::BADVERS,
         None => OptRcode::NOERROR,
-        Some(question) => resolve_or_refuse(store, context, question, &mut reply).into(),
+        Some(question) => resolve_or_refuse(store, context, edns, question, &mut reply).into(),
     };
     let truncated = reply.is_truncated();
     reply.finish(rcode);
@@ -143,7 +142,7 @@ fn reply_edns<'a>(context: &Context<'a>, edns: &Edns) -> ReplyEdns<'a> {
         }
         _ => None,
     };
-    ReplyEdns { dnssec_ok: edns.dnssec_ok, nsid, cookie }
+    ReplyEdns { dnssec_ok: edns.dnssec_ok, nsid, cookie, subnet: edns.subnet.map(|subnet| (subnet, 0)) }
 }
 
 fn is_valid(context: &Context<'_>, cookie: &Cookie) -> bool {
@@ -164,6 +163,7 @@ fn is_valid(context: &Context<'_>, cookie: &Cookie) -> bool {
 fn resolve_or_refuse(
     store: &Store,
     context: &Context<'_>,
+    edns: Option<&Edns>,
     question: &Question,
     reply: &mut Reply<'_>,
 ) -> Rcode {
@@ -177,7 +177,15 @@ fn resolve_or_refuse(
         let ours = !matches!(store.find(&question.name), Found::Foreign);
         return if ours { Rcode::SERVFAIL } else { Rcode::REFUSED };
     }
-    match resolve(store, question, reply) {
+    let client = Client {
+        // RFC 7871 §7.1.2: a resolver that tells nothing of its client is asked for by itself.
+        address: edns.and_then(|e| e.subnet).filter(|s| s.source > 0).map_or(context.client, |s| s.address),
+        dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
+        compact_ok: edns.is_some_and(|edns| edns.compact_ok),
+        regions: context.policy.regions.as_deref(),
+        now: context.now,
+    };
+    match resolve(store, &client, question, reply) {
         Ok(rcode) => rcode,
         Err(Stop::Full) if context.transport == Transport::Udp => {
             reply.truncate();
@@ -204,158 +212,4 @@ fn refusal(question: &Question) -> Option<Rcode> {
         Rtype::TKEY | Rtype::TSIG | Rtype::MAILA | Rtype::MAILB => Some(Rcode::NOTIMP),
         _ => None,
     }
-}
-
-/// Why an answer is not completed.
-enum Stop {
-    /// It does not fit.
-    Full,
-    /// A record set has no wire form.
-    Broken,
-}
-
-impl From<Full> for Stop {
-    fn from(_: Full) -> Self {
-        Self::Full
-    }
-}
-
-fn push(reply: &mut Reply<'_>, section: Section, owner: usize, set: &Set) -> Result<(), Stop> {
-    if set.is_broken() {
-        return Err(Stop::Broken);
-    }
-    Ok(reply.push(section, owner, set)?)
-}
-
-/// The name that is looked up now, and where it stands in the reply.
-struct Wanted {
-    name: WireName,
-    at: usize,
-}
-
-impl Wanted {
-    /// Where the last `length` bytes of the name stand.
-    fn suffix_at(&self, length: usize) -> usize {
-        self.at + self.name.len() - length
-    }
-}
-
-/// Follows aliases within the zone until there is data, or none.
-fn resolve(store: &Store, question: &Question, reply: &mut Reply<'_>) -> Result<Rcode, Stop> {
-    let mut wanted = Wanted { name: question.name, at: HEADER };
-    let mut zone_of_question = None;
-    let mut aliases: Vec<&Entry> = Vec::new();
-    loop {
-        let found = store.find(&wanted.name);
-        let zone = match found {
-            Found::Foreign if zone_of_question.is_none() => return Ok(Rcode::REFUSED),
-            // The alias leads out of the zone: the resolver goes on from there.
-            Found::Foreign => return Ok(Rcode::NOERROR),
-            Found::Delegated(zone, _) | Found::Entry(zone, _) | Found::Missing(zone) => zone,
-        };
-        if *zone_of_question.get_or_insert(zone) != zone {
-            return Ok(Rcode::NOERROR);
-        }
-        let entry = match found {
-            Found::Delegated(_, cut) => return refer(store, &wanted, zone, cut, question.kind, reply),
-            Found::Entry(_, entry) => entry,
-            Found::Missing(_) | Found::Foreign => {
-                reply.authoritative = true;
-                deny(store, &wanted, zone, reply)?;
-                return Ok(Rcode::NXDOMAIN);
-            }
-        };
-        reply.authoritative = true;
-        let Some(set) = choose(store, zone, &wanted.name, entry, question.kind) else {
-            deny(store, &wanted, zone, reply)?;
-            return Ok(Rcode::NOERROR);
-        };
-        let is_alias = set.kind == Rtype::CNAME;
-        if is_alias && aliases.iter().any(|alias| ptr::eq(*alias, entry)) {
-            // The circle is left where it closes.
-            return Ok(Rcode::NOERROR);
-        }
-        let at = reply.position();
-        push(reply, Section::Answer, wanted.at, set)?;
-        if !is_alias {
-            for target in &set.targets {
-                add_addresses(store, at, target, reply);
-            }
-            return Ok(Rcode::NOERROR);
-        }
-        let next = set.targets.first().and_then(|target| Some((target, WireName::read(&target.name)?)));
-        let asked_for = matches!(question.kind, Rtype::CNAME | Rtype::ANY);
-        match next {
-            Some((target, name)) if !asked_for && aliases.len() < ALIASES_MAX => {
-                aliases.push(entry);
-                wanted = Wanted { name, at: at + usize::from(target.at) };
-            }
-            _ => return Ok(Rcode::NOERROR),
-        }
-    }
-}
-
-/// The set that answers a question about a name.
-fn choose<'a>(
-    store: &'a Store,
-    zone: usize,
-    name: &WireName,
-    entry: &'a Entry,
-    kind: Rtype,
-) -> Option<&'a Set> {
-    let zone = store.zone(zone);
-    let at_apex = name.len() == zone.apex_len;
-    match kind {
-        Rtype::SOA if at_apex => Some(&zone.soa),
-        // RFC 8482 §4.1: any one set will do.
-        Rtype::ANY => entry.sets.first().or(at_apex.then_some(&zone.soa)),
-        _ => entry.set(kind).or_else(|| entry.set(Rtype::CNAME)),
-    }
-}
-
-/// Says that there is no such name or no such data (RFC 2308 §2).
-fn deny(store: &Store, wanted: &Wanted, zone: usize, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    let zone = store.zone(zone);
-    push(reply, Section::Authority, wanted.suffix_at(zone.apex_len), &zone.negative_soa)
-}
-
-/// Sends the client to the servers of a delegated zone.
-fn refer(
-    store: &Store,
-    wanted: &Wanted,
-    zone: usize,
-    cut: &Cut,
-    kind: Rtype,
-    reply: &mut Reply<'_>,
-) -> Result<Rcode, Stop> {
-    if kind == Rtype::DS && wanted.name.len() == cut.owner.len() {
-        // DS lives on this side of the cut (RFC 4035 §3.1.4.1), and there is none.
-        reply.authoritative = true;
-        deny(store, wanted, zone, reply)?;
-        return Ok(Rcode::NOERROR);
-    }
-    let at = reply.position();
-    push(reply, Section::Authority, wanted.suffix_at(cut.owner.len()), &cut.servers)?;
-    let mut whole = true;
-    for target in &cut.servers.targets {
-        let needed = is_within(&target.name, &cut.owner);
-        whole &= add_addresses(store, at, target, reply) || !needed;
-    }
-    // RFC 9471 §3.1: without the addresses of servers within the delegated zone the referral leads nowhere.
-    if whole { Ok(Rcode::NOERROR) } else { Err(Stop::Full) }
-}
-
-fn is_within(name: &[u8], zone: &[u8]) -> bool {
-    WireName::read(name).is_some_and(|name| (0..=name.labels()).any(|skipped| name.suffix(skipped) == zone))
-}
-
-/// Adds the addresses that we know of a name within the set that stands at `set_at`. Returns whether all fitted.
-fn add_addresses(store: &Store, set_at: usize, target: &Target, reply: &mut Reply<'_>) -> bool {
-    let Some(entry) = store.entry(&target.name) else { return true };
-    let mut fitted = true;
-    for set in [Rtype::A, Rtype::AAAA].into_iter().filter_map(|kind| entry.set(kind)) {
-        fitted &=
-            set.is_broken() || reply.push(Section::Additional, set_at + usize::from(target.at), set).is_ok();
-    }
-    fitted
 }

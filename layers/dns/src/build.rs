@@ -7,9 +7,10 @@ use std::{
     sync::Arc,
 };
 
+use domain::base::iana::Rtype;
 use pangolin_core::{
     id::Revision,
-    name::HostName,
+    name::{HostName, Slug},
     plan::{DnsPlan, PlannedSet, ZonePlan},
     record::RecordKind,
 };
@@ -17,7 +18,9 @@ use pangolin_core::{
 use crate::{
     DnsError,
     name::WireName,
-    record::{Set, wire_name},
+    record::{Set, rtype, wire_name},
+    region::Rules,
+    sign::Signers,
     store::{Cut, Names, Store, Zone},
 };
 
@@ -76,32 +79,54 @@ impl Store {
     ///
     /// # Errors
     /// A zone lies within another, or its SOA record has no DNS form.
-    pub fn build(revision: Revision, plan: &DnsPlan) -> Result<Self, DnsError> {
-        build(revision, plan).map(|(store, _)| store)
+    pub fn build(revision: Revision, plan: &DnsPlan, signers: &Signers) -> Result<Self, DnsError> {
+        build(revision, plan, signers).map(|(store, _)| store)
     }
 }
 
 /// Builds the answers of a plan and tells what is not served as planned.
-pub(crate) fn build(revision: Revision, plan: &DnsPlan) -> Result<(Store, Vec<Complaint>), DnsError> {
+pub(crate) fn build(
+    revision: Revision,
+    plan: &DnsPlan,
+    signers: &Signers,
+) -> Result<(Store, Vec<Complaint>), DnsError> {
     refuse_overlap(plan)?;
     let mut build = Build::default();
     for (index, zone) in plan.zones.iter().enumerate() {
         build.zone(index, zone);
+        build.keys(zone, signers);
     }
     build.mark_cuts();
-    let store = Store { revision: Some(revision), zones: zones(plan)?, names: Arc::new(build.names) };
+    let store = Store {
+        revision: Some(revision),
+        zones: zones(plan, signers)?,
+        names: Arc::new(build.names),
+        rules: Arc::new(Rules::new(&plan.regions)),
+    };
     Ok((store, build.complaints))
 }
 
 /// The answers of a plan whose record sets are those of `store`: only the SOA records are made anew.
-pub(crate) fn rebuild_soa(store: &Store, revision: Revision, plan: &DnsPlan) -> Result<Store, DnsError> {
-    Ok(Store { revision: Some(revision), zones: zones(plan)?, names: Arc::clone(&store.names) })
+pub(crate) fn rebuild_soa(
+    store: &Store,
+    revision: Revision,
+    plan: &DnsPlan,
+    signers: &Signers,
+) -> Result<Store, DnsError> {
+    Ok(Store {
+        revision: Some(revision),
+        zones: zones(plan, signers)?,
+        names: Arc::clone(&store.names),
+        rules: Arc::clone(&store.rules),
+    })
 }
 
 /// Whether two plans differ in SOA records at most.
 pub(crate) fn same_sets(a: &DnsPlan, b: &DnsPlan) -> bool {
-    a.zones.len() == b.zones.len()
-        && a.zones.iter().zip(&b.zones).all(|(a, b)| a.apex == b.apex && a.sets == b.sets)
+    let same = |(a, b): (&ZonePlan, &ZonePlan)| {
+        a.apex == b.apex && a.key == b.key && a.sets == b.sets && a.regional == b.regional
+    };
+    a.regions == b.regions && a.zones.len() == b.zones.len() && a.zones.iter().zip(&b.zones).all(same)
 }
 
 fn refuse_overlap(plan: &DnsPlan) -> Result<(), DnsError> {
@@ -123,10 +148,11 @@ fn refuse_overlap(plan: &DnsPlan) -> Result<(), DnsError> {
     Ok(())
 }
 
-fn zones(plan: &DnsPlan) -> Result<Vec<Zone>, DnsError> {
+fn zones(plan: &DnsPlan, signers: &Signers) -> Result<Vec<Zone>, DnsError> {
     let zone = |zone: &ZonePlan| {
         let apex_len = wire_name(&zone.apex)?.as_slice().len();
-        Ok(Zone { apex_len, soa: Set::soa(zone)?, negative_soa: Set::negative_soa(zone)? })
+        let signer = signers.get(&zone.apex).filter(|_| zone.key.is_some()).cloned();
+        Ok(Zone { apex_len, soa: Set::soa(zone)?, negative_soa: Set::negative_soa(zone)?, signer })
     };
     let refuse =
         |zone: &ZonePlan, why: Defect| DnsError::Zone { apex: zone.apex.clone(), why: why.to_string() };
@@ -149,6 +175,9 @@ impl Build {
                     let at_apex = *owner == zone.apex;
                     self.entry(index, name.as_slice(), apex.as_slice().len());
                     self.sets(owner, name.as_slice(), at_apex, sets);
+                    if let Some(regional) = zone.regional.get(owner) {
+                        self.regional(owner, name.as_slice(), regional);
+                    }
                 }
                 Ok(_) => self.complain(owner, None, &Defect::Outside),
                 Err(defect) => self.complain(owner, None, &defect),
@@ -183,6 +212,8 @@ impl Build {
         sets: &BTreeMap<RecordKind, PlannedSet>,
     ) {
         let alias = sets.contains_key(&RecordKind::Cname) && !at_apex;
+        let delegated = sets.contains_key(&RecordKind::Ns) && !at_apex && !owner.is_wildcard();
+        let mut signer = None;
         for (kind, planned) in sets {
             let kind = *kind;
             let delegation = kind == RecordKind::Ns && !at_apex;
@@ -202,10 +233,54 @@ impl Build {
                 Set::broken(kind)
             });
             if delegation {
-                self.names.cuts.push(Cut { owner: name.into(), servers: set });
+                self.names.cuts.push(Cut { owner: name.into(), servers: set, signer: None });
+            } else if delegated && kind == RecordKind::DS {
+                signer = Some(set);
             } else if let Some(entry) = self.names.by_wire.get_mut(name) {
                 entry.sets.push(set);
             }
+        }
+        if let Some(cut) = self.names.cuts.last_mut().filter(|_| delegated) {
+            cut.signer = signer;
+        }
+    }
+
+    /// What stands at the apex of a signed zone.
+    fn keys(&mut self, zone: &ZonePlan, signers: &Signers) {
+        let signer = signers.get(&zone.apex).filter(|_| zone.key.is_some());
+        let Some((signer, apex)) = signer.zip(wire_name(&zone.apex).ok()) else { return };
+        if let Some(entry) = self.names.by_wire.get_mut(apex.as_slice()) {
+            for sets in entry.regional.iter_mut().map(|(_, sets)| sets).chain([&mut entry.sets]) {
+                sets.extend(signer.apex_sets());
+            }
+        }
+    }
+
+    /// For each region all sets of the name: those of the region, and the others as they are everywhere.
+    fn regional(
+        &mut self,
+        owner: &HostName,
+        name: &[u8],
+        regional: &BTreeMap<Slug, BTreeMap<RecordKind, PlannedSet>>,
+    ) {
+        let varying: HashSet<Rtype> =
+            regional.values().flat_map(BTreeMap::keys).map(|kind| rtype(*kind)).collect();
+        let mut variants = Vec::new();
+        for (region, sets) in regional {
+            let mut variant: Vec<Set> = Vec::new();
+            for (kind, planned) in sets {
+                match Set::new(*kind, planned) {
+                    Ok(set) => variant.push(set),
+                    Err(defect) => self.complain(owner, Some(*kind), &defect),
+                }
+            }
+            if let Some(entry) = self.names.by_wire.get(name) {
+                variant.extend(entry.sets.iter().filter(|set| !varying.contains(&set.kind)).cloned());
+            }
+            variants.push((region.as_str().into(), variant));
+        }
+        if let Some(entry) = self.names.by_wire.get_mut(name) {
+            entry.regional = variants;
         }
     }
 

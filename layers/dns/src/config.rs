@@ -1,8 +1,8 @@
 //! What the operator sets. Parsed elsewhere; checked by [`DnsServer::bind`](crate::DnsServer::bind).
 
-use std::{fmt, net::SocketAddr, num::NonZeroUsize, thread, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
-use crate::DnsError;
+use crate::{DnsError, GeoDatabase};
 
 /// Longest NSID in bytes: it must fit into the smallest reply beside a question and a negative answer.
 pub(crate) const NSID_MAX: usize = 64;
@@ -38,6 +38,8 @@ pub struct DnsConfig {
     pub cookie_secrets: Vec<CookieSecret>,
     /// Limit on UDP answers to one network; none = no limit (benchmarks). Default: [`RateLimit::default`].
     pub rate_limit: Option<RateLimit>,
+    /// Tells where clients are that no rule of the operator speaks of. Default: none.
+    pub regions: Option<Arc<GeoDatabase>>,
 }
 
 impl Default for DnsConfig {
@@ -52,6 +54,7 @@ impl Default for DnsConfig {
             tcp_idle: Duration::from_secs(10),
             cookie_secrets: Vec::new(),
             rate_limit: Some(RateLimit::default()),
+            regions: None,
         }
     }
 }

@@ -59,6 +59,18 @@ pub enum DnsError {
         /// What is wrong with it.
         why: String,
     },
+    /// A zone file, a value or a name cannot be read.
+    #[error("{what}")]
+    ZoneFile {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A key cannot be made or used.
+    #[error("{what}")]
+    Key {
+        /// What is wrong.
+        what: String,
+    },
     /// A UDP thread cannot be started.
     #[error(
         "cannot start the DNS thread {name}: {source}; check the limit on processes (TasksMax, ulimit -u)"

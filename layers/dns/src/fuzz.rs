@@ -1,17 +1,23 @@
 //! What fuzz targets call: a query as anybody may send it. Compiled for fuzzing and for tests alone: here the target
 //! also runs over random bytes.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use domain::base::Message;
 use pangolin_core::{
+    Timestamp,
+    dns::ZoneKey,
     id::Revision,
     name::HostName,
     plan::{DnsPlan, PlannedSet, ZonePlan},
-    record::RecordData,
+    record::{RecordData, Sealed},
 };
 
-use crate::{Context, CookieSecret, Outcome, Policy, Store, Transport, answer};
+use crate::{Context, CookieSecret, Outcome, Policy, Store, Transport, ZoneSigner, answer, new_zone_key};
 
 /// Largest reply over UDP without what the client allows (RFC 9715 §3.2: no fragments).
 const UDP_REPLY_MAX: usize = 1232;
@@ -43,13 +49,25 @@ fn store() -> Store {
         serial: 7,
         negative_ttl: 30,
         sets,
+        regional: BTreeMap::new(),
+        fail_open: BTreeMap::new(),
+        key: None,
+        secondaries: Vec::new(),
     };
-    Store::build(Revision { lineage: 1, index: 7 }, &DnsPlan { zones: vec![zone] }).expect("a store")
+    let (private, public) = new_zone_key().expect("a key");
+    let signer = ZoneSigner::new(&zone.apex, &private, &public).expect("a signer");
+    let signers = [(zone.apex.clone(), Arc::new(signer))].into();
+    // What is sealed is not looked at: the signer is there.
+    let sealed = Sealed { kek: 0, wrapped_key: Vec::new(), content: Vec::new() };
+    let key = Some(ZoneKey { public, private: sealed, made_at: Timestamp(0) });
+    let zones = vec![ZonePlan { key, ..zone }];
+    let plan = DnsPlan { zones, ..DnsPlan::default() };
+    Store::build(Revision { lineage: 1, index: 7 }, &plan, &signers).expect("a store")
 }
 
 /// A query over UDP and over TCP. A reply is a DNS message within its limits, and answers the query.
 pub fn query(bytes: &[u8]) {
-    let policy = Policy { nsid: b"n1".to_vec(), cookie_secrets: vec![CookieSecret([7; 16])] };
+    let policy = Policy { nsid: b"n1".to_vec(), cookie_secrets: vec![CookieSecret([7; 16])], regions: None };
     for (transport, limit) in [(Transport::Udp, UDP_REPLY_MAX), (Transport::Tcp, TCP_REPLY_MAX)] {
         for leader_contact in [true, false] {
             let context = Context {
@@ -91,6 +109,9 @@ mod tests {
             begun.extend(*b"test");
             begun.extend([0, 0, kind, 0, 1]);
             query(&begun);
+            let mut signed = begun.clone();
+            signed.extend([0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]);
+            query(&signed);
             begun.extend(bytes);
             query(&begun);
         }

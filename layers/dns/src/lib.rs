@@ -10,35 +10,53 @@
 //! | `config` | what the operator sets, with its limits |
 //! | `name`, `request`, `reply` | one message in, one message out |
 //! | `record`, `store`, `build` | the answers, in wire form |
-//! | `answer` | RFC 1034 §4.3.2: from the question to the reply |
+//! | `answer`, `resolve` | RFC 1034 §4.3.2: from the question to the reply |
+//! | `region` | where a client is |
+//! | `sign` | DNSSEC, signed as it is answered |
+//! | `transfer`, `notify` | copies for secondaries |
+//! | `zonefile`, `inspect` | zones as text, replies as text |
+//! | `check` | whether parent and servers agree |
 //! | `limit` | response rate limiting |
 //! | `server`, `bind`, `udp`, `tcp` | sockets, threads, shutdown |
 //!
-//! Deliberately not here: recursion, dynamic updates, transfers in, any clock or state of its own. What is answered
+//! Deliberately not here: recursion, dynamic updates, zones of others, any clock or state of its own. What is answered
 //! and in which order is decided in `pangolin_core::plan`.
 
 mod answer;
 mod bind;
 mod build;
+mod check;
 mod config;
 mod counters;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod inspect;
 mod limit;
 mod name;
 mod network;
+mod notify;
 mod record;
+mod region;
 mod reply;
 mod request;
+mod resolve;
 mod server;
+mod sign;
 mod store;
 mod tcp;
+mod transfer;
 mod udp;
+mod zonefile;
 
 pub use answer::{Answered, Context, Outcome, Policy, Transport, answer};
+pub use check::{Checked, check_zone};
 pub use config::{CookieSecret, DnsConfig, RateLimit};
 pub use counters::DnsCounters;
 pub use error::{DnsError, Protocol};
-pub use server::{DnsServer, DnsTask};
+pub use inspect::Shown;
+pub use region::GeoDatabase;
+pub use server::{DnsServer, DnsTask, Open, Secret};
+pub use sign::{Signers, ZoneSigner, delegation_signer, new_zone_key};
 pub use store::Store;
+pub use zonefile::{Imported, print_zone, read_value, read_zone};

@@ -56,6 +56,11 @@ impl WireName {
         &self.bytes[start..self.len]
     }
 
+    /// The last `length` bytes, which must begin at a label.
+    pub(crate) fn last(&self, length: usize) -> &[u8] {
+        &self.bytes[self.len.saturating_sub(length)..self.len]
+    }
+
     /// The first label; empty for the root.
     pub(crate) fn first_label(&self) -> &[u8] {
         &self.bytes[1..=usize::from(self.bytes[0])]

@@ -6,7 +6,7 @@ use domain::{
     base::{
         Name, Serial, Ttl,
         iana::{Class, Rtype},
-        rdata::ComposeRecordData,
+        rdata::{ComposeRecordData, UnknownRecordData},
     },
     rdata::{
         A, Aaaa, Cname, Mx, Ns, Soa, Srv, Txt,
@@ -38,7 +38,7 @@ const SOA_RETRY: u32 = 3_600;
 const SOA_EXPIRE: u32 = 1_209_600;
 
 /// A record set. Its records are owned by a pointer to the question.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Set {
     pub(crate) kind: Rtype,
     /// Number of records; none for a set that has no wire form and is answered with SERVFAIL.
@@ -49,7 +49,7 @@ pub(crate) struct Set {
 }
 
 /// A name that a record points at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// Where the name stands in the set's wire form.
     pub(crate) at: u16,
@@ -99,6 +99,34 @@ impl Set {
         set.finish()
     }
 
+    /// A set of one record with data in wire form, which has 64 KiB at most.
+    pub(crate) fn single(kind: Rtype, ttl: u32, data: &[u8]) -> Self {
+        let mut wire = Vec::with_capacity(RECORD_FIXED + data.len());
+        wire.extend_from_slice(&[0xc0, HEADER as u8]);
+        wire.extend_from_slice(&kind.to_int().to_be_bytes());
+        wire.extend_from_slice(&Class::IN.to_int().to_be_bytes());
+        wire.extend_from_slice(&ttl.to_be_bytes());
+        wire.extend_from_slice(&(data.len() as u16).to_be_bytes());
+        wire.extend_from_slice(data);
+        Self { kind, count: 1, wire: wire.into(), targets: Box::default() }
+    }
+
+    /// Seconds that resolvers may keep it; 0 for a set without wire form.
+    pub(crate) fn ttl(&self) -> u32 {
+        self.wire.get(6..10).and_then(|ttl| ttl.try_into().ok()).map_or(0, u32::from_be_bytes)
+    }
+
+    /// The data of each record.
+    pub(crate) fn data(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.wire;
+        std::iter::from_fn(move || {
+            let length = usize::from(u16::from_be_bytes([*rest.get(10)?, *rest.get(11)?]));
+            let data = rest.get(RECORD_FIXED..RECORD_FIXED + length)?;
+            rest = &rest[RECORD_FIXED + length..];
+            Some(data)
+        })
+    }
+
     /// Stands in for a set that has no wire form.
     pub(crate) fn broken(kind: RecordKind) -> Self {
         Self { kind: rtype(kind), count: 0, wire: Box::default(), targets: Box::default() }
@@ -115,17 +143,8 @@ pub(crate) fn wire_name(name: &HostName) -> Result<Name<Vec<u8>>, Defect> {
     Name::vec_from_str(name.as_str()).map_err(Defect::encoding)
 }
 
-fn rtype(kind: RecordKind) -> Rtype {
-    match kind {
-        RecordKind::A => Rtype::A,
-        RecordKind::Aaaa => Rtype::AAAA,
-        RecordKind::Txt => Rtype::TXT,
-        RecordKind::Cname => Rtype::CNAME,
-        RecordKind::Ns => Rtype::NS,
-        RecordKind::Mx => Rtype::MX,
-        RecordKind::Srv => Rtype::SRV,
-        RecordKind::Caa => Rtype::CAA,
-    }
+pub(crate) fn rtype(kind: RecordKind) -> Rtype {
+    kind.number().into()
 }
 
 /// Collects the records of one set.
@@ -170,6 +189,10 @@ impl Writer {
                 let data =
                     Caa::try_new(CaaFlags::new(*flags), tag, value.clone()).map_err(Defect::encoding)?;
                 self.record(&data)
+            }
+            RecordData::Other(_, data) => {
+                let data = UnknownRecordData::from_octets(self.kind, data.as_slice());
+                self.record(&data.map_err(Defect::encoding)?)
             }
         }
     }

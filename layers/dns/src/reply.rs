@@ -6,7 +6,7 @@ use domain::base::{
     opt::{ComposeOptData, Cookie},
 };
 
-use crate::{record::Set, request::HEADER};
+use crate::{record::Set, region::ClientSubnet, request::HEADER};
 
 /// Payload that is offered and used at most (the size agreed on for DNS flag day 2020): fits into the smallest
 /// common path without fragments.
@@ -38,13 +38,16 @@ pub(crate) struct ReplyEdns<'a> {
     pub(crate) dnssec_ok: bool,
     pub(crate) nsid: Option<&'a [u8]>,
     pub(crate) cookie: Option<Cookie>,
+    /// For whom was asked, and for how many bits of that the reply holds.
+    pub(crate) subnet: Option<(ClientSubnet, u8)>,
 }
 
 impl ReplyEdns<'_> {
     fn len(&self) -> usize {
         let nsid = self.nsid.map_or(0, |nsid| OPTION_FIXED + nsid.len());
         let cookie = self.cookie.as_ref().map_or(0, |c| OPTION_FIXED + usize::from(c.compose_len()));
-        OPT_FIXED + nsid + cookie
+        let subnet = self.subnet.map_or(0, |(subnet, _)| OPTION_FIXED + subnet.len());
+        OPT_FIXED + nsid + cookie + subnet
     }
 
     /// Appends the record; `high` are the upper bits of the response code.
@@ -64,13 +67,18 @@ impl ReplyEdns<'_> {
             out.extend_from_slice(&cookie.compose_len().to_be_bytes());
             let Ok(()) = cookie.compose_option(out);
         }
+        if let Some((subnet, scope)) = self.subnet {
+            out.extend_from_slice(&OptionCode::CLIENT_SUBNET.to_int().to_be_bytes());
+            out.extend_from_slice(&length(subnet.len()));
+            subnet.write(scope, out);
+        }
         let options = length(out.len() - start - OPT_FIXED);
         out[start + OPT_FIXED - 2..start + OPT_FIXED].copy_from_slice(&options);
     }
 }
 
 fn length(bytes: usize) -> [u8; 2] {
-    // Options are at most 64 + 40 bytes, so nothing is lost.
+    // Options are at most 64 + 40 + 20 bytes, so nothing is lost.
     (bytes as u16).to_be_bytes()
 }
 
@@ -127,6 +135,13 @@ impl<'a> Reply<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Notes that the reply holds for so many bits of the network for which was asked (RFC 7871 §7.2.1).
+    pub(crate) fn set_scope(&mut self, scope: u8) {
+        if let Some((_, known)) = self.edns.as_mut().and_then(|edns| edns.subnet.as_mut()) {
+            *known = scope;
+        }
     }
 
     /// Whether the client is asked to come by TCP.

@@ -7,7 +7,7 @@ use domain::base::{
 };
 use domain::dep::octseq::Parser;
 
-use crate::name::WireName;
+use crate::{name::WireName, region::ClientSubnet};
 
 /// Bytes of the fixed header (RFC 1035 §4.1.1).
 pub(crate) const HEADER: usize = 12;
@@ -40,8 +40,12 @@ pub(crate) struct Edns {
     pub(crate) version: u8,
     /// DO: copied into the reply (RFC 3225 §3).
     pub(crate) dnssec_ok: bool,
+    /// CO: the client understands NXDOMAIN beside a compact denial (RFC 9824 §5).
+    pub(crate) compact_ok: bool,
     pub(crate) wants_nsid: bool,
     pub(crate) cookie: Option<Cookie>,
+    /// For whom a resolver asks.
+    pub(crate) subnet: Option<ClientSubnet>,
 }
 
 /// What becomes of a message that is no query for us.
@@ -125,8 +129,10 @@ fn edns(fixed: &[u8], data: &[u8]) -> Result<Edns, Malformed> {
         payload: u16_at(fixed, 2).ok_or(Malformed)?,
         version: fixed[5],
         dnssec_ok: fixed[6] & 0x80 != 0,
+        compact_ok: fixed[6] & 0x40 != 0,
         wants_nsid: false,
         cookie: None,
+        subnet: None,
     };
     if edns.version != 0 {
         // What the options of another version mean is not known; it is refused anyway.
@@ -139,6 +145,9 @@ fn edns(fixed: &[u8], data: &[u8]) -> Result<Edns, Malformed> {
             OptionCode::NSID => edns.wants_nsid = true,
             OptionCode::COOKIE if edns.cookie.is_none() => {
                 edns.cookie = Some(cookie(option.as_slice())?);
+            }
+            OptionCode::CLIENT_SUBNET if edns.subnet.is_none() => {
+                edns.subnet = Some(ClientSubnet::read(option.as_slice()).ok_or(Malformed)?);
             }
             _ => {}
         }

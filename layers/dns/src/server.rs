@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -14,19 +14,26 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use pangolin_core::{id::Revision, plan::DnsPlan};
+use pangolin_core::{id::Revision, name::HostName, plan::DnsPlan, record::Sealed};
 use parking_lot::Mutex;
 use socket2::Socket;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Context, DnsConfig, DnsCounters, DnsError, Policy, Protocol, Store, Transport,
+    Context, DnsConfig, DnsCounters, DnsError, Policy, Protocol, Signers, Store, Transport, ZoneSigner,
     bind::{Listening, bind_all},
     build::{Complaint, build, rebuild_soa, same_sets},
     counters::Counters,
     limit::Limiter,
-    tcp, udp,
+    notify, tcp,
+    transfer::{TransferKey, TransferKeys, Transfers},
+    udp,
 };
 
 /// How long TCP connections may take to end at shutdown; they wait for nothing but their own last write.
@@ -44,6 +51,9 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     local: Vec<SocketAddr>,
     applied: Mutex<Applied>,
+    /// What secondaries may have; counts on when it has changed.
+    pub(crate) transfers: ArcSwap<Transfers>,
+    pub(crate) changes: watch::Sender<u64>,
 }
 
 /// Limits on TCP.
@@ -57,13 +67,42 @@ pub(crate) struct Limits {
 /// The plan that is served, for telling what the next one changes.
 #[derive(Default)]
 struct Applied {
-    plan: Option<DnsPlan>,
+    plan: Option<Arc<DnsPlan>>,
+    /// The plan as it is served: with own addresses last where that is wanted.
+    served: Option<DnsPlan>,
+    last: Last,
     complaints: BTreeSet<Complaint>,
+    signers: Signers,
+    transfer_keys: BTreeMap<HostName, (Sealed, TransferKey)>,
 }
+
+/// Own addresses that are answered last, and for which names.
+#[derive(Default, PartialEq, Eq)]
+struct Last {
+    own: Vec<IpAddr>,
+    names: BTreeSet<HostName>,
+}
+
+/// Something sealed that the server has to have open.
+#[derive(Clone, Copy, Debug)]
+pub enum Secret<'a> {
+    /// The key that signs a zone, PKCS #8.
+    ZoneKey(&'a HostName, &'a Sealed),
+    /// A shared secret for transfers, by the key's name.
+    TransferKey(&'a HostName, &'a Sealed),
+}
+
+/// Opens secrets; an error says why not.
+pub type Open<'a> = &'a dyn Fn(Secret<'_>) -> Result<Vec<u8>, String>;
 
 impl Shared {
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The addresses that are answered on.
+    pub(crate) fn local(&self) -> &[SocketAddr] {
+        &self.local
     }
 
     pub(crate) fn context(&self, now: u32, transport: Transport, client: IpAddr) -> Context<'_> {
@@ -98,37 +137,72 @@ impl DnsServer {
                 tcp_queries: config.max_tcp_queries,
                 tcp_idle: config.tcp_idle,
             },
-            policy: Policy { nsid: config.nsid.into_bytes(), cookie_secrets: config.cookie_secrets },
+            policy: Policy {
+                nsid: config.nsid.into_bytes(),
+                cookie_secrets: config.cookie_secrets,
+                regions: config.regions,
+            },
             leader_contact: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             local: listening.iter().map(|l| l.address).collect(),
             applied: Mutex::default(),
+            transfers: ArcSwap::default(),
+            changes: watch::Sender::new(0),
         });
         let task = DnsTask { shared: Arc::clone(&shared), listening };
         Ok((Self { shared }, task))
     }
 
-    /// Serves `plan`, which follows from `revision`, from the next query on. A plan that is not newer than the one
-    /// served is ignored. Takes milliseconds for thousands of names.
+    /// Serves `plan`, which follows from `revision`, from the next query on; `open` opens the keys in it. A plan that
+    /// is not newer than the one served is ignored. Takes milliseconds for thousands of names.
     ///
     /// # Errors
     /// The plan contradicts itself; what was served before stays.
-    pub fn apply(&self, revision: Revision, plan: &DnsPlan) -> Result<(), DnsError> {
+    pub fn apply(&self, revision: Revision, plan: &DnsPlan, open: Open<'_>) -> Result<(), DnsError> {
         let mut applied = self.shared.applied.lock();
-        let current = self.shared.store.load();
-        if current.revision >= Some(revision) {
+        if self.shared.store.load().revision >= Some(revision) {
             return Ok(());
         }
-        if applied.plan.as_ref().is_some_and(|served| same_sets(served, plan)) {
-            self.shared.store.store(Arc::new(rebuild_soa(&current, revision, plan)?));
-        } else {
-            let (store, complaints) = build(revision, plan)?;
-            tracing::debug!(%revision, zones = plan.zones.len(), names = store.names(), "DNS answers are new");
-            self.shared.store.store(Arc::new(store));
-            applied.complain(complaints);
-        }
-        applied.plan = Some(plan.clone());
+        applied.open_keys(plan, open);
+        let plan = Arc::new(plan.clone());
+        applied.serve(&self.shared, revision, &plan)?;
+        let keys: TransferKeys = applied.transfer_keys.values().map(|(_, key)| key.entry()).collect();
+        self.shared.transfers.store(Arc::new(Transfers { plan: Arc::clone(&plan), keys }));
+        applied.plan = Some(plan);
         Ok(())
+    }
+
+    /// Answers `own` addresses last for these names (none: nowhere). For a node that hears from no leader, and has no
+    /// tunnel to the sites behind them.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn put_last(&self, own: Vec<IpAddr>, names: BTreeSet<HostName>) -> Result<(), DnsError> {
+        let mut applied = self.shared.applied.lock();
+        let last = Last { own, names };
+        if applied.last == last {
+            return Ok(());
+        }
+        applied.last = last;
+        let revision = self.shared.store.load().revision;
+        match (revision, applied.plan.clone()) {
+            (Some(revision), Some(plan)) => applied.serve(&self.shared, revision, &plan),
+            _ => Ok(()),
+        }
+    }
+
+    /// The plan that is served; none before the first.
+    #[must_use]
+    pub fn plan(&self) -> Option<Arc<DnsPlan>> {
+        self.shared.applied.lock().plan.clone()
+    }
+
+    /// What the server answers `client` to a question by TCP rules, without asking over the network.
+    pub(crate) fn ask_itself(&self, message: &[u8], client: IpAddr) -> Vec<u8> {
+        let context = self.shared.context(udp::seconds(), Transport::Tcp, client);
+        let mut reply = Vec::new();
+        crate::answer(&self.shared.store.load(), &context, message, &mut reply);
+        reply
     }
 
     /// The revision that is served; none before the first plan.
@@ -158,6 +232,60 @@ impl DnsServer {
 }
 
 impl Applied {
+    /// Makes the answers of a plan and swaps them in.
+    fn serve(&mut self, shared: &Shared, revision: Revision, plan: &DnsPlan) -> Result<(), DnsError> {
+        let plan = match self.last.names.is_empty() {
+            true => plan.clone(),
+            false => plan.alone(&self.last.own, &self.last.names),
+        };
+        let current = shared.store.load();
+        if self.served.as_ref().is_some_and(|served| same_sets(served, &plan)) {
+            shared.store.store(Arc::new(rebuild_soa(&current, revision, &plan, &self.signers)?));
+        } else {
+            let (store, complaints) = build(revision, &plan, &self.signers)?;
+            tracing::debug!(%revision, zones = plan.zones.len(), names = store.names(), "DNS answers are new");
+            shared.store.store(Arc::new(store));
+            self.complain(complaints);
+            shared.changes.send_modify(|count| *count += 1);
+        }
+        self.served = Some(plan);
+        Ok(())
+    }
+
+    /// Opens the keys of a plan that are not open yet, and forgets those that are not in it.
+    fn open_keys(&mut self, plan: &DnsPlan, open: Open<'_>) {
+        let mut signers = Signers::new();
+        for (apex, key) in plan.zones.iter().filter_map(|zone| Some((&zone.apex, zone.key.as_ref()?))) {
+            let known = self.signers.get(apex).filter(|signer| signer.public() == key.public);
+            let opened = || {
+                let private = open(Secret::ZoneKey(apex, &key.private))?;
+                ZoneSigner::new(apex, &private, &key.public).map_err(|error| error.to_string())
+            };
+            match known.cloned().map_or_else(|| opened().map(Arc::new), Ok) {
+                Ok(signer) => {
+                    signers.insert(apex.clone(), signer);
+                }
+                Err(why) => {
+                    tracing::warn!("the zone {apex} is answered unsigned, though it is signed: {why}")
+                }
+            }
+        }
+        self.signers = signers;
+        self.transfer_keys.retain(|name, (sealed, _)| plan.transfer_keys.get(name) == Some(sealed));
+        for (name, sealed) in &plan.transfer_keys {
+            if self.transfer_keys.contains_key(name) {
+                continue;
+            }
+            let opened = open(Secret::TransferKey(name, sealed));
+            match opened.and_then(|secret| TransferKey::new(name, &secret).map_err(|e| e.to_string())) {
+                Ok(key) => {
+                    self.transfer_keys.insert(name.clone(), (sealed.clone(), key));
+                }
+                Err(why) => tracing::warn!("the transfer key {name} cannot be used: {why}"),
+            }
+        }
+    }
+
     /// Warns of defects that the last plan did not have.
     fn complain(&mut self, complaints: Vec<Complaint>) {
         let complaints: BTreeSet<Complaint> = complaints.into_iter().collect();
@@ -233,6 +361,8 @@ impl DnsTask {
             });
         }
         drop(ends);
+        let notifying = notify::run(Arc::clone(&self.shared), shutdown.clone());
+        connections.spawn(notifying);
         tracing::info!(addresses = ?self.shared.local, "DNS is answering");
 
         let mut result = tokio::select! {

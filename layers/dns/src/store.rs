@@ -11,6 +11,8 @@ use pangolin_core::id::Revision;
 use crate::{
     name::{NAME_MAX, WireName},
     record::Set,
+    region::{Place, Rules},
+    sign::ZoneSigner,
 };
 
 /// The answers of one revision. [`Store::default`] is what there is before the first plan: it answers SERVFAIL.
@@ -20,6 +22,8 @@ pub struct Store {
     pub(crate) zones: Vec<Zone>,
     /// Shared with the previous revision when only serials have moved.
     pub(crate) names: Arc<Names>,
+    /// Where clients are.
+    pub(crate) rules: Arc<Rules>,
 }
 
 /// What changes with every revision.
@@ -29,6 +33,8 @@ pub(crate) struct Zone {
     pub(crate) apex_len: usize,
     pub(crate) soa: Set,
     pub(crate) negative_soa: Set,
+    /// Signs the zone's answers.
+    pub(crate) signer: Option<Arc<ZoneSigner>>,
 }
 
 /// What changes only with the record sets.
@@ -51,6 +57,8 @@ pub(crate) struct Entry {
     pub(crate) wildcard: bool,
     /// Nothing for an empty non-terminal.
     pub(crate) sets: Vec<Set>,
+    /// What clients in a region are answered instead.
+    pub(crate) regional: Vec<(Box<str>, Vec<Set>)>,
 }
 
 /// A delegation to servers elsewhere.
@@ -59,11 +67,21 @@ pub(crate) struct Cut {
     /// Its owner.
     pub(crate) owner: Box<[u8]>,
     pub(crate) servers: Set,
+    /// DS: the delegated zone's key, as far as it is signed.
+    pub(crate) signer: Option<Set>,
 }
 
 impl Entry {
     pub(crate) fn set(&self, kind: Rtype) -> Option<&Set> {
         self.sets.iter().find(|set| set.kind == kind)
+    }
+
+    /// What a client at this place is answered.
+    pub(crate) fn sets_for(&self, place: &Place) -> &[Set] {
+        let near = place.regions.iter().find_map(|region| {
+            self.regional.iter().find(|(known, _)| **known == **region).map(|(_, sets)| sets)
+        });
+        near.unwrap_or(&self.sets)
     }
 }
 

@@ -18,11 +18,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Outcome, Transport, answer,
+    Context, Outcome, Transport, answer,
     counters::Tally,
     network::Network,
     request::HEADER,
     server::{Limits, Shared},
+    transfer::asks_for_transfer,
     udp::seconds,
 };
 
@@ -228,7 +229,16 @@ impl Conversation<'_> {
             }
             self.left -= 1;
             self.tally.tcp_queries += 1;
-            let outcome = answer(&store, &context, &input[PREFIX..PREFIX + length], &mut reply);
+            let message = &input[PREFIX..PREFIX + length];
+            if let Some(messages) = self.transfer(&context, message) {
+                for message in messages {
+                    append(output, &message);
+                }
+                input.advance(PREFIX + length);
+                break End::Flush;
+            }
+            let signed = self.shared.transfers.load().answer_signed(&store, &context, message, &mut reply);
+            let outcome = signed.unwrap_or_else(|| answer(&store, &context, message, &mut reply));
             input.advance(PREFIX + length);
             match outcome {
                 // A reply: the client is no client.
@@ -238,9 +248,7 @@ impl Conversation<'_> {
                 }
                 Outcome::Answered(answered) => {
                     self.tally.answered(&answered);
-                    // A reply has 65535 bytes at most.
-                    output.extend_from_slice(&(reply.len() as u16).to_be_bytes());
-                    output.extend_from_slice(&reply);
+                    append(output, &reply);
                 }
             }
             if output.len() >= OUTPUT_HIGH {
@@ -251,11 +259,25 @@ impl Conversation<'_> {
         if self.left == 0 { End::Cut } else { end }
     }
 
+    /// The messages of a transfer, if that is what is asked for.
+    fn transfer(&self, context: &Context<'_>, message: &[u8]) -> Option<Vec<Vec<u8>>> {
+        if !asks_for_transfer(message) {
+            return None;
+        }
+        self.shared.transfers.load().answer_transfer(context, message)
+    }
+
     fn idle(&self) -> Duration {
         let limits = &self.shared.limits;
         let crowded = self.shared.slots.open() > limits.tcp_connections / 2;
         if crowded { limits.tcp_idle / 5 } else { limits.tcp_idle }
     }
+}
+
+/// Puts a message behind the others, with its length in front. A message has 65535 bytes at most.
+fn append(output: &mut Vec<u8>, message: &[u8]) {
+    output.extend_from_slice(&(message.len() as u16).to_be_bytes());
+    output.extend_from_slice(message);
 }
 
 /// Why answering stopped.

@@ -117,6 +117,7 @@ impl Batch {
         self.to.clear();
         self.tally.udp_queries += received as u64;
         let store = shared.store.load();
+        let transfers = shared.transfers.load();
         let now = Instant::now();
         let mut context = shared.context(seconds(), Transport::Udp, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         for (query, received) in self.queries.iter().zip(&self.received[..received]) {
@@ -128,7 +129,9 @@ impl Batch {
             };
             context.client = client;
             let reply = &mut self.replies[self.to.len()];
-            match answer(&store, &context, &query[..received.length], reply) {
+            let query = &query[..received.length];
+            let signed = transfers.answer_signed(&store, &context, query, reply);
+            match signed.unwrap_or_else(|| answer(&store, &context, query, reply)) {
                 Outcome::Dropped => self.tally.dropped += 1,
                 Outcome::Answered(answered) => {
                     self.tally.answered(&answered);

@@ -12,7 +12,7 @@ use pangolin_core::{
     plan::{DnsPlan, PlannedSet},
     record::{RecordData, RecordKind},
 };
-use pangolin_dns::{CookieSecret, DnsError, Outcome, Policy, Store, Transport, answer};
+use pangolin_dns::{CookieSecret, DnsError, Outcome, Policy, Signers, Store, Transport, answer};
 use zone::{CLIENT, NOW, ask, at, context, host, plan, policy, query, reply_to, show, store};
 
 const SOA: &str = "SOA n1.z.test. hostmaster.z.test. 7 14400 3600 1209600 30";
@@ -200,7 +200,7 @@ fn a_store_without_a_plan_says_servfail_only() {
         let reply = reply_to(&empty, Transport::Udp, &query(name, kind, None)).expect("a reply");
         assert_eq!(show(&reply), "SERVFAIL");
     }
-    let none = Store::build(at(1), &DnsPlan::default()).expect("a plan");
+    let none = Store::build(at(1), &DnsPlan::default(), &Signers::new()).expect("a plan");
     let reply = reply_to(&none, Transport::Udp, &query("z.test.", Rtype::A, None)).expect("a reply");
     assert_eq!(show(&reply), "REFUSED", "a plan without zones is a plan");
 }
@@ -407,6 +407,7 @@ fn server_cookies_are_those_of_rfc_9018() {
     let policy = Policy {
         cookie_secrets: vec![CookieSecret(0xe5e9_73e5_a6b2_a43f_48e7_dc84_9e37_bfcf_u128.to_be_bytes())],
         nsid: Vec::new(),
+        regions: None,
     };
     let mut context = context(&policy, Transport::Udp);
     context.client = "198.51.100.100".parse().expect("an address");
@@ -467,12 +468,12 @@ fn zones_within_zones_are_refused() {
     inner.apex = host("deep.inner.y.test");
     overlapping.zones.push(inner);
     assert!(matches!(
-        Store::build(at(1), &overlapping),
+        Store::build(at(1), &overlapping, &Signers::new()),
         Err(DnsError::Overlap { inner, outer }) if inner == host("deep.inner.y.test") && outer == host("y.test")
     ));
     let mut twice = plan(1);
     twice.zones.push(twice.zones[0].clone());
-    assert!(matches!(Store::build(at(1), &twice), Err(DnsError::Overlap { .. })));
+    assert!(matches!(Store::build(at(1), &twice, &Signers::new()), Err(DnsError::Overlap { .. })));
 }
 
 #[test]
@@ -481,7 +482,7 @@ fn sets_that_no_message_carries_are_servfail() {
     let text: Vec<RecordData> = (0..20_u8).map(|n| RecordData::Txt(vec![n; 4096])).collect();
     let sets = big.zones[0].sets.entry(host("big.z.test")).or_default();
     sets.insert(RecordKind::Txt, PlannedSet { ttl: 1, data: text });
-    let store = Store::build(at(1), &big).expect("a plan");
+    let store = Store::build(at(1), &big, &Signers::new()).expect("a plan");
     for transport in [Transport::Udp, Transport::Tcp] {
         let reply =
             reply_to(&store, transport, &query("big.z.test.", Rtype::TXT, Some(1232))).expect("a reply");
@@ -498,7 +499,7 @@ fn the_longest_names_are_served() {
     let address = PlannedSet { ttl: 30, data: vec![zone::a("192.0.2.1")] };
     let sets = plan.zones[0].sets.entry(longest.parse::<HostName>().expect("a name")).or_default();
     sets.insert(RecordKind::A, address);
-    let store = Store::build(at(1), &plan).expect("a plan");
+    let store = Store::build(at(1), &plan, &Signers::new()).expect("a plan");
     let reply =
         reply_to(&store, Transport::Udp, &query(&format!("{longest}."), Rtype::A, None)).expect("a reply");
     assert!(show(&reply).ends_with("A 192.0.2.1"));

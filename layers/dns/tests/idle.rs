@@ -23,7 +23,7 @@ fn an_idle_server_uses_no_cpu() {
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (server, task) = DnsServer::bind(config).expect("free addresses");
-    server.apply(zone::at(1), &zone::plan(1)).expect("a plan");
+    server.apply(zone::at(1), &zone::plan(1), &zone::no_keys).expect("a plan");
     let shutdown = CancellationToken::new();
     let task = runtime.spawn(task.run(shutdown.clone()));
     thread::sleep(Duration::from_millis(200));

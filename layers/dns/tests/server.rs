@@ -15,7 +15,7 @@ use domain::base::Rtype;
 use pangolin_dns::{DnsConfig, DnsError, DnsServer, Protocol, RateLimit};
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use zone::{a, at, loopback, plan, query, show, zone};
+use zone::{a, at, loopback, no_keys, plan, query, show, zone};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ fn start(config: DnsConfig) -> Running {
 
 fn start_with_plan(config: DnsConfig) -> Running {
     let running = start(config);
-    running.server.apply(at(7), &plan(7)).expect("a plan");
+    running.server.apply(at(7), &plan(7), &no_keys).expect("a plan");
     running
 }
 
@@ -169,31 +169,31 @@ fn before_the_first_plan_it_says_servfail_and_afterwards_never_goes_back() {
     assert_eq!(by_tcp(address, &soa), "SERVFAIL");
     assert_eq!(server.revision(), None);
 
-    server.apply(at(7), &plan(7)).expect("a plan");
+    server.apply(at(7), &plan(7), &no_keys).expect("a plan");
     assert_eq!((serial().as_str(), server.revision()), ("7", Some(at(7))));
-    server.apply(at(6), &plan(6)).expect("ignored");
-    server.apply(at(7), &plan(99)).expect("ignored");
+    server.apply(at(6), &plan(6), &no_keys).expect("ignored");
+    server.apply(at(7), &plan(99), &no_keys).expect("ignored");
     assert_eq!((serial().as_str(), server.revision()), ("7", Some(at(7))));
-    server.apply(at(8), &plan(8)).expect("a plan that differs by its serial");
+    server.apply(at(8), &plan(8), &no_keys).expect("a plan that differs by its serial");
     assert_eq!(serial(), "8");
     assert_eq!(by_udp(address, &query("app.z.test.", Rtype::A, None)), APP);
 
     let mut moved = plan(9);
     moved.zones[0].sets.extend(zone("z.test", 0, &[("app.z.test", 15, vec![a("192.0.2.1")])]).sets);
-    server.apply(at(9), &moved).expect("a plan with other sets");
+    server.apply(at(9), &moved, &no_keys).expect("a plan with other sets");
     let app = || by_udp(address, &query("app.z.test.", Rtype::A, None));
     assert_eq!(app(), "NOERROR aa\nan app.z.test. 15 A 192.0.2.1");
 
     let mut bad = plan(10);
     bad.zones.push(bad.zones[0].clone());
-    assert!(server.apply(at(10), &bad).is_err());
+    assert!(server.apply(at(10), &bad, &no_keys).is_err());
     assert_eq!(server.revision(), Some(at(9)));
     assert_eq!(app(), "NOERROR aa\nan app.z.test. 15 A 192.0.2.1", "what was served stays");
 
     let restored = pangolin_core::id::Revision { lineage: 2, index: 1 };
-    server.apply(restored, &plan(3)).expect("a plan of a later lineage");
+    server.apply(restored, &plan(3), &no_keys).expect("a plan of a later lineage");
     assert_eq!((app().as_str(), serial().as_str()), (APP, "3"));
-    server.apply(at(1000), &plan(1000)).expect("ignored");
+    server.apply(at(1000), &plan(1000), &no_keys).expect("ignored");
     assert_eq!(server.revision(), Some(restored));
     running.stop().expect("a clean end");
 }

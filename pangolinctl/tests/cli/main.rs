@@ -2,6 +2,8 @@
 
 #[path = "../../../api/tests/rest/no_backups.rs"]
 mod no_backups;
+#[path = "../../../api/tests/rest/no_dns.rs"]
+mod no_dns;
 #[path = "../../../api/tests/rest/one_node.rs"]
 mod one_node;
 #[path = "../../../api/tests/rest/server.rs"]

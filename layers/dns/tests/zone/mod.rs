@@ -16,7 +16,7 @@ use pangolin_core::{
     plan::{DnsPlan, PlannedSet, ZonePlan},
     record::RecordData,
 };
-use pangolin_dns::{Context, CookieSecret, Outcome, Policy, Store, Transport, answer};
+use pangolin_dns::{Context, CookieSecret, Outcome, Policy, Secret, Signers, Store, Transport, answer};
 
 pub(crate) fn host(name: &str) -> HostName {
     name.parse().expect("a host name")
@@ -40,6 +40,10 @@ pub(crate) fn zone(apex: &str, serial: u32, sets: &[(&str, u32, Vec<RecordData>)
         serial,
         negative_ttl: 30,
         sets: by_name,
+        regional: BTreeMap::new(),
+        fail_open: BTreeMap::new(),
+        key: None,
+        secondaries: Vec::new(),
     }
 }
 
@@ -120,15 +124,22 @@ pub(crate) fn plan(serial: u32) -> DnsPlan {
             zone("z.test", serial, &sets),
             zone("y.test", serial, &[("www.y.test", 30, vec![a("192.0.2.8")])]),
         ],
+        ..DnsPlan::default()
     }
 }
 
+/// For plans without keys.
+pub(crate) fn no_keys(secret: Secret<'_>) -> Result<Vec<u8>, String> {
+    Err(format!("there is no key for {secret:?}"))
+}
+
 pub(crate) fn store() -> Store {
-    Store::build(at(7), &plan(7)).expect("a plan that can be served")
+    Store::build(at(7), &plan(7), &Signers::new()).expect("a plan that can be served")
 }
 
 pub(crate) fn policy() -> Policy {
-    Policy { nsid: b"n1".to_vec(), cookie_secrets: vec![CookieSecret(*b"sixteen bytes ok")] }
+    let cookie_secrets = vec![CookieSecret(*b"sixteen bytes ok")];
+    Policy { nsid: b"n1".to_vec(), cookie_secrets, regions: None }
 }
 
 pub(crate) const CLIENT: &str = "192.0.2.200";

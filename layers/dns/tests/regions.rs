@@ -1,0 +1,191 @@
+//! Answers that depend on where the client is: by rule, by database, by what its resolver passes on.
+
+mod zone;
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use domain::base::{
+    Message, MessageBuilder, Name, Rtype,
+    iana::{Class, OptRcode, OptionCode},
+    opt::UnknownOptData,
+};
+use pangolin_core::plan::{DnsPlan, PlannedSet};
+use pangolin_dns::{Context, GeoDatabase, Outcome, Policy, Signers, Store, Transport, answer};
+use zone::{a, at, host};
+
+/// `app.z.test` has other addresses in `eu`, in `de` and in `us`; `control.z.test` is the same everywhere.
+fn store(rules: &[(&str, &str)]) -> Store {
+    let set = |address: &str| PlannedSet { ttl: 30, data: vec![a(address)] };
+    let sets = [
+        ("app.z.test", 30, vec![a("192.0.2.1"), a("192.0.2.2"), a("192.0.2.3")]),
+        ("control.z.test", 30, vec![a("192.0.2.9")]),
+    ];
+    let mut zone = zone::zone("z.test", 7, &sets);
+    let near = [("eu", "192.0.2.1"), ("de", "192.0.2.2"), ("us", "192.0.2.3")].map(|(region, address)| {
+        let set = set(address);
+        (region.parse().expect("a region"), BTreeMap::from([(set.data[0].kind(), set)]))
+    });
+    zone.regional = BTreeMap::from([(host("app.z.test"), BTreeMap::from(near))]);
+    let read = |(network, region): &(&str, &str)| {
+        (network.parse().expect("a network"), region.parse().expect("a region"))
+    };
+    let plan = DnsPlan { zones: vec![zone], regions: rules.iter().map(read).collect(), ..DnsPlan::default() };
+    Store::build(at(1), &plan, &Signers::new()).expect("a store")
+}
+
+/// A query, for a client whose resolver passes this on.
+fn query(name: &str, subnet: Option<&[u8]>) -> Vec<u8> {
+    let mut question = MessageBuilder::new_vec().question();
+    let name: Name<Vec<u8>> = name.parse().expect("a name");
+    question.push((name, Rtype::A, Class::IN)).expect("room");
+    let mut additional = question.additional();
+    let opt = additional.opt(|opt| {
+        opt.set_udp_payload_size(1232);
+        if let Some(subnet) = subnet {
+            opt.push(&UnknownOptData::new(OptionCode::CLIENT_SUBNET, subnet).expect("short"))?;
+        }
+        Ok(())
+    });
+    opt.expect("room");
+    additional.finish()
+}
+
+/// The last octets of what is answered, and the option of the reply.
+fn ask(store: &Store, policy: &Policy, client: &str, query: &[u8]) -> (OptRcode, Vec<u8>, Option<Vec<u8>>) {
+    let client = client.parse().expect("an address");
+    let context = Context { policy, client, transport: Transport::Udp, now: zone::NOW, leader_contact: true };
+    let mut reply = Vec::new();
+    let Outcome::Answered(answered) = answer(store, &context, query, &mut reply) else { panic!("no reply") };
+    let message = Message::from_octets(reply).expect("a reply");
+    let addresses = message.answer().expect("a section").limit_to::<domain::rdata::A>();
+    let last = addresses.map(|record| record.expect("a record").data().addr().octets()[3]);
+    let option = message.opt().and_then(|opt| {
+        let mut options = opt.opt().iter::<UnknownOptData<_>>().map(|option| option.expect("an option"));
+        options.find(|o| o.code() == OptionCode::CLIENT_SUBNET).map(|o| o.as_slice().to_vec())
+    });
+    (answered.rcode, last.collect(), option)
+}
+
+#[test]
+fn rules_say_who_is_answered_what() {
+    let store = store(&[("10.0.0.0/8", "eu"), ("10.9.0.0/16", "us"), ("10.8.0.0/16", "moon")]);
+    let policy = Policy::default();
+    let answered = |client: &str| ask(&store, &policy, client, &query("app.z.test", None)).1;
+    assert_eq!(answered("10.1.1.1"), [1]);
+    assert_eq!(answered("10.9.1.1"), [3]);
+    assert_eq!(answered("10.8.1.1"), [1, 2, 3], "a region without nodes");
+    assert_eq!(answered("192.0.2.77"), [1, 2, 3], "nobody knows where");
+}
+
+#[test]
+fn what_a_resolver_passes_on_counts_and_the_reply_says_for_how_much_it_holds() {
+    let store = store(&[("10.0.0.0/8", "eu"), ("10.9.0.0/16", "us")]);
+    let policy = Policy::default();
+    let us = [0, 1, 24, 0, 10, 9, 1];
+    let (_, last, option) = ask(&store, &policy, "192.0.2.77", &query("app.z.test", Some(&us)));
+    assert_eq!((last, option), (vec![3], Some(vec![0, 1, 24, 16, 10, 9, 1])));
+    let (_, last, option) = ask(&store, &policy, "192.0.2.77", &query("control.z.test", Some(&us)));
+    assert_eq!((last, option), (vec![9], Some(vec![0, 1, 24, 0, 10, 9, 1])), "the same for everybody");
+    let nothing = [0, 1, 0, 0];
+    let (_, last, option) = ask(&store, &policy, "10.9.0.1", &query("app.z.test", Some(&nothing)));
+    assert_eq!((last, option), (vec![3], Some(vec![0, 1, 0, 16])), "then the resolver's own address");
+    let (rcode, last, _) = ask(&store, &policy, "10.9.0.1", &query("app.z.test", Some(&[0, 1, 24, 0, 10])));
+    assert_eq!((rcode, last), (OptRcode::FORMERR, vec![]), "malformed");
+}
+
+#[test]
+fn a_database_tells_where_no_rule_does_the_smallest_area_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("test.mmdb");
+    let europe = [("country", "iso_code", "FR"), ("continent", "code", "EU")];
+    let germany = [("country", "iso_code", "DE"), ("continent", "code", "EU")];
+    let networks = [([172, 16, 0, 0], 12, europe), ([172, 32, 0, 0], 12, germany)];
+    std::fs::write(&path, database(&networks)).expect("a file");
+    let database = Arc::new(GeoDatabase::open(&path).expect("a database"));
+    let policy = Policy { regions: Some(database), ..Policy::default() };
+    let store = store(&[("172.16.1.0/24", "us")]);
+    let answered = |client: &str| ask(&store, &policy, client, &query("app.z.test", None)).1;
+    assert_eq!(answered("172.17.0.1"), [1], "the continent");
+    assert_eq!(answered("172.33.0.1"), [2], "the country before the continent");
+    assert_eq!(answered("172.16.1.1"), [3], "a rule before the database");
+    assert_eq!(answered("192.0.2.1"), [1, 2, 3]);
+    std::fs::write(&path, b"no database").expect("a file");
+    let refused = GeoDatabase::open(&path).expect_err("an error").to_string();
+    assert!(refused.contains("cannot be used"), "{refused}");
+}
+
+/// An address, the length of its prefix, and two values, each with the names of two maps around it.
+type Area = ([u8; 4], u32, [(&'static str, &'static str, &'static str); 2]);
+
+/// A database of IPv4 networks in MaxMind's format, version 2.0.
+fn database(networks: &[Area]) -> Vec<u8> {
+    const DATA: u32 = 1 << 31;
+    // A tree of pairs: a node's number, or where the data begins (marked by the highest bit).
+    let mut tree: Vec<[Option<u32>; 2]> = vec![[None; 2]];
+    let mut data = Vec::new();
+    for (address, prefix, place) in networks {
+        let bits = Ipv4Addr::from(*address).to_bits();
+        let mut node = 0;
+        for depth in 0..*prefix {
+            let side = (bits >> (31 - depth) & 1) as usize;
+            if depth + 1 == *prefix {
+                tree[node][side] = Some(DATA | u32::try_from(data.len()).expect("small"));
+            } else if let Some(next) = tree[node][side] {
+                node = next as usize;
+            } else {
+                let next = u32::try_from(tree.len()).expect("small");
+                tree[node][side] = Some(next);
+                tree.push([None; 2]);
+                node = next as usize;
+            }
+        }
+        data.push(0xe2);
+        for (outer, inner, value) in place {
+            text(&mut data, outer);
+            data.push(0xe1);
+            text(&mut data, inner);
+            text(&mut data, value);
+        }
+    }
+    let count = u32::try_from(tree.len()).expect("small");
+    let mut file = Vec::new();
+    for record in tree.iter().flatten() {
+        let value = match record {
+            None => count,
+            Some(at) if at & DATA != 0 => (at & !DATA) + count + 16,
+            Some(next) => *next,
+        };
+        file.extend(&value.to_be_bytes()[1..]);
+    }
+    file.extend([0; 16]);
+    file.extend(data);
+    file.extend(b"\xab\xcd\xefMaxMind.com");
+    file.push(0xe9);
+    let mut number = |name: &str, kind: [u8; 2], bytes: &[u8]| {
+        text(&mut file, name);
+        // Types above 7 have a byte of their own.
+        file.push(kind[0] << 5 | u8::try_from(bytes.len()).expect("short"));
+        if kind[1] > 0 {
+            file.push(kind[1]);
+        }
+        file.extend(bytes);
+    };
+    number("node_count", [6, 0], &count.to_be_bytes());
+    number("record_size", [5, 0], &[24]);
+    number("ip_version", [5, 0], &[4]);
+    number("binary_format_major_version", [5, 0], &[2]);
+    number("binary_format_minor_version", [5, 0], &[0]);
+    number("build_epoch", [0, 2], &[1]);
+    text(&mut file, "database_type");
+    text(&mut file, "Test-Country");
+    text(&mut file, "languages");
+    file.extend([0x00, 0x04]);
+    text(&mut file, "description");
+    file.push(0xe0);
+    file
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.push(0x40 | u8::try_from(text.len()).expect("short"));
+    out.extend(text.as_bytes());
+}

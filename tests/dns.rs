@@ -1,0 +1,200 @@
+//! DNS as operators use it: `pangolinctl dns …` on a real cluster, and what its nodes answer then.
+//!
+//! The programs must be built: `cargo build --workspace --bins` (scripts/test.sh does).
+#![allow(clippy::print_stdout, reason = "a test that is skipped says so, and tells its figures")]
+
+#[allow(dead_code, reason = "each test program uses a part")]
+mod hosts;
+
+use std::{
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use hosts::{PATIENCE, pangolinctl};
+use pangolin_chaos::{
+    cluster::{Cluster, Options, START_PATIENCE},
+    dns::{self, Kind},
+    site::Site,
+};
+use pangolin_node as _;
+
+async fn cluster(nodes: u8) -> Cluster {
+    let options = Options::of_nodes(nodes).expect("addresses and ports");
+    let cluster = Cluster::start(options).await.expect("a cluster");
+    Site::found(&cluster).await.expect("an organisation and a domain");
+    cluster
+}
+
+/// Runs `pangolinctl dns …` on a node's host; what it prints.
+fn ctl(cluster: &Cluster, node: usize, arguments: &[&str]) -> String {
+    let all: Vec<&str> = ["dns"].iter().chain(arguments).copied().collect();
+    pangolinctl(cluster, node, &all).ok(&all.join(" ")).expect("done").stdout
+}
+
+/// What dig prints; none where it is not installed.
+fn dig(server: SocketAddr, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("dig")
+        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+time=5", "+tries=2"])
+        .args(arguments)
+        .output()
+        .ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test]
+async fn records_of_the_operator_are_answered_by_every_node() {
+    let cluster = cluster(3).await;
+    ctl(&cluster, 1, &["record", "add", "mail.demo.test", "A", "192.0.2.25", "--ttl", "60"]);
+    ctl(&cluster, 1, &["record", "add", "mail.demo.test", "A", "192.0.2.26"]);
+    ctl(&cluster, 2, &["record", "add", "demo.test", "MX", "10", "mail"]);
+    ctl(&cluster, 0, &["record", "add", "demo.test", "TXT", "\"v=spf1 mx -all\""]);
+    let listed = ctl(&cluster, 0, &["record", "list", "demo.test"]);
+    for line in ["mail.demo.test  60", "10 mail.demo.test.", "\"v=spf1 mx -all\""] {
+        assert!(listed.contains(line), "{line}:\n{listed}");
+    }
+    for node in &cluster.nodes {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = dns::ask(node.dns(), "mail.demo.test", Kind::A).await.expect("an answer");
+            if answer.addresses.len() == 2 {
+                break;
+            }
+            assert!(Instant::now() < end, "{answer:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    ctl(&cluster, 0, &["record", "remove", "mail.demo.test", "A", "192.0.2.26"]);
+    let again = pangolinctl(&cluster, 0, &["dns", "record", "remove", "mail.demo.test", "A", "192.0.2.26"]);
+    assert!(again.stderr.contains("has no such A record"), "{}", again.stderr);
+    let asked = ctl(&cluster, 0, &["query", "mail.demo.test", "A"]);
+    assert!(asked.contains("NOERROR, authoritative") && asked.contains("192.0.2.25"), "{asked}");
+    assert!(!asked.contains("192.0.2.26"), "{asked}");
+    let dumped = ctl(&cluster, 0, &["dump", "demo.test"]);
+    for line in ["IN SOA n1.demo.test.", "demo.test. 300 IN MX 10 mail.demo.test.", "n3.demo.test. 3600 IN A"]
+    {
+        assert!(dumped.contains(line), "{line}:\n{dumped}");
+    }
+    let why = pangolinctl(&cluster, 0, &["why", "mail.demo.test"]).stdout;
+    assert!(why.contains("a record set of the operator's own"), "{why}");
+    let refused = pangolinctl(&cluster, 0, &["dns", "record", "add", "www.else.test", "A", "192.0.2.1"]);
+    assert!(refused.stderr.contains("does not lie in a zone"), "{}", refused.stderr);
+}
+
+/// Waits until the first node answers a name with one address.
+async fn served(cluster: &Cluster, name: &str) {
+    let end = Instant::now() + PATIENCE;
+    while dns::ask(cluster.nodes[0].dns(), name, Kind::A).await.expect("an answer").addresses.len() != 1 {
+        assert!(Instant::now() < end, "{name} is not served");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_large_zone_file_is_brought_in_and_served_within_a_second() {
+    let cluster = cluster(1).await;
+    let mut text = String::from("$TTL 300\n@ IN SOA ns.old. hostmaster 1 2 3 4 5\n  IN NS ns.old.\n");
+    for n in 0..10_000 {
+        text.push_str(&format!("host-{n} IN A 192.0.2.{}\n", n % 250));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("zone");
+    std::fs::write(&file, &text).expect("a file");
+    let said = ctl(&cluster, 0, &["record", "import", "demo.test", file.to_str().expect("a plain path")]);
+    assert!(said.contains("brought into demo.test"), "{said}");
+    served(&cluster, "host-9999.demo.test").await;
+    // One more change, with all of that in the zone.
+    let began = Instant::now();
+    ctl(&cluster, 0, &["record", "add", "late.demo.test", "A", "192.0.2.1"]);
+    served(&cluster, "late.demo.test").await;
+    println!("a change in a zone of 10,000 names was served after {:.2} s", began.elapsed().as_secs_f32());
+    let zones = ctl(&cluster, 0, &["zones"]);
+    assert!(zones.contains("demo.test"), "{zones}");
+}
+
+#[tokio::test]
+async fn a_zone_is_signed_with_a_key_that_every_node_has() {
+    let cluster = cluster(3).await;
+    let signer = ctl(&cluster, 1, &["dnssec", "enable", "demo.test"]);
+    assert!(signer.starts_with("demo.test. 3600 IN DS ") && signer.contains(" 13 2 "), "{signer}");
+    assert_eq!(ctl(&cluster, 2, &["dnssec", "show", "demo.test"]), signer);
+    let again = pangolinctl(&cluster, 0, &["dns", "dnssec", "enable", "demo.test"]);
+    assert!(again.stderr.contains("signed already"), "{}", again.stderr);
+    let Some(_) = dig(cluster.nodes[0].dns(), &["demo.test", "SOA"]) else {
+        println!("skipped: dig is not installed");
+        return;
+    };
+    let mut keys = Vec::new();
+    for node in &cluster.nodes {
+        let end = Instant::now() + PATIENCE;
+        let key = loop {
+            let key = dig(node.dns(), &["+short", "demo.test", "DNSKEY"]).expect("dig");
+            if !key.is_empty() {
+                break key;
+            }
+            assert!(Instant::now() < end, "{} does not sign", node.name);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        keys.push(key);
+        let signed = dig(node.dns(), &["+dnssec", "control.demo.test", "A"]).expect("dig");
+        assert!(signed.contains("RRSIG\tA 13 3"), "{signed}");
+        let denied = dig(node.dns(), &["+dnssec", "nothing.demo.test", "A"]).expect("dig");
+        assert!(denied.contains("NSEC\t\\000.nothing.demo.test. RRSIG NSEC TYPE128"), "{denied}");
+    }
+    keys.dedup();
+    assert_eq!(keys.len(), 1);
+    ctl(&cluster, 0, &["dnssec", "disable", "demo.test", "--ds-removed"]);
+}
+
+#[tokio::test]
+async fn a_check_says_what_the_parent_has_to_have() {
+    let cluster = cluster(1).await;
+    // The node itself in the place of a parent: it names the zone's servers.
+    let parent = cluster.nodes[0].dns().to_string();
+    let checked = pangolinctl(&cluster, 0, &["dns", "check", "demo.test", "--server", &parent]);
+    let text = &checked.stdout;
+    assert!(text.contains("says what the zone says"), "{text}{}", checked.stderr);
+    assert!(text.contains("demo.test. 3600 IN NS n1.demo.test."), "{text}");
+    let glue = format!("n1.demo.test. 3600 IN A {}", cluster.nodes[0].address);
+    assert!(text.contains(&glue), "{text}");
+}
+
+#[tokio::test]
+async fn a_decision_is_answered_by_all_nodes_and_a_node_alone_goes_on() {
+    let mut cluster = cluster(3).await;
+    let site = Site::publish(&cluster, "lab", "hello", None).await.expect("a site");
+    let mut slowest = Duration::ZERO;
+    for round in 0..40 {
+        let policy = if round % 2 == 0 { "all" } else { "home" };
+        let expected = if round % 2 == 0 { 3 } else { 1 };
+        ctl(&cluster, round % 3, &["answers", &site.host, policy]);
+        let began = Instant::now();
+        for node in &cluster.nodes {
+            while dns::ask(node.dns(), &site.host, Kind::A).await.expect("an answer").addresses.len()
+                != expected
+            {
+                assert!(began.elapsed() < PATIENCE, "{} does not follow", node.name);
+            }
+        }
+        slowest = slowest.max(began.elapsed());
+    }
+    println!("40 decisions: the slowest was answered everywhere after {:.3} s", slowest.as_secs_f32());
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // A node alone answers from the last state, and says of challenges that it cannot know.
+    ctl(&cluster, 0, &["record", "add", "_acme-challenge.demo.test", "TXT", "token"]);
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+    let alone = cluster.nodes[0].dns();
+    let end = Instant::now() + START_PATIENCE;
+    loop {
+        let hello = dns::ask(alone, &site.host, Kind::A).await.expect("an answer");
+        assert_eq!(hello.code, 0, "{hello:?}");
+        let challenge = dns::ask(alone, "_acme-challenge.demo.test", Kind::Txt).await.expect("an answer");
+        if challenge.code == 2 {
+            break;
+        }
+        assert!(Instant::now() < end, "{challenge:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
