@@ -14,11 +14,13 @@
 mod answer;
 mod backups;
 mod call;
+mod certificates;
 mod failure;
 mod routes;
 mod service;
 mod view;
 
 pub use backups::BackupPort;
+pub use certificates::CertificatePort;
 pub use failure::ApiFailure;
 pub use service::{Api, Caller, Credentials, NewToken, NodePort, ResponseBody};

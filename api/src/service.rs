@@ -20,6 +20,7 @@ use crate::{
     answer,
     backups::BackupPort,
     call::{Arrived, Freshness},
+    certificates::CertificatePort,
     failure::ApiFailure,
     routes::{self, Door},
 };
@@ -98,6 +99,9 @@ pub trait NodePort: Send + Sync + 'static {
 
     /// Its backups.
     fn backups(&self) -> &dyn BackupPort;
+
+    /// Keys and certificates that come in from operators.
+    fn certificates(&self) -> &dyn CertificatePort;
 
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);

@@ -13,6 +13,7 @@ use crate::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
         TokenId, UserId,
     },
+    issuance::CertificatesChange,
     name::{HostName, Slug},
     record::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec,
@@ -246,6 +247,8 @@ pub enum Body {
     },
     /// A certificate that nothing needs any more is gone.
     CertificateRemoved(CertificateId),
+    /// Issuers, orders of certificates, and the keys that seal were changed.
+    Certificates(Box<CertificatesChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -281,6 +284,7 @@ impl Body {
             Self::Disbanded { .. } => "Disbanded",
             Self::LeadershipHanded { .. } => "LeadershipHanded",
             Self::CertificateRemoved(_) => "CertificateRemoved",
+            Self::Certificates(_) => "Certificates",
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

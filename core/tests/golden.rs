@@ -15,6 +15,7 @@ use pangolin_core::{
     codec,
     command::{LineageBegun, UpgradeChange},
     id::ClientId,
+    issuance::{CertificatesChange, OrderStep, Rewrapped, SealedPlace, Window},
     record::{
         AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
         RecordSet, RecoveryPublic, Settings, TunnelKey, Verdict,
@@ -51,6 +52,30 @@ fn variant(body: &Body) -> &'static str {
         | Body::Disbanded { .. }
         | Body::LeadershipHanded { .. }
         | Body::CertificateRemoved(_) => body.name(),
+        Body::Certificates(change) => match &**change {
+            CertificatesChange::IssuersSet(_) => "IssuersSet",
+            CertificatesChange::AccountKeyMade { .. } => "AccountKeyMade",
+            CertificatesChange::AccountRegistered { .. } => "AccountRegistered",
+            CertificatesChange::AccountLost { .. } => "AccountLost",
+            CertificatesChange::OrderPlanned { .. } => "OrderPlanned",
+            CertificatesChange::OrderMoved { step, .. } => match step {
+                OrderStep::KeyReady { .. } => "OrderKeyReady",
+                OrderStep::Ordered { .. } => "OrderOrdered",
+                OrderStep::TxtPublished(_) => "OrderTxtPublished",
+                OrderStep::Triggered => "OrderTriggered",
+                OrderStep::Finalizing => "OrderFinalizing",
+                OrderStep::Issued { .. } => "OrderIssued",
+                OrderStep::Failed { .. } => "OrderFailed",
+            },
+            CertificatesChange::RenewalWanted(_) => "RenewalWanted",
+            CertificatesChange::WindowLearned { .. } => "WindowLearned",
+            CertificatesChange::Imported(_) => "Imported",
+            CertificatesChange::RevocationWanted { .. } => "RevocationWanted",
+            CertificatesChange::Revoked { .. } => "Revoked",
+            CertificatesChange::KeyActivated(_) => "KeyActivated",
+            CertificatesChange::Rewrapped(_) => "Rewrapped",
+            CertificatesChange::KeyRetired(_) => "KeyRetired",
+        },
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
             C::OrgChanged { .. } => "OrgChanged",
@@ -81,7 +106,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 48;
+const VARIANTS: usize = 68;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -110,7 +135,67 @@ fn list() -> Vec<Command> {
     restored(&mut list);
     let at = 1_800_000_000_000 + list.len() as u64;
     list.extend(membership().into_iter().zip(at..).map(|(body, at)| command(at, body)));
+    issuance(&mut list);
     list
+}
+
+/// A certificate is ordered, fails once, is issued, revoked and imported; then the keys are sealed anew.
+fn issuance(list: &mut Vec<Command>) {
+    use CertificatesChange as C;
+    let directory = facts::DIRECTORY.to_owned();
+    let names = vec![host("*.demo.test"), host("demo.test")];
+    let account = "https://ca.test/account/1".to_owned();
+    let window = Window {
+        start: Timestamp(1_000),
+        end: Timestamp(3_000),
+        selected: Timestamp(2_000),
+        explanation: Some("https://ca.test/why".to_owned()),
+    };
+    let planned = |generation| C::OrderPlanned {
+        names: names.clone(),
+        generation,
+        directory: directory.clone(),
+        replaces: false,
+    };
+    let registered = || C::AccountRegistered {
+        directory: directory.clone(),
+        url: account.clone(),
+        caa: vec!["ca.test".to_owned()],
+    };
+    let mut tell = |list: &mut Vec<Command>, change: C| {
+        list.push(command(1_800_000_000_000 + list.len() as u64, Body::Certificates(Box::new(change))));
+        Revision { lineage: 3, index: list.len() as u64 }
+    };
+    tell(list, C::IssuersSet(vec![facts::issuer()]));
+    tell(list, C::AccountKeyMade { directory: directory.clone(), key: facts::sealed() });
+    tell(list, registered());
+    tell(list, C::AccountLost { directory: directory.clone(), url: account.clone() });
+    tell(list, registered());
+    let attempt = tell(list, planned(1));
+    // The id that the first order gets.
+    let id = facts::applied(list).issuance().upkeeps.keys().next().copied().expect("an upkeep");
+    let moved = |generation, attempt, step| C::OrderMoved { id, generation, attempt, step };
+    for step in facts::order_steps() {
+        tell(list, moved(1, attempt, step.clone()));
+        if matches!(step, OrderStep::Finalizing) {
+            break;
+        }
+    }
+    tell(list, moved(1, attempt, facts::failed()));
+    let attempt = tell(list, planned(2));
+    for step in facts::order_steps() {
+        tell(list, moved(2, attempt, step));
+    }
+    tell(list, C::WindowLearned { id, generation: 2, window: Some(window) });
+    tell(list, C::RenewalWanted(id));
+    tell(list, C::RevocationWanted { id, reason: 4 });
+    tell(list, C::Revoked { id, generation: 2 });
+    let Body::CertificateIssued(own) = certificate(vec![host("demo.test")]) else { panic!("a certificate") };
+    tell(list, C::Imported(*own));
+    tell(list, C::KeyActivated(2));
+    let sealed = pangolin_core::record::Sealed { kek: 2, ..facts::sealed() };
+    tell(list, C::Rewrapped(vec![Rewrapped { place: SealedPlace::Certificate(id), sealed }]));
+    tell(list, C::KeyRetired(1));
 }
 
 /// The catalog of the beginning comes back, and a new history begins.

@@ -4,6 +4,7 @@
 //! values: a rejection means "not this route" and nothing else. One `recover` at the end speaks for all rejections.
 
 mod backup;
+mod certificate;
 mod cluster;
 mod credentials;
 mod domain;
@@ -89,7 +90,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 13] = [
+    let nouns: [fn(&mut Routes); 14] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -104,6 +105,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         resource::routes,
         target::routes,
         why::routes,
+        certificate::routes,
     ];
     let mut table = Vec::new();
     let mut filters: Vec<Route> = vec![cluster::health(&app)];

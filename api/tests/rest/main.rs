@@ -7,6 +7,7 @@ mod no_backups;
 mod one_node;
 mod protocol;
 mod server;
+mod unsealed;
 mod why;
 
 use server::Server;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use super::challenges;
 use crate::{
     id::NodeId,
     name::HostName,
@@ -86,6 +87,7 @@ fn zone(state: &ClusterState, apex: &HostName) -> Option<ZonePlan> {
             sets.put(name, *kind, PlannedSet { ttl: set.ttl, data: set.data.clone() });
         }
     }
+    challenges::add(state, apex, &mut sets.by_name);
     let servers: Vec<RecordData> =
         name_servers.iter().map(|(_, name)| RecordData::Ns(name.clone())).collect();
     if !servers.is_empty() {

@@ -1,10 +1,12 @@
 //! Plans: what one node must do now, derived from the state and stamped with its revision. Never stored.
 
+mod challenges;
 mod dns;
 mod edge;
 mod peers;
 mod tunnel;
 
+pub use challenges::{CHALLENGE_LABEL, challenge_names};
 pub use dns::{DnsPlan, PlannedSet, ZonePlan};
 pub(crate) use dns::{addresses_of, nodes_for, served_below};
 pub use edge::{EdgePlan, PlannedCertificate, Route, RouteTarget};

@@ -64,6 +64,7 @@ sections! {
     26 staged
     27 autopilot
     28 decisions
+    30 issuance
     #[cfg(pangolin_next)]
     200 notes
 }

@@ -9,6 +9,8 @@ mod changes;
 mod decisions;
 mod encoding;
 mod index;
+mod issuance;
+mod keys;
 mod lineage;
 mod nodes;
 mod requests;
@@ -34,6 +36,7 @@ use crate::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
         TokenId, UserId,
     },
+    issuance::Issuance,
     name::{HostName, Slug},
     outcome::{Outcome, Refusal},
     record::{
@@ -78,6 +81,7 @@ pub struct ClusterState {
     staged: Option<Staged>,
     autopilot: Autopilot,
     decisions: Decisions,
+    issuance: Issuance,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
@@ -326,6 +330,7 @@ impl ClusterState {
             Body::Disbanded { survivor } => self.disband(*survivor, &command.cause),
             Body::LeadershipHanded { to, .. } => self.note_handover(*to),
             Body::CertificateRemoved(id) => self.remove_certificate(*id),
+            Body::Certificates(change) => self.change_certificates(change),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

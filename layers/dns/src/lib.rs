@@ -12,12 +12,14 @@
 //! | `record`, `store`, `build` | the answers, in wire form |
 //! | `answer` | RFC 1034 §4.3.2: from the question to the reply |
 //! | `limit` | response rate limiting |
+//! | `ask` | one question, as a validator asks it |
 //! | `server`, `bind`, `udp`, `tcp` | sockets, threads, shutdown |
 //!
 //! Deliberately not here: recursion, dynamic updates, transfers in, any clock or state of its own. What is answered
 //! and in which order is decided in `pangolin_core::plan`.
 
 mod answer;
+mod ask;
 mod bind;
 mod build;
 mod config;
@@ -37,6 +39,7 @@ mod tcp;
 mod udp;
 
 pub use answer::{Answered, Context, Outcome, Policy, Transport, answer};
+pub use ask::ask_txt;
 pub use config::{CookieSecret, DnsConfig, RateLimit};
 pub use counters::DnsCounters;
 pub use error::{DnsError, Protocol};
