@@ -247,7 +247,7 @@ pub enum Body {
     },
     /// A certificate that nothing needs any more is gone.
     CertificateRemoved(CertificateId),
-    /// Issuers, orders of certificates, and the keys that seal were changed.
+    /// Issuers, accounts and orders of certificates were changed.
     Certificates(Box<CertificatesChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]

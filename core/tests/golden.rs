@@ -15,7 +15,7 @@ use pangolin_core::{
     codec,
     command::{LineageBegun, UpgradeChange},
     id::ClientId,
-    issuance::{CertificatesChange, OrderStep, Rewrapped, SealedPlace, Window},
+    issuance::{CertificatesChange, OrderStep, Window},
     record::{
         AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
         RecordSet, RecoveryPublic, Settings, TunnelKey, Verdict,
@@ -72,9 +72,6 @@ fn variant(body: &Body) -> &'static str {
             CertificatesChange::Imported(_) => "Imported",
             CertificatesChange::RevocationWanted { .. } => "RevocationWanted",
             CertificatesChange::Revoked { .. } => "Revoked",
-            CertificatesChange::KeyActivated(_) => "KeyActivated",
-            CertificatesChange::Rewrapped(_) => "Rewrapped",
-            CertificatesChange::KeyRetired(_) => "KeyRetired",
         },
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
@@ -106,7 +103,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 68;
+const VARIANTS: usize = 65;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -139,7 +136,7 @@ fn list() -> Vec<Command> {
     list
 }
 
-/// A certificate is ordered, fails once, is issued, revoked and imported; then the keys are sealed anew.
+/// A certificate is ordered, fails once, is issued and revoked; another one is imported.
 fn issuance(list: &mut Vec<Command>) {
     use CertificatesChange as C;
     let directory = facts::DIRECTORY.to_owned();
@@ -192,10 +189,6 @@ fn issuance(list: &mut Vec<Command>) {
     tell(list, C::Revoked { id, generation: 2 });
     let Body::CertificateIssued(own) = certificate(vec![host("demo.test")]) else { panic!("a certificate") };
     tell(list, C::Imported(*own));
-    tell(list, C::KeyActivated(2));
-    let sealed = pangolin_core::record::Sealed { kek: 2, ..facts::sealed() };
-    tell(list, C::Rewrapped(vec![Rewrapped { place: SealedPlace::Certificate(id), sealed }]));
-    tell(list, C::KeyRetired(1));
 }
 
 /// The catalog of the beginning comes back, and a new history begins.

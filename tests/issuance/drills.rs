@@ -46,7 +46,10 @@ async fn a_name_that_cannot_be_proved_is_not_tried_again_at_once() {
     lab.resolver.broken.store(true, Ordering::Relaxed);
     lab.use_pebble();
     let failed = lab.until("it fails", |certificate| certificate.failures > 0).await;
-    assert!(failed.reason.contains("the last attempt failed") && failed.reason.contains("the next one is at"), "{failed:?}");
+    assert!(
+        failed.reason.contains("the last attempt failed") && failed.reason.contains("the next one is at"),
+        "{failed:?}"
+    );
     assert_eq!(failed.surplus_orders, 1);
     sleep(A_WHILE).await;
     assert_eq!(lab.front.seen(Asked::NewOrder), 1, "one order, and then a pause");

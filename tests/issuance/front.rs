@@ -258,7 +258,10 @@ impl Inside {
             pangolin_core::Timestamp(seconds * 1000).to_string()
         };
         let window = json!({ "start": text(start), "end": text(end) });
-        Some(plain(StatusCode::OK, &json!({ "suggestedWindow": window, "explanationURL": "https://why.test/" })))
+        Some(plain(
+            StatusCode::OK,
+            &json!({ "suggestedWindow": window, "explanationURL": "https://why.test/" }),
+        ))
     }
 
     async fn hand_on(&self, head: &http::request::Parts, body: Bytes) -> anyhow::Result<Response<Bytes>> {

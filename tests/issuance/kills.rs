@@ -43,7 +43,11 @@ async fn whenever_the_leader_dies_the_next_one_finishes_and_no_generation_is_fin
             Asked::NewAccount => lab.use_pebble(),
             _ => drop(lab.ctl_ok(&["cert", "renew", "demo.test"])),
         }
-        assert!(lab.front.caught(caught + 1, crate::lab::PATIENCE).await, "{asked:?} was not asked: {}", lab.pebble.tail());
+        assert!(
+            lab.front.caught(caught + 1, crate::lab::PATIENCE).await,
+            "{asked:?} was not asked: {}",
+            lab.pebble.tail()
+        );
         let status = hosts::leads(&lab.cluster, 0).await;
         let leader = status.leader.as_ref().expect("a leader").node_id;
         let leader = lab.cluster.position(&status, leader).expect("one of these");

@@ -77,7 +77,8 @@ impl Lab {
         let (roots, key) = (self.cluster.dir().join("roots.pem"), self.cluster.dir().join("external"));
         std::fs::write(&key, EXTERNAL.1).expect("written");
         let (roots, key) = (roots.to_str().expect("text"), key.to_str().expect("text"));
-        let words = ["cert", "issuer", "set", "pebble", "--directory", &self.front.directory, "--roots", roots];
+        let words =
+            ["cert", "issuer", "set", "pebble", "--directory", &self.front.directory, "--roots", roots];
         let more = ["--external-account", EXTERNAL.0, "--external-key-file", key];
         self.ctl_ok(&[&words[..], &more].concat());
     }
@@ -127,7 +128,8 @@ impl Lab {
     /// The authority's root, PEM.
     pub(crate) async fn root(&self) -> String {
         let identity = Https::trusting(&self.pebble.identity.certificate_pem).expect("a client");
-        let answer = identity.get(self.pebble.management, "localhost", "/roots/0", PATIENCE).await.expect("a root");
+        let answer =
+            identity.get(self.pebble.management, "localhost", "/roots/0", PATIENCE).await.expect("a root");
         String::from_utf8(answer.body.to_vec()).expect("PEM")
     }
 

@@ -14,7 +14,8 @@ use serde_json::json;
 /// How long it may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Name and key of an account that it gave by other means.
-pub(crate) const EXTERNAL: (&str, &str) = ("kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W");
+pub(crate) const EXTERNAL: (&str, &str) =
+    ("kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W");
 
 /// How it behaves.
 #[derive(Clone, Default)]
@@ -105,7 +106,11 @@ impl Pebble {
 
     fn run(&mut self) {
         let mut command = Command::new(program().expect("checked before"));
-        command.arg("-config").arg(self.file("config.json")).args(["-strict", "-dnsserver", &self.dns.to_string()]);
+        command.arg("-config").arg(self.file("config.json")).args([
+            "-strict",
+            "-dnsserver",
+            &self.dns.to_string(),
+        ]);
         match self.behaviour.slow {
             Some(seconds) => command.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
             None => command.env("PEBBLE_VA_NOSLEEP", "1"),

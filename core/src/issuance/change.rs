@@ -1,4 +1,4 @@
-//! What happens to certificates, and to the keys that seal them, as facts in the log.
+//! What happens to certificates, as facts in the log.
 
 use serde::{Deserialize, Serialize};
 
@@ -88,12 +88,6 @@ pub enum CertificatesChange {
         /// Its generation.
         generation: u64,
     },
-    /// Every data node has this key-encryption key: from here on it seals.
-    KeyActivated(u32),
-    /// What was sealed under an older key-encryption key is sealed under the active one; the content stays.
-    Rewrapped(Vec<Rewrapped>),
-    /// Nothing is sealed under this key-encryption key any more.
-    KeyRetired(u32),
 }
 
 /// How an order goes on.
@@ -143,32 +137,4 @@ pub enum OrderStep {
         /// Nothing is tried until an operator changes something.
         park: bool,
     },
-}
-
-/// Something sealed, and where it stands in the state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rewrapped {
-    /// Where.
-    pub place: SealedPlace,
-    /// Under the active key-encryption key.
-    pub sealed: Sealed,
-}
-
-/// Where something sealed stands in the state.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum SealedPlace {
-    /// The nodes' certificate authority.
-    Authority,
-    /// The internal issuer.
-    InternalIssuer,
-    /// A join token.
-    Token(crate::id::TokenId),
-    /// A certificate's key.
-    Certificate(CertificateId),
-    /// The key of the order under way for a certificate.
-    Order(CertificateId),
-    /// An account's key, by directory.
-    Account(String),
-    /// The key of the account that an account is bound to, by directory.
-    External(String),
 }

@@ -10,7 +10,7 @@ mod rate;
 mod retry;
 mod standing;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     time::Timestamp,
 };
 
-pub use change::{CertificatesChange, OrderStep, Rewrapped, SealedPlace};
+pub use change::{CertificatesChange, OrderStep};
 pub use next::{Step, Task, chosen_issuer, next_wake, renew_at, tasks};
 pub(crate) use next::{buckets, proved_name};
 pub(crate) use rate::take;
@@ -266,17 +266,6 @@ pub struct Issuance {
     pub spent: OrdMap<(String, Bucket), Timestamp>,
     /// Revocations that are to be brought about, by certificate and generation.
     pub revocations: OrdMap<(CertificateId, u64), Revocation>,
-    /// Key-encryption keys that are in force besides or after the first one.
-    pub keys: Keys,
-}
-
-/// Which key-encryption keys there are, by number; the keys themselves never enter the state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Keys {
-    /// The one that seals; none = the first.
-    pub active: Option<u32>,
-    /// Those that are not needed any more.
-    pub retired: OrdSet<u32>,
 }
 
 impl Issuance {

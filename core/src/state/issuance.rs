@@ -117,9 +117,6 @@ impl ClusterState {
                 let gone = self.issuance.revocations.remove(&(*id, *generation));
                 gone.map(|_| None).ok_or(Refusal::NotFound(Object::Certificate(*id)))
             }
-            CertificatesChange::KeyActivated(number) => self.activate_key(*number),
-            CertificatesChange::Rewrapped(rewrapped) => self.rewrap(rewrapped),
-            CertificatesChange::KeyRetired(number) => self.retire_key(*number),
         }
     }
 

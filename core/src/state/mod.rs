@@ -10,7 +10,6 @@ mod decisions;
 mod encoding;
 mod index;
 mod issuance;
-mod keys;
 mod lineage;
 mod nodes;
 mod requests;

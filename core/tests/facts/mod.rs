@@ -9,10 +9,7 @@ use pangolin_core::{
     command::{CertificateIssued, ClusterCreated, LineageBegun, NodeAdmitted, UpgradeChange},
     feature::{self, FeatureLevel},
     id::ClientId,
-    issuance::{
-        CertificatesChange, Challenge, Issuer, OrderStep, Problem, ProblemKind, Rate, Rates, Rewrapped,
-        SealedPlace, Window,
-    },
+    issuance::{CertificatesChange, Challenge, Issuer, OrderStep, Problem, ProblemKind, Rate, Rates, Window},
     record::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole,
         NodeSpec, RecordData, RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
@@ -438,12 +435,6 @@ pub(crate) mod any {
                 explanation: None,
             })
         });
-        let place = prop_oneof![
-            Just(SealedPlace::Authority),
-            id().prop_map(SealedPlace::Certificate),
-            id().prop_map(SealedPlace::Order),
-            directory().prop_map(SealedPlace::Account),
-        ];
         prop_oneof![
             vec(Just(issuer()), 0..3).prop_map(C::IssuersSet),
             directory().prop_map(|directory| C::AccountKeyMade { directory, key: sealed() }),
@@ -475,16 +466,10 @@ pub(crate) mod any {
             }),
             vec(name(), 0..3).prop_map(|names| match certificate(names) {
                 Body::CertificateIssued(certificate) => C::Imported(*certificate),
-                _ => C::KeyRetired(1),
+                _ => C::RenewalWanted(CertificateId(1)),
             }),
             (id(), 0..12u8).prop_map(|(id, reason)| C::RevocationWanted { id, reason }),
             (id(), 0..4u64).prop_map(|(id, generation)| C::Revoked { id, generation }),
-            (0..4u32).prop_map(C::KeyActivated),
-            (place, 0..4u32).prop_map(|(place, kek)| C::Rewrapped(vec![Rewrapped {
-                place,
-                sealed: Sealed { kek, ..sealed() }
-            }])),
-            (0..4u32).prop_map(C::KeyRetired),
         ]
     }
 

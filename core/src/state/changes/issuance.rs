@@ -1,4 +1,4 @@
-//! What differs between two states in issuers, accounts, orders and the keys that seal.
+//! What differs between two states in issuers, accounts and orders.
 
 use imbl::ordmap::DiffItem;
 
@@ -40,15 +40,6 @@ impl Changes<'_> {
                 }
             }
         }
-        let (active, retired) = (before.active_key(), after.active_key());
-        let edits = Edits::default().text("key-encryption key", &active, &retired);
-        let numbers = |issuance: &Issuance| {
-            issuance.keys.retired.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-        };
-        let edits = edits.text("retired key-encryption keys", &numbers(old), &numbers(new));
-        if let Some(edits) = edits.done() {
-            self.push(cluster(), edits);
-        }
     }
 
     fn upkeeps(&mut self) {
@@ -80,7 +71,7 @@ impl Changes<'_> {
             named.collect::<Vec<_>>().join(", ")
         };
         let (was, is) = (named(&old.issuers), named(&new.issuers));
-        let edits = match (was == is, without_keys(&old.issuers) == without_keys(&new.issuers)) {
+        let edits = match (was == is, old.issuers == new.issuers) {
             // What else is known of an issuer is more than a value may hold.
             (true, false) => Edits::default().secret_of("settings of the issuers"),
             _ => Edits::default().text("issuers", &was, &is),
@@ -124,18 +115,6 @@ impl Changes<'_> {
             }
         }
     }
-}
-
-/// Issuers without what changes when keys are sealed anew.
-fn without_keys(issuers: &[Issuer]) -> Vec<Issuer> {
-    let plain = issuers.iter().map(|issuer| {
-        let mut issuer = issuer.clone();
-        if let Some(external) = &mut issuer.external {
-            (external.key.kek, external.key.wrapped_key) = (0, Vec::new());
-        }
-        issuer
-    });
-    plain.collect()
 }
 
 fn edits(old: &Upkeep, new: &Upkeep) -> Option<What> {
