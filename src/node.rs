@@ -47,6 +47,7 @@ use crate::{
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
+        txt::OwnDns,
         witness::Witness,
         zones::Zones,
     },
@@ -216,8 +217,16 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let backups = Backups::new(config.backup.clone(), node, cluster.clone(), keyring.clone(), first_key);
     tasks.spawn("backups", backups.clone().run(shutdown.clone()));
     tasks.spawn("lineage", notice_lineage(peers.clone(), shutdown.clone()));
-    let leading =
-        Leading::new(node, cluster.clone(), peers.clone(), reports.clone(), keyring.clone(), timing);
+    let own_dns = OwnDns::new(&config.dns);
+    let leading = Leading::new(
+        node,
+        cluster.clone(),
+        peers.clone(),
+        reports.clone(),
+        keyring.clone(),
+        own_dns.clone(),
+        timing,
+    );
     let leading = Arc::new(leading);
     let (left_tx, left) = watch::channel(false);
     let stopping = CancellationToken::new();
@@ -238,6 +247,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     peers.serve(Service::Report, Arc::new(inbox));
     peers.serve(Service::Status, Arc::new(ForPeers(answers.clone())));
     peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
+    peers.serve(Service::Txt, Arc::new(own_dns));
     if let Some(keyring) = keyring.clone() {
         peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring, node, answers: answers.clone() }));
     }

@@ -25,6 +25,18 @@ pub fn transfer_key(name: &HostName) -> String {
     format!("transfer key|{name}")
 }
 
+/// The key of the account at a directory.
+#[must_use]
+pub fn account(directory: &str) -> String {
+    format!("account|{directory}")
+}
+
+/// The key of the account that the one at a directory is bound to.
+#[must_use]
+pub fn external_account(directory: &str) -> String {
+    format!("external account|{directory}")
+}
+
 /// The private key of a certificate for these names.
 #[must_use]
 pub fn certificate(names: &[HostName]) -> String {

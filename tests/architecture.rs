@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pangolin-dns", &["pangolin-core"]),
     ("pangolin-tunnel", &["pangolin-core", "pangolin-peer"]),
     ("pangolin-edge", &["pangolin-core", "pangolin-peer"]),
+    ("pangolin-acme", &["pangolin-wire"]),
     ("pangolin-api", &["pangolin-core", "pangolin-wire", "pangolin-storage", "pangolin-raft"]),
     ("pangolin-connector", &["pangolin-core", "pangolin-wire", "pangolin-tunnel"]),
     ("pangolinctl", &["pangolin-core", "pangolin-wire"]),
@@ -59,7 +60,7 @@ const DOORS: &[(&str, &str)] = &[
     ("smoltcp", "pangolin-tunnel"),
     ("x25519-dalek", "pangolin-tunnel"),
     ("warp", "pangolin-api"),
-    ("rustls-acme", "pangolin-node"),
+    ("rustls-acme", "pangolin-acme"),
     ("tokio-postgres", "pangolin-storage"),
     ("redis", "pangolin-storage"),
 ];

@@ -14,6 +14,7 @@
 mod answer;
 mod backups;
 mod call;
+mod certificates;
 mod failure;
 mod routes;
 mod service;
@@ -21,6 +22,7 @@ mod view;
 mod zones;
 
 pub use backups::BackupPort;
+pub use certificates::CertificatePort;
 pub use failure::ApiFailure;
 pub use service::{Api, Caller, Credentials, NewToken, NodePort, ResponseBody};
 pub use zones::{DnsPort, NewKey, ZoneRecords};

@@ -20,6 +20,7 @@ use crate::{
     answer,
     backups::BackupPort,
     call::{Arrived, Freshness},
+    certificates::CertificatePort,
     failure::ApiFailure,
     routes::{self, Door},
     zones::DnsPort,
@@ -102,6 +103,8 @@ pub trait NodePort: Send + Sync + 'static {
 
     /// Its DNS.
     fn dns(&self) -> &dyn DnsPort;
+    /// Keys and certificates that come in from operators.
+    fn certificates(&self) -> &dyn CertificatePort;
 
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);

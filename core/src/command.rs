@@ -14,6 +14,7 @@ use crate::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
         TokenId, UserId,
     },
+    issuance::CertificatesChange,
     name::{HostName, Slug},
     record::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec,
@@ -249,6 +250,8 @@ pub enum Body {
     CertificateRemoved(CertificateId),
     /// DNS was changed.
     Dns(Box<DnsChange>),
+    /// Issuers, accounts and orders of certificates were changed.
+    Certificates(Box<CertificatesChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -285,6 +288,7 @@ impl Body {
             Self::LeadershipHanded { .. } => "LeadershipHanded",
             Self::CertificateRemoved(_) => "CertificateRemoved",
             Self::Dns(change) => change.name(),
+            Self::Certificates(_) => "Certificates",
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

@@ -20,6 +20,7 @@ pub mod feature;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod id;
+pub mod issuance;
 pub mod name;
 pub mod observation;
 pub mod outcome;

@@ -16,6 +16,7 @@ use pangolin_core::{
     command::{LineageBegun, UpgradeChange},
     dns::{AnswerPolicy, DnsChange},
     id::ClientId,
+    issuance::{CertificatesChange, OrderStep, Window},
     record::{
         AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
         RecordKind, RecordSet, RecoveryPublic, Settings, TunnelKey, Verdict,
@@ -53,6 +54,27 @@ fn variant(body: &Body) -> &'static str {
         | Body::LeadershipHanded { .. }
         | Body::CertificateRemoved(_)
         | Body::Dns(_) => body.name(),
+        Body::Certificates(change) => match &**change {
+            CertificatesChange::IssuersSet(_) => "IssuersSet",
+            CertificatesChange::AccountKeyMade { .. } => "AccountKeyMade",
+            CertificatesChange::AccountRegistered { .. } => "AccountRegistered",
+            CertificatesChange::AccountLost { .. } => "AccountLost",
+            CertificatesChange::OrderPlanned { .. } => "OrderPlanned",
+            CertificatesChange::OrderMoved { step, .. } => match step {
+                OrderStep::KeyReady { .. } => "OrderKeyReady",
+                OrderStep::Ordered { .. } => "OrderOrdered",
+                OrderStep::TxtPublished(_) => "OrderTxtPublished",
+                OrderStep::Triggered => "OrderTriggered",
+                OrderStep::Finalizing => "OrderFinalizing",
+                OrderStep::Issued { .. } => "OrderIssued",
+                OrderStep::Failed { .. } => "OrderFailed",
+            },
+            CertificatesChange::RenewalWanted(_) => "RenewalWanted",
+            CertificatesChange::WindowLearned { .. } => "WindowLearned",
+            CertificatesChange::Imported(_) => "Imported",
+            CertificatesChange::RevocationWanted { .. } => "RevocationWanted",
+            CertificatesChange::Revoked { .. } => "Revoked",
+        },
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
             C::OrgChanged { .. } => "OrgChanged",
@@ -83,7 +105,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 57;
+const VARIANTS: usize = 74;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -114,7 +136,63 @@ fn list() -> Vec<Command> {
     list.extend(membership().into_iter().zip(at..).map(|(body, at)| command(at, body)));
     let at = 1_800_000_000_000 + list.len() as u64;
     list.extend(dns().into_iter().zip(at..).map(|(body, at)| command(at, body)));
+    issuance(&mut list);
     list
+}
+
+/// A certificate is ordered, fails once, is issued and revoked; another one is imported.
+fn issuance(list: &mut Vec<Command>) {
+    use CertificatesChange as C;
+    let directory = facts::DIRECTORY.to_owned();
+    let names = vec![host("*.demo.test"), host("demo.test")];
+    let account = "https://ca.test/account/1".to_owned();
+    let window = Window {
+        start: Timestamp(1_000),
+        end: Timestamp(3_000),
+        selected: Timestamp(2_000),
+        explanation: Some("https://ca.test/why".to_owned()),
+    };
+    let planned = |generation| C::OrderPlanned {
+        names: names.clone(),
+        generation,
+        directory: directory.clone(),
+        replaces: false,
+    };
+    let registered = || C::AccountRegistered {
+        directory: directory.clone(),
+        url: account.clone(),
+        caa: vec!["ca.test".to_owned()],
+    };
+    let mut tell = |list: &mut Vec<Command>, change: C| {
+        list.push(command(1_800_000_000_000 + list.len() as u64, Body::Certificates(Box::new(change))));
+        Revision { lineage: 3, index: list.len() as u64 }
+    };
+    tell(list, C::IssuersSet(vec![facts::issuer()]));
+    tell(list, C::AccountKeyMade { directory: directory.clone(), key: facts::sealed() });
+    tell(list, registered());
+    tell(list, C::AccountLost { directory: directory.clone(), url: account.clone() });
+    tell(list, registered());
+    let attempt = tell(list, planned(1));
+    // The id that the first order gets.
+    let id = facts::applied(list).issuance().upkeeps.keys().next().copied().expect("an upkeep");
+    let moved = |generation, attempt, step| C::OrderMoved { id, generation, attempt, step };
+    for step in facts::order_steps() {
+        tell(list, moved(1, attempt, step.clone()));
+        if matches!(step, OrderStep::Finalizing) {
+            break;
+        }
+    }
+    tell(list, moved(1, attempt, facts::failed()));
+    let attempt = tell(list, planned(2));
+    for step in facts::order_steps() {
+        tell(list, moved(2, attempt, step));
+    }
+    tell(list, C::WindowLearned { id, generation: 2, window: Some(window) });
+    tell(list, C::RenewalWanted(id));
+    tell(list, C::RevocationWanted { id, reason: 4 });
+    tell(list, C::Revoked { id, generation: 2 });
+    let Body::CertificateIssued(own) = certificate(vec![host("demo.test")]) else { panic!("a certificate") };
+    tell(list, C::Imported(*own));
 }
 
 /// The catalog of the beginning comes back, and a new history begins.

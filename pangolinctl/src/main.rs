@@ -6,6 +6,7 @@
 mod args;
 mod autopilot;
 mod backup;
+mod cert;
 mod dns;
 mod domain;
 mod events;
@@ -90,6 +91,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Domain(verb) => domain::run(session, verb).await,
         Command::Resource(verb) => resource::run(session, verb).await,
         Command::Target(verb) => target::run(session, verb).await,
+        Command::Cert(verb) => cert::run(session, verb).await,
         Command::Key(verb) => key::run(session, verb).await,
     }
 }

@@ -3,8 +3,8 @@
 //! A number is taken as an id. Names are looked up in lists; where an organisation matters it is the one in front
 //! of the slash, the one of `--org`, or the only one there is.
 
-use pangolin_core::{DomainId, NodeId, ResourceId, RoleId, SiteId, Slug, UserId};
-use pangolin_wire::{Domain, Node, Org, Resource, Role, Site, User};
+use pangolin_core::{CertificateId, DomainId, HostName, NodeId, ResourceId, RoleId, SiteId, Slug, UserId};
+use pangolin_wire::{Certificate, Domain, Node, Org, Resource, Role, Site, User};
 use serde::de::DeserializeOwned;
 
 use crate::{failure::Failure, session::Session};
@@ -146,6 +146,28 @@ pub(crate) async fn node(session: &Session, text: &str) -> Result<NodeId, Failur
     let nodes: Vec<Node> = entries(session, "/nodes", "nodes").await?;
     one("node", text, nodes.into_iter().filter(|node| node.name.as_str() == text).collect())
         .map(|node| node.node_id)
+}
+
+/// Id of the certificate with this id, or good for this name: of several the one that names it, not by a wildcard.
+pub(crate) async fn certificate(session: &Session, text: &str) -> Result<CertificateId, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let host: HostName = text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+    let all: Vec<Certificate> = entries(session, "/certificates", "certificates").await?;
+    let fitting = |fits: &dyn Fn(&HostName) -> bool| -> Vec<CertificateId> {
+        let found = all.iter().filter(|certificate| certificate.names.iter().any(fits));
+        found.filter_map(|certificate| certificate.certificate_id).collect()
+    };
+    let named = fitting(&|name| *name == host);
+    let found = if named.is_empty() { fitting(&|name| name.covers(&host)) } else { named };
+    match found[..] {
+        [only] => Ok(only),
+        [] => Err(Failure::new(format!("there is no certificate for {text} yet"))
+            .hint(format!("See what is being done: pangolinctl cert list, pangolinctl cert why {text}"))),
+        _ => Err(Failure::usage(format!("{} certificates are good for {text}", found.len()))
+            .hint("Give the number from pangolinctl cert list.")),
+    }
 }
 
 /// The path of an organisation.

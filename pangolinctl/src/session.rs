@@ -158,6 +158,6 @@ fn key(file: Option<&PathBuf>) -> Result<String, Failure> {
     Ok(key)
 }
 
-fn read(file: &PathBuf) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read(file: &PathBuf) -> Result<Vec<u8>, Failure> {
     std::fs::read(file).map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))
 }

@@ -26,6 +26,11 @@ pub(crate) async fn run(session: &Session, args: &Why) -> Result<(), Failure> {
     session.show(&answer, |explanation: Explanation| explanation.text.trim_end().to_owned())
 }
 
+/// The certificate for a name.
+pub(crate) async fn certificate(session: &Session, name: &str) -> Result<(), Failure> {
+    run(session, &Why { subject: vec!["cert".to_owned(), name.to_owned()] }).await
+}
+
 /// What is asked of the API.
 fn path(subject: &[String], org: Option<&str>) -> Result<String, Failure> {
     let (kind, name) = match subject {

@@ -24,12 +24,22 @@ pub enum Service {
     Status = 6,
     /// Requests of operators, forwarded.
     Admin = 7,
+    /// What a node's DNS answers to the proofs of names.
+    Txt = 8,
 }
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Raft, Self::Snapshot, Self::Propose, Self::Report, Self::Relay, Self::Status, Self::Admin];
+    pub const ALL: [Self; 8] = [
+        Self::Raft,
+        Self::Snapshot,
+        Self::Propose,
+        Self::Report,
+        Self::Relay,
+        Self::Status,
+        Self::Admin,
+        Self::Txt,
+    ];
 
     /// The service with this number.
     #[must_use]
@@ -71,7 +81,7 @@ mod tests {
     #[test]
     fn numbers_on_the_wire_stay_what_they_are() {
         let numbers: Vec<u8> = Service::ALL.into_iter().map(|service| service as u8).collect();
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(Service::ALL.into_iter().all(|s| Service::from_number(s as u8) == Some(s)));
         assert_eq!(Service::from_number(0), None);
     }

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod distance;
+mod issuance;
 mod members;
 
 use std::{
@@ -26,7 +27,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{clock, local::reports::Reports};
+use crate::{
+    clock,
+    local::{reports::Reports, txt::OwnDns},
+};
 
 /// How often the leader looks at everything though nothing was reported.
 const TICK: Duration = Duration::from_millis(200);
@@ -47,6 +51,8 @@ pub struct Leading {
     pub reports: Reports,
     /// Seals the keys of new certificates; a witness has none.
     pub keyring: Option<Arc<Keyring>>,
+    /// What this node's DNS answers.
+    pub own_dns: OwnDns,
     /// When leaders are given up.
     timing: Timing,
     members: Mutex<members::Members>,
@@ -62,10 +68,11 @@ impl Leading {
         peers: Peers,
         reports: Reports,
         keyring: Option<Arc<Keyring>>,
+        own_dns: OwnDns,
         timing: Timing,
     ) -> Self {
         let (members, distance) = (Mutex::default(), Mutex::default());
-        Self { node, cluster, peers, reports, keyring, timing, members, distance }
+        Self { node, cluster, peers, reports, keyring, own_dns, timing, members, distance }
     }
 
     /// Runs until told to end.
@@ -100,7 +107,12 @@ impl Leading {
         }
         match &self.keyring {
             Some(keyring) => {
-                tokio::join!(self.decide_loop(), self.members_loop(), self.certificates_loop(keyring));
+                tokio::join!(
+                    self.decide_loop(),
+                    self.members_loop(),
+                    self.certificates_loop(keyring),
+                    self.issuance_loop(keyring),
+                );
             }
             // A witness leads only until a data node can.
             None => self.hand_over_loop().await,
@@ -123,7 +135,11 @@ impl Leading {
         match committed.outcome.into_result() {
             Ok(_) => Ok(committed.revision),
             // Somebody was faster, or the state has moved on: the next look decides anew.
-            Err(refusal @ (Refusal::StaleTerm { .. } | Refusal::StaleEpoch { .. })) => {
+            Err(
+                refusal @ (Refusal::StaleTerm { .. }
+                | Refusal::StaleEpoch { .. }
+                | Refusal::StaleRevision { .. }),
+            ) => {
                 debug!(%refusal, "a decision came late");
                 Ok(committed.revision)
             }

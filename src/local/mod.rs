@@ -4,6 +4,7 @@
 //! Architecture invariant: nothing in here waits for a leader, an election or a commit to carry traffic.
 
 pub mod agreement;
+mod certificates;
 pub mod control;
 pub mod dialer;
 pub mod journal;
@@ -11,5 +12,6 @@ pub mod layers;
 pub mod reports;
 pub mod socket;
 pub mod status;
+pub mod txt;
 pub mod witness;
 pub mod zones;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pangolin_api::{ApiFailure, BackupPort, DnsPort, NewToken, NodePort};
+use pangolin_api::{ApiFailure, BackupPort, CertificatePort, DnsPort, NewToken, NodePort};
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Revision, Slug,
     Timestamp, TokenId,
@@ -582,6 +582,10 @@ impl NodePort for NodeAnswers {
 
     fn dns(&self) -> &dyn DnsPort {
         &self.zones
+    }
+
+    fn certificates(&self) -> &dyn CertificatePort {
+        self
     }
 
     fn stopping(&self) -> BoxFuture<'_, ()> {

@@ -9,6 +9,7 @@
 
 mod backup;
 mod catalog;
+mod certificate;
 pub mod client;
 mod cluster;
 mod credential;
@@ -21,6 +22,7 @@ mod why;
 
 pub use backup::*;
 pub use catalog::*;
+pub use certificate::*;
 pub use client::{Answer, Client, ClientError};
 pub use cluster::*;
 pub use credential::{CREDENTIAL_ID_LEN, SECRET_LEN, SECRET_MAX, random_id, random_secret};

@@ -4,6 +4,7 @@
 //! values: a rejection means "not this route" and nothing else. One `recover` at the end speaks for all rejections.
 
 mod backup;
+mod certificate;
 mod cluster;
 mod credentials;
 mod dns;
@@ -90,7 +91,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 14] = [
+    let nouns: [fn(&mut Routes); 15] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -106,6 +107,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         target::routes,
         dns::routes,
         why::routes,
+        certificate::routes,
     ];
     let mut table = Vec::new();
     let mut filters: Vec<Route> = vec![cluster::health(&app)];

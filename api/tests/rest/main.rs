@@ -8,6 +8,7 @@ mod no_dns;
 mod one_node;
 mod protocol;
 mod server;
+mod unsealed;
 mod why;
 
 use server::Server;

@@ -11,7 +11,9 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use pangolin_api::{Api, ApiFailure, BackupPort, Caller, Credentials, DnsPort, NewToken, NodePort};
+use pangolin_api::{
+    Api, ApiFailure, BackupPort, Caller, CertificatePort, Credentials, DnsPort, NewToken, NodePort,
+};
 use pangolin_core::{
     Actor, Body, Cause, ClusterId, Fence, NodeId, Object, Outcome, RequestId, Slug, TokenId,
     command::ClusterCreated,
@@ -29,7 +31,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{no_backups::NoBackups, no_dns::NoDns};
+use crate::{no_backups::NoBackups, no_dns::NoDns, unsealed::Unsealed};
 
 /// A running API. Everything ends when it is dropped.
 pub(crate) struct Server {
@@ -363,6 +365,10 @@ impl NodePort for OneNode {
 
     fn dns(&self) -> &dyn DnsPort {
         &NoDns
+    }
+
+    fn certificates(&self) -> &dyn CertificatePort {
+        &Unsealed
     }
 
     fn stopping(&self) -> BoxFuture<'_, ()> {

@@ -1,36 +1,63 @@
 //! Which certificates have to be issued.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     command::{Actor, Cause},
     decision::Aspect,
     id::{CertificateId, NodeId},
+    issuance::Source,
     name::HostName,
     outcome::Object,
+    plan::served_below,
     record::Certificate,
     state::ClusterState,
     time::Timestamp,
 };
 
-/// The names of every certificate that is wanted and missing, or due for renewal: one with apex and wildcard for
-/// each zone and domain, and one of its own for every resource that none of those covers.
+/// The names of every certificate that the internal issuer is to make: those that are wanted and missing, or due for
+/// renewal. None where public issuers are configured.
 #[must_use]
 pub fn certificates_due(state: &ClusterState, now: Timestamp) -> Vec<Vec<HostName>> {
-    certificates_wanted(state)
-        .into_iter()
-        .filter(|names| {
-            let current = state.certificates().values().find(|certificate| certificate.names == *names);
-            current.is_none_or(|certificate| is_due(certificate, now))
-        })
-        .collect()
+    let issuance = state.issuance();
+    if !issuance.issuers.is_empty() {
+        return Vec::new();
+    }
+    let current: BTreeMap<&[HostName], &Certificate> =
+        state.certificates().values().map(|certificate| (&*certificate.names, certificate)).collect();
+    let asked: BTreeSet<&[HostName]> =
+        issuance.upkeeps.values().filter(|upkeep| upkeep.wanted).map(|upkeep| &*upkeep.names).collect();
+    let due = |names: &Vec<HostName>| {
+        asked.contains(&**names)
+            || current.get(&**names).is_none_or(|certificate| match issuance.sources.get(&certificate.id) {
+                // What operators brought is theirs to renew.
+                Some(Source::Imported) => certificate.not_after <= now,
+                _ => is_due(certificate, now),
+            })
+    };
+    certificates_wanted(state).into_iter().filter(due).collect()
 }
 
-/// The certificates whose names nothing wants any more: their domain or resource is gone.
+/// The certificates, and those in the making, whose names nothing wants any more: their domain or resource is gone. One
+/// that an operator brought is needed as long as it names something that is published.
 #[must_use]
 pub fn certificates_unneeded(state: &ClusterState) -> Vec<CertificateId> {
-    let wanted = certificates_wanted(state);
-    state.certificates().values().filter(|c| !wanted.contains(&c.names)).map(|c| c.id).collect()
+    let wanted: BTreeSet<Vec<HostName>> = certificates_wanted(state).into_iter().collect();
+    let issuance = state.issuance();
+    let needed = |certificate: &&Certificate| {
+        wanted.contains(&certificate.names)
+            || (issuance.sources.get(&certificate.id) == Some(&Source::Imported)
+                && certificate.names.iter().any(|name| served_below(state, name).is_some()))
+    };
+    let certificates = state.certificates().values().filter(|c| !needed(c)).map(|c| c.id);
+    let upkeeps = issuance
+        .upkeeps
+        .values()
+        .filter(|upkeep| !state.certificates().contains_key(&upkeep.id) && !wanted.contains(&upkeep.names));
+    certificates.chain(upkeeps.map(|upkeep| upkeep.id)).collect()
 }
 
 /// Why the leader gets a certificate for these names.
@@ -41,6 +68,11 @@ pub fn certificate_cause(state: &ClusterState, names: &[HostName], leader: NodeI
         state.decisions().latest(&object, Aspect::Existence).map(|decision| decision.revision)
     };
     if let Some(current) = state.certificates().values().find(|certificate| certificate.names == *names) {
+        let asked = state.issuance().upkeep_of(names).is_some_and(|upkeep| upkeep.wanted);
+        if asked {
+            let wish = state.decisions().latest(&Object::Certificate(current.id), Aspect::Values);
+            return cause("an operator wants a new one".to_owned()).because(wish.map(|wish| wish.revision));
+        }
         let reason = format!("renewal: the one before is good until {}", current.not_after);
         return cause(reason).because([current.revision]);
     }
@@ -68,20 +100,21 @@ pub fn is_due(certificate: &Certificate, now: Timestamp) -> bool {
 pub fn certificates_wanted(state: &ClusterState) -> Vec<Vec<HostName>> {
     let Some(settings) = state.settings() else { return Vec::new() };
     let zones = std::iter::once(&settings.zone).chain(state.domains().values().map(|domain| &domain.name));
-    let mut wanted: Vec<Vec<HostName>> = zones
-        .filter_map(|zone| {
-            let mut names = vec![zone.clone(), zone.wildcard().ok()?];
-            names.sort_unstable();
-            Some(names)
-        })
-        .collect();
+    let mut wanted: BTreeSet<Vec<HostName>> = BTreeSet::new();
+    let mut covered: BTreeSet<HostName> = BTreeSet::new();
+    for zone in zones {
+        let Ok(wildcard) = zone.wildcard() else { continue };
+        covered.extend([zone.clone(), wildcard.clone()]);
+        // A wildcard sorts before every other name.
+        wanted.insert(vec![wildcard, zone.clone()]);
+    }
     let hosts = state.resources().values().filter(|resource| resource.enabled).map(|resource| &resource.host);
     for host in std::iter::once(&settings.control_host).chain(hosts) {
-        if !wanted.iter().flatten().any(|name| name == host || name.covers(host)) {
-            wanted.push(vec![host.clone()]);
+        let above = host.parent().and_then(|parent| parent.wildcard().ok());
+        if !covered.contains(host) && !above.is_some_and(|wildcard| covered.contains(&wildcard)) {
+            covered.insert(host.clone());
+            wanted.insert(vec![host.clone()]);
         }
     }
-    wanted.sort_unstable();
-    wanted.dedup();
-    wanted
+    wanted.into_iter().collect()
 }

@@ -7,6 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::challenges;
 use crate::{
     dns::{AnswerPolicy, ZoneKey},
     id::{NodeId, ResourceId},
@@ -152,6 +153,7 @@ fn zone(state: &ClusterState, apex: &HostName) -> Option<ZonePlan> {
         regional.remove(name);
         fail_open.by_name.remove(name);
     }
+    challenges::add(state, apex, &mut sets.by_name);
     if !servers.is_empty() {
         sets.put(apex, RecordKind::Ns, PlannedSet { ttl: NAME_SERVER_TTL, data: servers });
     }

@@ -1,10 +1,12 @@
 //! Plans: what one node must do now, derived from the state and stamped with its revision. Never stored.
 
+mod challenges;
 mod dns;
 mod edge;
 mod peers;
 mod tunnel;
 
+pub use challenges::{CHALLENGE_LABEL, challenge_names};
 pub use dns::{DnsPlan, PlannedSet, RecordSets, ZonePlan, served_below};
 pub(crate) use dns::{Serving, addresses_of, apexes, nodes_in_order};
 pub use edge::{EdgePlan, PlannedCertificate, Route, RouteTarget};

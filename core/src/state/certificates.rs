@@ -25,16 +25,31 @@ impl ClusterState {
         names.sort_unstable();
         names.dedup();
         let known = self.certificates.values().find(|c| c.names == names).map(|c| (c.id, c.generation));
-        let (id, generation) = match known {
-            Some((id, generation)) => (id, generation + 1),
-            None if self.certificates.len() >= CERTIFICATES_MAX => {
+        let upkeep = self.issuance.upkeep_of(&names).map(|upkeep| (upkeep.id, upkeep.generation));
+        let (id, generation) = match (known, upkeep) {
+            (Some((id, generation)), upkeep) => {
+                (id, (generation + 1).max(upkeep.map_or(0, |(_, generation)| generation)))
+            }
+            (None, Some((id, generation))) => (id, generation),
+            (None, None) if self.certificates.len() >= CERTIFICATES_MAX => {
                 return Err(Refusal::Limit { what: "certificates".into(), limit: CERTIFICATES_MAX as u64 });
             }
-            None => (CertificateId(self.next_number()), 1),
+            (None, None) => (CertificateId(self.next_number()), 1),
         };
+        self.put_certificate(id, generation, &CertificateIssued { names, ..issued.clone() });
+        self.issuance.sources.remove(&id);
+        if let Some(upkeep) = self.issuance.upkeeps.get_mut(&id) {
+            (upkeep.wanted, upkeep.window) = (false, None);
+            upkeep.generation = upkeep.generation.max(generation + 1);
+        }
+        Ok(Some(Object::Certificate(id)))
+    }
+
+    /// Puts a certificate in force. Its names are sorted.
+    pub(super) fn put_certificate(&mut self, id: CertificateId, generation: u64, issued: &CertificateIssued) {
         let certificate = Certificate {
             id,
-            names,
+            names: issued.names.clone(),
             generation,
             chain: issued.chain.clone(),
             key: issued.key.clone(),
@@ -43,10 +58,13 @@ impl ClusterState {
             revision: self.revision,
         };
         self.certificates.insert(id, certificate);
-        Ok(Some(Object::Certificate(id)))
     }
 
     pub(super) fn remove_certificate(&mut self, id: CertificateId) -> Applied {
-        self.certificates.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Certificate(id)))
+        let kept_up = self.forget_upkeep(id);
+        match self.certificates.remove(&id) {
+            None if !kept_up => Err(Refusal::NotFound(Object::Certificate(id))),
+            _ => Ok(None),
+        }
     }
 }

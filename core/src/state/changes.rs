@@ -3,13 +3,14 @@
 //! The maps are persistent, so that only what is not shared between the two states is looked at.
 
 mod dns;
+mod issuance;
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
     command::Body,
     decision::{Aspect, CHANGES_MAX, Change, Edit, NodeName, Subject, VALUE_MAX, What, cut},
-    id::NodeId,
+    id::{CertificateId, NodeId},
     name::{HostName, Slug},
     outcome::Object,
     record::{
@@ -31,6 +32,7 @@ impl ClusterState {
         changes.sites();
         changes.published();
         changes.dns();
+        changes.issuance();
         changes.found
     }
 
@@ -134,6 +136,11 @@ impl Edits {
 
     fn secret(self, field: &str, before: Digest, after: Digest) -> Self {
         self.value(field, &before, &after, |_| String::new())
+    }
+
+    /// Something changed that is not told value by value.
+    fn secret_of(self, field: &str) -> Self {
+        self.secret(field, Digest([0; 32]), Digest([1; 32]))
     }
 
     fn done(self) -> Option<What> {
@@ -291,6 +298,10 @@ impl Changes<'_> {
         if !before.certificates.ptr_eq(&after.certificates) {
             for item in before.certificates.diff(&after.certificates) {
                 let (certificate, what) = match item {
+                    // Its key is sealed anew: nothing that concerns anybody else.
+                    DiffItem::Update { old: (_, old), new: (_, new) } if old.generation == new.generation => {
+                        continue;
+                    }
                     DiffItem::Add(_, new) | DiffItem::Update { new: (_, new), .. } => {
                         let Certificate { generation, not_after, .. } = *new;
                         (new, What::Issued { generation, not_after })
@@ -367,9 +378,13 @@ fn record_set_edit(kind: RecordKind, old: Option<&RecordSet>, new: Option<&Recor
 }
 
 fn certificate_subject(certificate: &Certificate, state: &ClusterState) -> Subject {
-    let names: Vec<String> = certificate.names.iter().map(ToString::to_string).collect();
-    let org = certificate.names.iter().find_map(|name| state.owner_of(name)).cloned();
-    Subject { object: Object::Certificate(certificate.id), name: names.join(", "), org }
+    certificate_named(certificate.id, &certificate.names, state)
+}
+
+fn certificate_named(id: CertificateId, names: &[HostName], state: &ClusterState) -> Subject {
+    let org = names.iter().find_map(|name| state.owner_of(name)).cloned();
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    Subject { object: Object::Certificate(id), name: names.join(", "), org }
 }
 
 impl Record for Node {

@@ -65,6 +65,7 @@ sections! {
     27 autopilot
     28 decisions
     29 dns
+    30 issuance
     #[cfg(pangolin_next)]
     200 notes
 }

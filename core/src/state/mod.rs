@@ -10,6 +10,7 @@ mod decisions;
 mod dns;
 mod encoding;
 mod index;
+mod issuance;
 mod lineage;
 mod nodes;
 mod requests;
@@ -36,6 +37,7 @@ use crate::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
         TokenId, UserId,
     },
+    issuance::Issuance,
     name::{HostName, Slug},
     outcome::{Outcome, Refusal},
     record::{
@@ -81,6 +83,7 @@ pub struct ClusterState {
     autopilot: Autopilot,
     decisions: Decisions,
     dns: Dns,
+    issuance: Issuance,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
@@ -332,6 +335,7 @@ impl ClusterState {
             Body::LeadershipHanded { to, .. } => self.note_handover(*to),
             Body::CertificateRemoved(id) => self.remove_certificate(*id),
             Body::Dns(change) => self.change_dns(change),
+            Body::Certificates(change) => self.change_certificates(change),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

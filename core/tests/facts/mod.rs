@@ -10,6 +10,7 @@ use pangolin_core::{
     dns::{AnswerPolicy, DnsChange},
     feature::{self, FeatureLevel},
     id::ClientId,
+    issuance::{CertificatesChange, Challenge, Issuer, OrderStep, Problem, ProblemKind, Rate, Rates, Window},
     record::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole,
         NodeSpec, RecordData, RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
@@ -92,6 +93,71 @@ pub(crate) fn certificate(names: Vec<HostName>) -> Body {
         not_before: Timestamp(0),
         not_after: Timestamp(1_000_000),
     }))
+}
+
+/// The directory of the issuer that the made-up facts know.
+pub(crate) const DIRECTORY: &str = "https://ca.test/directory";
+
+pub(crate) fn issuer() -> Issuer {
+    Issuer {
+        name: slug("ca"),
+        directory: DIRECTORY.to_owned(),
+        roots: vec![],
+        contacts: vec!["mailto:ops@demo.test".to_owned()],
+        profile: None,
+        external: None,
+        caa: vec![],
+        rates: Rates { set: Some(Rate { burst: 5, every_ms: 1000 }), ..Rates::default() },
+    }
+}
+
+/// The steps of an order for `demo.test` and its wildcard, from its key to its end.
+pub(crate) fn order_steps() -> Vec<OrderStep> {
+    let challenge = |number: u8| Challenge {
+        name: host("demo.test"),
+        authorization: format!("https://ca.test/authorization/{number}"),
+        url: format!("https://ca.test/challenge/{number}"),
+        value: format!("proof-{number}"),
+    };
+    vec![
+        OrderStep::KeyReady { key: sealed(), csr: vec![7, 8, 9] },
+        OrderStep::Ordered {
+            url: "https://ca.test/order/1".to_owned(),
+            expires: Some(Timestamp(5)),
+            replaces: false,
+        },
+        OrderStep::TxtPublished(vec![challenge(1), challenge(2)]),
+        OrderStep::Triggered,
+        OrderStep::Finalizing,
+        OrderStep::Issued {
+            chain: vec![vec![1, 2, 3]],
+            not_before: Timestamp(1_800_000_000_000),
+            not_after: Timestamp(1_807_776_000_000),
+        },
+    ]
+}
+
+pub(crate) fn failed() -> OrderStep {
+    OrderStep::Failed {
+        problem: Problem {
+            kind: ProblemKind::Unproved,
+            detail: "no TXT record".to_owned(),
+            at: Timestamp(1),
+        },
+        again_at: Timestamp(2),
+        hold_until: Some(Timestamp(1_900_000_000_000)),
+        give_up: true,
+        park: false,
+    }
+}
+
+/// The state that these commands lead to.
+pub(crate) fn applied(commands: &[Command]) -> pangolin_core::ClusterState {
+    let mut state = pangolin_core::ClusterState::default();
+    for (command, index) in commands.iter().zip(1..) {
+        state.apply(index, command);
+    }
+    state
 }
 
 /// A command of an operator's at `at` milliseconds.
@@ -392,6 +458,62 @@ pub(crate) mod any {
             node().prop_map(|survivor| Body::Disbanded { survivor }),
             (node(), node()).prop_map(|(from, to)| Body::LeadershipHanded { from, to }),
             number().prop_map(|n| Body::CertificateRemoved(CertificateId(n))),
+            certificates().prop_map(|change| Body::Certificates(Box::new(change))),
+        ]
+    }
+
+    fn order_step() -> impl Strategy<Value = OrderStep> {
+        prop_oneof![8 => select(order_steps()), 1 => Just(failed())]
+    }
+
+    fn certificates() -> impl Strategy<Value = CertificatesChange> {
+        use CertificatesChange as C;
+        let id = || number().prop_map(CertificateId);
+        let directory =
+            || select(&[DIRECTORY, "https://other.test/", "http://bad"][..]).prop_map(str::to_owned);
+        let window = option::of((0..9u64, 0..9u64, 0..9u64)).prop_map(|window| {
+            window.map(|(start, end, selected)| Window {
+                start: Timestamp(start),
+                end: Timestamp(end),
+                selected: Timestamp(selected),
+                explanation: None,
+            })
+        });
+        prop_oneof![
+            vec(Just(issuer()), 0..3).prop_map(C::IssuersSet),
+            directory().prop_map(|directory| C::AccountKeyMade { directory, key: sealed() }),
+            (directory(), directory()).prop_map(|(directory, url)| C::AccountRegistered {
+                directory,
+                url,
+                caa: vec![]
+            }),
+            (directory(), directory()).prop_map(|(directory, url)| C::AccountLost { directory, url }),
+            (vec(name(), 0..3), 0..4u64, directory(), any::<bool>()).prop_map(
+                |(names, generation, directory, replaces)| C::OrderPlanned {
+                    names,
+                    generation,
+                    directory,
+                    replaces
+                }
+            ),
+            (id(), 0..4u64, 0..70u64, order_step()).prop_map(|(id, generation, index, step)| C::OrderMoved {
+                id,
+                generation,
+                attempt: Revision { lineage: 1, index },
+                step
+            }),
+            id().prop_map(C::RenewalWanted),
+            (id(), 0..4u64, window).prop_map(|(id, generation, window)| C::WindowLearned {
+                id,
+                generation,
+                window
+            }),
+            vec(name(), 0..3).prop_map(|names| match certificate(names) {
+                Body::CertificateIssued(certificate) => C::Imported(*certificate),
+                _ => C::RenewalWanted(CertificateId(1)),
+            }),
+            (id(), 0..12u8).prop_map(|(id, reason)| C::RevocationWanted { id, reason }),
+            (id(), 0..4u64).prop_map(|(id, generation)| C::Revoked { id, generation }),
         ]
     }
 

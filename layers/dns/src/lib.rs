@@ -17,12 +17,14 @@
 //! | `zonefile`, `inspect` | zones as text, replies as text |
 //! | `check` | whether parent and servers agree |
 //! | `limit` | response rate limiting |
+//! | `ask` | one question, as a validator asks it |
 //! | `server`, `bind`, `udp`, `tcp` | sockets, threads, shutdown |
 //!
 //! Deliberately not here: recursion, dynamic updates, zones of others, any clock or state of its own. What is answered
 //! and in which order is decided in `pangolin_core::plan`.
 
 mod answer;
+mod ask;
 mod bind;
 mod build;
 mod check;
@@ -50,6 +52,7 @@ mod udp;
 mod zonefile;
 
 pub use answer::{Answered, Context, Outcome, Policy, Transport, answer};
+pub use ask::ask_txt;
 pub use check::{Checked, check_zone};
 pub use config::{CookieSecret, DnsConfig, RateLimit};
 pub use counters::DnsCounters;

@@ -185,7 +185,7 @@ fn leaf(names: Vec<SanType>) -> Result<CertificateParams, IdentityError> {
     Ok(params)
 }
 
-fn dns(name: &str) -> Result<SanType, IdentityError> {
+pub(super) fn dns(name: &str) -> Result<SanType, IdentityError> {
     let name = name.try_into().map_err(|e: rcgen::Error| IdentityError::Sign(e.to_string()))?;
     Ok(SanType::DnsName(name))
 }

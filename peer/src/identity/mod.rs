@@ -4,12 +4,17 @@
 //! its request. Where these are kept, and what a join request says, is the business of the node itself.
 
 mod authority;
+mod chain;
 mod key;
 mod keyring;
 pub mod private_file;
 mod recovery;
 
 pub use authority::{AuthorityKey, CLUSTER_NAME, IssuedCertificate, NODE_CERTIFICATE_LIFETIME, node_name};
+pub use chain::{
+    CertificateRequest, Inspected, check_chain, inspect_certificate, pem_certificates, pem_private_key,
+    request_certificate,
+};
 pub(crate) use key::sha256;
 pub use key::{NodeKey, expiry_of_certificate, spki_digest_of_certificate};
 pub use keyring::{Keyring, KeyringError};
@@ -42,6 +47,11 @@ pub enum IdentityError {
     /// Not a key.
     #[error("the private key cannot be read: an unencrypted PKCS#8 document with a P-256 key is expected")]
     Key,
+    /// Not a key in PEM.
+    #[error(
+        "there is no private key that can be read: an unencrypted PKCS #8 one in PEM is expected (-----BEGIN PRIVATE KEY-----)"
+    )]
+    Pem,
     /// Not a certificate, or not one for this use.
     #[error("the certificate cannot be used: {0}")]
     Certificate(String),

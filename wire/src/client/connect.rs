@@ -103,12 +103,17 @@ pub(super) async fn unix(path: &Path) -> Result<Stream, String> {
     }
 }
 
+/// The certificate authorities that the system trusts; none where it has no such file.
+#[must_use]
+pub fn system_roots() -> Vec<CertificateDer<'static>> {
+    let bundle = SYSTEM_CA_FILES.iter().find_map(|file| std::fs::read(file).ok()).unwrap_or_default();
+    CertificateDer::pem_slice_iter(&bundle).filter_map(Result::ok).collect()
+}
+
 fn roots(extra_ca: Option<&[u8]>) -> Result<RootCertStore, ClientError> {
     let mut roots = RootCertStore::empty();
-    if let Some(bundle) = SYSTEM_CA_FILES.iter().find_map(|file| std::fs::read(file).ok()) {
-        // A bundle of the system may hold certificates that rustls does not take: they are left out.
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bundle).filter_map(Result::ok));
-    }
+    // A bundle of the system may hold certificates that rustls does not take: they are left out.
+    roots.add_parsable_certificates(system_roots());
     if let Some(pem) = extra_ca {
         let bad = |why: String| ClientError::Setup(format!("the file of certificate authorities {why}"));
         let before = roots.len();

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{BASE_PATH, Envelope, Failure, MIN_REVISION_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
+pub use connect::system_roots;
 use connect::{Stream, Tls};
 
 /// Longest that one attempt may take. A node itself gives up on a write after a few seconds.
