@@ -251,15 +251,15 @@ svc IN HTTPS 1 . alpn=h2
         assert_eq!(
             lines,
             [
-                "z.test 600 [Mx(10, mail.z.test)]",
+                "z.test 600 [Mx(10, \"mail.z.test\")]",
                 "z.test 600 [Txt([111, 110, 101, 116, 119, 111])]",
                 "mail.z.test 60 [A(192.0.2.1), A(192.0.2.2)]",
-                "_sip._tcp.z.test 600 [Srv(1, 2, 5060, mail.z.test)]",
-                "sub.z.test 600 [Ns(ns.sub.z.test)]",
+                "_sip._tcp.z.test 600 [Srv(1, 2, 5060, \"mail.z.test\")]",
+                "sub.z.test 600 [Ns(\"ns.sub.z.test\")]",
                 "ns.sub.z.test 600 [Aaaa(2001:db8::1)]",
                 "z.test 600 [Caa(0, \"issue\", [99, 97, 46, 116, 101, 115, 116])]",
                 "_443._tcp.mail.z.test 600 [Other(52, [3, 1, 1, 170, 187])]",
-                "alias.z.test 600 [Cname(mail.z.test)]",
+                "alias.z.test 600 [Cname(\"mail.z.test\")]",
                 "svc.z.test 600 [Other(65, [0, 1, 0, 0, 1, 0, 3, 2, 104, 50])]",
             ]
         );
