@@ -163,7 +163,7 @@ fn issuance(list: &mut Vec<Command>) {
         url: account.clone(),
         caa: vec!["ca.test".to_owned()],
     };
-    let mut tell = |list: &mut Vec<Command>, change: C| {
+    let tell = |list: &mut Vec<Command>, change: C| {
         list.push(command(1_800_000_000_000 + list.len() as u64, Body::Certificates(Box::new(change))));
         Revision { lineage: 3, index: list.len() as u64 }
     };

@@ -10,7 +10,7 @@ mod renewal;
 mod steps;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -102,34 +102,34 @@ impl Leading {
     async fn orders_loop(&self, keyring: &Arc<Keyring>, clients: &Clients) {
         let mut states = self.cluster.watch();
         let mut running = FuturesUnordered::new();
-        // What is under way, and what could not be brought into the log a moment ago.
-        let mut busy: BTreeMap<Key, Option<Instant>> = BTreeMap::new();
+        // What is under way.
+        let mut busy: BTreeSet<Key> = BTreeSet::new();
+        // Orders go on while everything else rests.
+        let mut rest_until = Instant::now();
         loop {
-            let state = states.borrow_and_update().clone();
-            let now = clock::now();
-            busy.retain(|_, until| until.is_none_or(|until| until > Instant::now()));
-            for task in tasks(&state, now) {
-                let key = key(&task);
-                if running.len() >= AT_ONCE || busy.contains_key(&key) {
-                    continue;
-                }
-                busy.insert(key.clone(), None);
-                let work = Work { leading: self, keyring, clients, state: state.clone(), task };
-                running.push(async move { (key, work.run().await) });
-            }
-            let next = next_wake(&state, now).map_or(SLOW, |at| at.since(now)).min(SLOW);
-            drop(state);
-            tokio::select! {
-                Some((key, done)) = running.next(), if !running.is_empty() => {
-                    busy.remove(&key);
-                    if let Err(reason) = done {
-                        debug!(?key, reason, "a step of an order is done again");
-                        busy.insert(key, Some(Instant::now() + RETRY));
-                        sleep(RETRY).await;
+            let mut pause = rest_until.saturating_duration_since(Instant::now());
+            if pause.is_zero() {
+                let state = states.borrow_and_update().clone();
+                let now = clock::now();
+                for task in tasks(&state, now) {
+                    let key = key(&task);
+                    if running.len() < AT_ONCE && busy.insert(key.clone()) {
+                        let work = Work { leading: self, keyring, clients, state: state.clone(), task };
+                        running.push(async move { (key, work.run().await) });
                     }
                 }
-                _ = states.changed() => sleep(SETTLE).await,
-                () = sleep(next.max(SETTLE)) => {}
+                pause = next_wake(&state, now).map_or(SLOW, |at| at.since(now)).clamp(SETTLE, SLOW);
+            }
+            tokio::select! {
+                Some((key, done)) = running.next(), if !running.is_empty() => {
+                    if let Err(reason) = done {
+                        debug!(?key, reason, "a step of an order is done again");
+                        rest_until = Instant::now() + RETRY;
+                    }
+                    busy.remove(&key);
+                }
+                _ = states.changed(), if rest_until <= Instant::now() => rest_until = Instant::now() + SETTLE,
+                () = sleep(pause) => {}
             }
         }
     }
