@@ -236,8 +236,7 @@ impl Callback for Flushed {
         if let (Ok(()), Some(durable)) = (&result, self.durable) {
             durable();
         }
-        // The log may have been closed meanwhile.
-        let _ = self.done.send(result);
+        Callback::send(self.done, result);
     }
 }
 
