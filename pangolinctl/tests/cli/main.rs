@@ -7,6 +7,8 @@ mod one_node;
 #[path = "../../../api/tests/rest/server.rs"]
 #[allow(dead_code, reason = "the tests of the API use the rest")]
 mod server;
+#[path = "../../../api/tests/rest/unsealed.rs"]
+mod unsealed;
 
 use std::{
     path::PathBuf,
