@@ -101,7 +101,9 @@ impl Transport {
             return Err(AcmeError::Setup(format!("{url:?} is not an https address")));
         }
         let unreachable = |reason: String| AcmeError::Unreachable { host: host.clone(), reason };
-        match tokio::time::timeout(EXCHANGE_MAX, self.speak(method, &uri, body)).await {
+        // The handshake alone takes many kilobytes, which every future around it would have room for.
+        let exchange = Box::pin(self.speak(method, &uri, body));
+        match tokio::time::timeout(EXCHANGE_MAX, exchange).await {
             Ok(result) => result.map_err(unreachable),
             Err(_) => Err(unreachable(format!("no answer within {} s", EXCHANGE_MAX.as_secs()))),
         }

@@ -2,6 +2,7 @@
 
 mod access;
 mod catalog;
+mod certificates;
 mod cluster;
 mod no_backups;
 mod no_dns;
