@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use crate::{
     frame::{Assembler, Frame, MESSAGE_MAX},
     hello::{Hello, decode_answer},
-    identity::{Keyring, spki_digest_of_certificate},
+    identity::{Keyring, inspect_certificate, spki_digest_of_certificate},
     join::JoinTokenText,
 };
 
@@ -51,6 +51,7 @@ pub fn keyring(bytes: &[u8]) {
 /// A certificate as a peer shows it.
 pub fn certificate(bytes: &[u8]) {
     let _ = spki_digest_of_certificate(bytes);
+    let _ = inspect_certificate(bytes);
 }
 
 #[cfg(test)]
