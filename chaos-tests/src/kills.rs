@@ -372,8 +372,9 @@ async fn audit(cluster: &Cluster, ledger: &Ledger, figures: &mut Figures) -> Res
     let expected = ledger.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
     // A last write that every node has to have before it is asked: what it shows then is no older.
     let writer = cluster.nodes[0].client().with_deadline(PATIENCE);
-    let body = json!({ "orgId": format!("marker-{}", figures.kills), "name": "marker" });
-    let marked = writer.send(Method::PUT, "/org", Some(body), Uuid::new_v4()).await.context("a marker")?;
+    let request = Uuid::new_v4();
+    let body = json!({ "orgId": format!("marker-{}", &request.simple().to_string()[..16]), "name": "marker" });
+    let marked = writer.send(Method::PUT, "/org", Some(body), request).await.context("a marker")?;
     let mut lost = BTreeSet::new();
     for node in &cluster.nodes {
         let present = caught_up(&node.client().with_deadline(PATIENCE), marked.revision).await?;
