@@ -373,7 +373,8 @@ async fn audit(cluster: &Cluster, ledger: &Ledger, figures: &mut Figures) -> Res
     // A last write that every node has to have before it is asked: what it shows then is no older.
     let writer = cluster.nodes[0].client().with_deadline(PATIENCE);
     let request = Uuid::new_v4();
-    let body = json!({ "orgId": format!("marker-{}", &request.simple().to_string()[..16]), "name": "marker" });
+    let body =
+        json!({ "orgId": format!("marker-{}", &request.simple().to_string()[..16]), "name": "marker" });
     let marked = writer.send(Method::PUT, "/org", Some(body), request).await.context("a marker")?;
     let mut lost = BTreeSet::new();
     for node in &cluster.nodes {
