@@ -111,9 +111,8 @@ fn a_validating_resolver_refuses_the_answers_of_another_key() {
     let unbound = Engine::unbound(ours.address(), &format!("  trust-anchor: \"{other}\"\n"));
     let start = std::time::Instant::now();
     loop {
-        let reply =
-            std::panic::catch_unwind(|| ask(unbound.address, &query("app.z.test", Rtype::A, true, 9)));
-        if let Ok(reply) = reply {
+        let asked = query("app.z.test", Rtype::A, true, 9);
+        if let Some(reply) = engine::ask_once(unbound.address, &asked, engine::ANSWER) {
             assert_eq!(reply.header().rcode(), Rcode::SERVFAIL);
             return;
         }

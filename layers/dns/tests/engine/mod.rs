@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// Far longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// One question.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// Whether a program is installed; says that the test is skipped if not.
 pub(crate) fn is_there(program: &str) -> bool {
@@ -105,7 +105,7 @@ impl Engine {
         let start = Instant::now();
         loop {
             if let Some(reply) =
-                try_ask(self.address, &query(name, kind, false, 0), Duration::from_millis(300))
+                ask_once(self.address, &query(name, kind, false, 0), Duration::from_millis(300))
                 && reply.header().rcode() == domain::base::iana::Rcode::NOERROR
             {
                 return;
@@ -204,14 +204,15 @@ pub(crate) fn query(name: &str, kind: Rtype, dnssec_ok: bool, id: u16) -> Vec<u8
 /// Asks by UDP, and by TCP where the reply says so.
 pub(crate) fn ask(server: SocketAddr, query: &[u8]) -> Message<Vec<u8>> {
     for _ in 0..3 {
-        if let Some(reply) = try_ask(server, query, ANSWER) {
+        if let Some(reply) = ask_once(server, query, ANSWER) {
             return reply;
         }
     }
     panic!("{server} does not answer");
 }
 
-fn try_ask(server: SocketAddr, query: &[u8], patience: Duration) -> Option<Message<Vec<u8>>> {
+/// Asks once, by UDP and by TCP where the reply says so; none where nothing comes in time.
+pub(crate) fn ask_once(server: SocketAddr, query: &[u8], patience: Duration) -> Option<Message<Vec<u8>>> {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     socket.connect(server).expect("a route");
     socket.set_read_timeout(Some(patience)).expect("a timeout");
