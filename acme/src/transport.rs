@@ -1,7 +1,6 @@
 //! One exchange over HTTPS.
 
 use std::{
-    error::Error,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use pangolin_wire::client::chain;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use time::OffsetDateTime;
@@ -169,21 +169,6 @@ impl Transport {
         }
         Err(if reasons.is_empty() { "its name has no address".to_owned() } else { reasons.join("; ") })
     }
-}
-
-/// An error with all that lies behind it.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let more = source.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

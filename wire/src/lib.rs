@@ -17,6 +17,7 @@ mod dns;
 mod envelope;
 mod journal;
 mod moment;
+mod shape;
 mod text;
 mod why;
 

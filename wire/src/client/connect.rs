@@ -134,8 +134,9 @@ fn roots(extra_ca: Option<&[u8]>) -> Result<RootCertStore, ClientError> {
     Ok(roots)
 }
 
-/// An error with all that lies behind it.
-pub(super) fn chain(error: &dyn Error) -> String {
+/// An error with all that lies behind it, for a person.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

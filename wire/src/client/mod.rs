@@ -24,8 +24,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{BASE_PATH, Envelope, Failure, MIN_REVISION_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
-pub use connect::system_roots;
 use connect::{Stream, Tls};
+pub use connect::{chain, system_roots};
 
 /// Longest that one attempt may take. A node itself gives up on a write after a few seconds.
 const ATTEMPT_MAX: Duration = Duration::from_secs(10);
@@ -368,7 +368,7 @@ impl Client {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let broken = |error: hyper::Error| self.broken(connect::chain(&error));
+        let broken = |error: hyper::Error| self.broken(chain(&error));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let exchange = async {
@@ -376,7 +376,7 @@ impl Client {
             let (head, body) = response.into_parts();
             let revision = head.headers.get(REVISION_HEADER).and_then(|v| v.to_str().ok()?.parse().ok());
             let body = Limited::new(body, ANSWER_MAX).collect().await;
-            let body = body.map_err(|error| self.broken(connect::chain(&*error)))?.to_bytes();
+            let body = body.map_err(|error| self.broken(chain(&*error)))?.to_bytes();
             Ok((head.status, revision, body))
         };
         // The connection is driven here and ends with the exchange: no task is left behind.
