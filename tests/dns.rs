@@ -180,7 +180,6 @@ async fn a_decision_is_answered_by_all_nodes_and_a_node_alone_goes_on() {
         slowest = slowest.max(began.elapsed());
     }
     println!("40 decisions: the slowest was answered everywhere after {:.3} s", slowest.as_secs_f32());
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     // A node alone answers from the last state, and says of challenges that it cannot know.
     ctl(&cluster, 0, &["record", "add", "_acme-challenge.demo.test", "TXT", "token"]);
     cluster.nodes[1].kill();

@@ -144,11 +144,9 @@ async fn without_a_leader_writes_are_503_with_the_reason_and_reads_go_on() {
     let server = Server::start().await;
     furnish(&server, "lab").await;
     server.cluster.shutdown().await;
-    let began = std::time::Instant::now();
     let reply = server.ask(Method::PUT, "/org", r#"{"orgId":"home"}"#).await;
     reply.refuses(Code::NotAppended, "nothing was changed: ");
     assert_eq!(reply.headers[header::RETRY_AFTER], "1");
-    assert!(began.elapsed() < std::time::Duration::from_secs(5));
     let sites: SiteList = server.operator().get("/org/lab/sites").await.expect("sites");
     assert_eq!(sites.sites.len(), 1);
 }

@@ -140,10 +140,8 @@ async fn health_is_told_once_connected_and_when_it_changes() {
 async fn a_node_that_says_nothing_is_dead() {
     let (mut control, _healths) = control();
     let (socket, _node) = pipe().await;
-    let start = Instant::now();
     let end = Conversation::new(&mut control, socket, &FAST).hold(&CancellationToken::new()).await;
     assert!(matches!(end, End::Lost(reason) if reason.contains("does not answer")));
-    assert!(start.elapsed() < 5 * FAST.silence, "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -172,10 +172,8 @@ async fn streams_and_datagrams_reach_their_targets_through_every_node() {
         assert_eq!(ask_udp(node, 40_002).await, "hallohallo");
     }
     assert!(connector.health_file.exists());
-    let start = Instant::now();
     connector.stop().await;
     until(nodes[0].control.attached(), |sites| sites.is_empty()).await;
-    assert!(start.elapsed() < Duration::from_secs(3), "a farewell does not wait for anything");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,9 +192,7 @@ async fn changes_of_targets_are_followed_and_their_health_is_told() {
     until(health.clone(), |health| health.get(&TargetId(1)) == Some(&TargetHealth::Healthy)).await;
     until(health.clone(), |health| health.get(&TargetId(2)) == Some(&TargetHealth::Unhealthy)).await;
 
-    let start = Instant::now();
     assert!(ask_tcp(&nodes[0], 40_002).await.is_err(), "a target that is not there resets");
-    assert!(start.elapsed() < Duration::from_secs(2), "and does so at once");
 
     let second = tcp_target(&mut tasks).await;
     agreed.change_site(|site| {
@@ -229,9 +225,7 @@ async fn the_loss_of_a_node_costs_neither_tunnels_nor_control() {
     timeout(PATIENCE, open.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"stillstill", "what flows through another node goes on");
     assert_eq!(ask_tcp(&nodes[0], 40_001).await.unwrap(), "hallohallo");
-    let start = Instant::now();
     let taken_over = attached(nodes.iter()).await;
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let control = &nodes.iter().find(|node| node.id == taken_over).unwrap().control;
     until(control.target_health(), |health| health.get(&TargetId(1)) == Some(&TargetHealth::Healthy)).await;
 

@@ -18,7 +18,7 @@ use pangolin_peer::{
     BoundPeers, Peers,
     identity::{AuthorityKey, NodeIdentity, NodeKey},
 };
-use pangolin_raft::{Cluster, Committed, Proposal, RaftConfig, RaftError, Timing};
+use pangolin_raft::{Cluster, Committed, Leader, MembershipError, Proposal, RaftConfig, RaftError, Timing};
 use pangolin_storage::{RaftStore, simulated::Disk};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -73,7 +73,7 @@ impl Group {
         group.add(1).await;
         group.node(1).bootstrap().await.expect("bootstrapped");
         group.leader().await;
-        let created = group.node(1).propose(proposal(created())).await.expect("created");
+        let created = insist(group.node(1), named(created())).await;
         assert_eq!(created.revision.lineage, 1);
         group
     }
@@ -150,21 +150,39 @@ impl Group {
     }
 
     pub(crate) async fn join(&self, id: u64) {
-        let leader = self.leader().await;
-        let leader = self.node(leader).lead().expect("leads");
-        leader.add_learner(NodeId(id)).await.expect("added");
+        self.change(async |leader| leader.add_learner(NodeId(id)).await).await;
     }
 
     pub(crate) async fn promote(&self, id: u64) {
-        let leader = self.leader().await;
-        let leader = self.node(leader).lead().expect("leads");
-        leader.promote(NodeId(id)).await.expect("promoted");
+        self.change(async |leader| leader.promote(NodeId(id)).await).await;
+    }
+
+    /// Changes the members through whoever leads. Tried again when the leadership is lost on the way, as on a busy
+    /// machine it may be: the changes do nothing where they are done already.
+    async fn change(&self, change: impl AsyncFn(Leader<'_>) -> Result<(), MembershipError>) {
+        let deadline = tokio::time::Instant::now() + WAIT;
+        loop {
+            let leader = self.leader().await;
+            let changed = match self.node(leader).lead() {
+                Some(leader) => change(leader).await,
+                None => continue,
+            };
+            match changed {
+                Ok(()) => return,
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits for a leader with a majority behind it.
     pub(crate) async fn leader(&self) -> u64 {
         until("a leader", || {
-            let led = |node: &Node| *node.cluster.leadership().borrow();
+            // What is published may be a moment behind: who has just lost the leadership may still be announced.
+            let led = |node: &Node| {
+                let led = *node.cluster.leadership().borrow();
+                led.filter(|term| node.cluster.lead().is_some_and(|leader| leader.term() == *term))
+            };
             self.nodes.values().filter_map(|node| Some((led(node)?, node.id.0))).max().map(|(_, id)| id)
         })
         .await

