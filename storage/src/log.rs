@@ -8,10 +8,12 @@ pub(crate) mod cache;
 #[cfg(test)]
 mod damage_tests;
 pub(crate) mod disk;
+mod lane;
 pub(crate) mod scan;
 pub mod simulated;
 pub(crate) mod store;
 pub(crate) mod watermark;
+mod writer;
 
 use std::{fmt, io};
 
@@ -99,10 +101,10 @@ pub enum LogOp {
     Committed(LogId),
 }
 
-/// Runs once when changes are durable, perhaps on another thread; dropped where they never will be.
-pub type Durable = Box<dyn FnOnce() + Send>;
+/// Runs once when changes are durable, or with the reason why they never will be, perhaps on another thread.
+pub type Told = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// The medium under a [`store::LogStore`], owned by one thread.
+/// The medium under a [`store::LogStore`], used by one thread at a time.
 ///
 /// After an error from `write` the medium's content is unknown: the store above never calls it again.
 pub trait LogBackend: Send + 'static {
@@ -113,14 +115,15 @@ pub trait LogBackend: Send + 'static {
     /// The medium refuses, or a change contradicts what is there.
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()>;
 
-    /// The same with `sync`, and runs `durable` as soon as they are, if possible before this returns.
-    ///
-    /// # Errors
-    /// As for [`Self::write`]; `durable` has not run then, unless it is only what comes after that has failed.
-    fn write_and_tell(&mut self, ops: Vec<LogOp>, durable: Durable) -> io::Result<()> {
-        self.write(ops, true)?;
-        durable();
-        Ok(())
+    /// Does changes other than votes in order and runs `told` when they and everything before them are durable, or when
+    /// the medium refuses: before this returns or after. Nothing else is asked of the medium until then.
+    fn begin(&mut self, ops: Vec<LogOp>, told: Told) {
+        told(self.write(ops, true));
+    }
+
+    /// Whether [`Self::begin`] with these changes only hands them on, and waits for nothing.
+    fn is_quick(&self, _ops: &[LogOp]) -> bool {
+        false
     }
 
     /// The entries of `from..to` in order, the first ones of them if they have more than `max_bytes` in sum, at

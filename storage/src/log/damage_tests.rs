@@ -429,3 +429,42 @@ fn entries_that_left_the_cache_are_read_from_disk() {
     });
     runtime().block_on(log.close());
 }
+
+#[test]
+fn appends_alone_and_in_groups_are_acknowledged_in_order_through_many_files() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let open = || DiskLog::open_in_chunks(dir.path(), dir.path(), 64 * 1024).expect("opened");
+    let log = LogStore::start(open()).expect("started");
+    let (sender, acks) = mpsc::channel();
+    let append = |index: u64| {
+        let sender = sender.clone();
+        let done = Box::new(move |result: Result<(), StorageError>| {
+            result.expect("durable");
+            sender.send(index).expect("sent");
+        });
+        log.append(vec![entry(1, index)], done).expect("queued");
+    };
+    let mut next = 0;
+    for round in 0..300 {
+        for _ in 0..=round % 4 {
+            append(next);
+            next += 1;
+        }
+        // Every other round finds the medium at rest, the others something under way.
+        if round % 2 == 0 {
+            while acks.recv().expect("acknowledged") + 1 < next {}
+        }
+        if round % 50 == 0 {
+            runtime().block_on(log.save_vote(vote(round + 1))).expect("saved");
+        }
+    }
+    log.save_committed(id(1, next - 1)).expect("noted");
+    runtime().block_on(log.close());
+    assert!(log.append(vec![entry(1, next)], Box::new(|_| {})).is_err(), "closed");
+    assert_eq!(acks.try_iter().last(), Some(next - 1));
+    let mut log = open();
+    assert!(files(&dir.path().join("log")).len() > 2, "one file is not many");
+    assert_eq!(all(&mut log), (0..next).map(|index| entry(1, index)).collect::<Vec<_>>());
+    assert_eq!(log.state().vote, Some(vote(251)));
+    assert_eq!(log.state().committed, Some(id(1, next - 1)));
+}

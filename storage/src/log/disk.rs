@@ -3,14 +3,12 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        mpsc::{SyncSender, sync_channel},
-    },
+    sync::{Arc, mpsc::sync_channel},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use raft_log::{
     Callback, Config, DumpApi, RaftLog, RaftLogAction, Segment, Types, WALRecord,
     api::raft_log_writer::RaftLogWriter,
@@ -18,7 +16,7 @@ use raft_log::{
 };
 
 use super::{
-    Durable, ENTRY_MAX, Entry, LogBackend, LogId, LogOp, LogState, Vote,
+    ENTRY_MAX, Entry, LogBackend, LogId, LogOp, LogState, Told, Vote,
     scan::scan,
     watermark::{Found, Watermark},
 };
@@ -30,6 +28,8 @@ const WATERMARK: &str = "watermark";
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Records in a chunk file: bounds what raft-log holds in memory per record of the newest one.
 const CHUNK_RECORDS: usize = 32 * 1024;
+/// More than a record has beside an entry's content: its kind, ids, lengths and checksums.
+const RECORD_OVERHEAD: usize = 256;
 /// Buffer for reading a chunk file at start.
 const READ_BUFFER: usize = 256 * 1024;
 /// How far the durable watermark may be behind the log.
@@ -39,10 +39,37 @@ pub(crate) const MARK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct DiskLog {
     wal: RaftLog<Wal>,
-    mark: Watermark,
+    /// Set where the log has been synced.
+    mark: Arc<Mutex<Watermark>>,
     end: u64,
     /// When the watermark was last made durable; none while it is.
     unsynced_since: Option<Instant>,
+    room: Room,
+}
+
+/// What still goes into the newest chunk file. Behind the truth at worst.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    bytes: usize,
+    records: usize,
+}
+
+impl Room {
+    /// What is left of it after these changes; none if they may need another file.
+    fn after(self, ops: &[LogOp]) -> Option<Self> {
+        let bytes: usize = ops.iter().map(|op| RECORD_OVERHEAD + body_of(op)).sum();
+        // A file that has reached its size is full.
+        let left =
+            Self { bytes: self.bytes.checked_sub(bytes)?, records: self.records.checked_sub(ops.len())? };
+        (left.bytes > 0 && left.records > 0).then_some(left)
+    }
+}
+
+fn body_of(op: &LogOp) -> usize {
+    match op {
+        LogOp::Append(entry) => entry.body.len(),
+        _ => 0,
+    }
 }
 
 impl DiskLog {
@@ -83,7 +110,9 @@ impl DiskLog {
         }
         let wal =
             RaftLog::open(config).map_err(|error| rejoin(format!("the log cannot be read: {error}")))?;
-        let log = Self { wal, mark, end: scan.end, unsynced_since: None };
+        let mark = Arc::new(Mutex::new(mark));
+        let room = Room::default();
+        let log = Self { wal, mark, end: scan.end, unsynced_since: None, room };
         if log.state() != scan.state {
             return Err(rejoin(format!(
                 "two readings of the log differ: {:?} and {:?}",
@@ -136,43 +165,76 @@ impl DiskLog {
     }
 
     fn apply_all(&mut self, ops: Vec<LogOp>) -> io::Result<()> {
+        let room = self.room.after(&ops);
         for op in ops {
             if let Some(segment) = self.apply(op)? {
                 self.end = self.end.max(segment.end().0);
             }
         }
+        self.room = room.unwrap_or_else(|| self.look_for_room());
         Ok(())
     }
 
-    fn write_and_sync(&mut self, ops: Vec<LogOp>, durable: Option<Durable>) -> io::Result<()> {
+    fn look_for_room(&self) -> Room {
+        let (open, config) = (self.wal.stat().open_chunk, &self.wal.config().wal);
+        let left = |most: usize, is: u64| most.saturating_sub(usize::try_from(is).unwrap_or(usize::MAX));
+        Room {
+            bytes: left(config.chunk_max_size(), open.size),
+            records: left(config.chunk_max_records(), open.records_count),
+        }
+    }
+
+    fn is_mark_due(&self) -> bool {
+        self.unsynced_since.is_some_and(|since| since.elapsed() >= MARK_INTERVAL)
+    }
+
+    fn write_and_sync(&mut self, ops: Vec<LogOp>) -> io::Result<()> {
         let voted = ops.iter().any(|op| matches!(op, LogOp::Vote(_)));
-        self.apply_all(ops)?;
         let (done, synced) = sync_channel(1);
-        self.wal.flush(true, Some(Flushed { durable, done }))?;
+        self.begin(ops, Box::new(move |result| Callback::send(done, result)));
         synced.recv().map_err(|_| io::Error::other("the thread that writes the log has ended"))??;
-        self.mark.set(self.end)?;
-        let since = *self.unsynced_since.get_or_insert_with(Instant::now);
         // Votes are rare and matter most.
-        if voted || since.elapsed() >= MARK_INTERVAL { self.sync_mark() } else { Ok(()) }
+        if voted { self.sync_mark() } else { Ok(()) }
+    }
+
+    fn prepare(&mut self, ops: Vec<LogOp>) -> io::Result<()> {
+        if self.is_mark_due() {
+            self.sync_mark()?;
+        }
+        self.apply_all(ops)?;
+        self.unsynced_since.get_or_insert_with(Instant::now);
+        Ok(())
     }
 
     fn sync_mark(&mut self) -> io::Result<()> {
         self.unsynced_since = None;
-        self.mark.sync()
+        self.mark.lock().sync()
     }
 }
 
 impl LogBackend for DiskLog {
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()> {
         if sync {
-            return self.write_and_sync(ops, None);
+            return self.write_and_sync(ops);
         }
         self.apply_all(ops)?;
         self.wal.flush(false, None)
     }
 
-    fn write_and_tell(&mut self, ops: Vec<LogOp>, durable: Durable) -> io::Result<()> {
-        self.write_and_sync(ops, Some(durable))
+    fn begin(&mut self, ops: Vec<LogOp>, told: Told) {
+        if let Err(error) = self.prepare(ops) {
+            return told(Err(error));
+        }
+        let flushed = Flushed { told, mark: self.mark.clone(), end: self.end };
+        // What waits for it is dropped with it, and says so.
+        if let Err(error) = self.wal.flush(true, Some(flushed)) {
+            tracing::error!(%error, "the thread that writes the log takes nothing more");
+        }
+    }
+
+    fn is_quick(&self, ops: &[LogOp]) -> bool {
+        let waits = |op: &LogOp| !matches!(op, LogOp::Append(_) | LogOp::Committed(_));
+        !self.is_mark_due() && !ops.iter().any(waits) && self.room.after(ops).is_some()
     }
 
     fn read(&mut self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -227,16 +289,16 @@ fn config(dir: &Path, chunk: usize) -> io::Result<Config> {
 
 /// What raft-log's thread does after a flush: whoever waits for the entries need not wait for another thread to wake up.
 pub(crate) struct Flushed {
-    durable: Option<Durable>,
-    done: SyncSender<io::Result<()>>,
+    told: Told,
+    mark: Arc<Mutex<Watermark>>,
+    /// Where the log ends then.
+    end: u64,
 }
 
 impl Callback for Flushed {
     fn send(self, result: io::Result<()>) {
-        if let (Ok(()), Some(durable)) = (&result, self.durable) {
-            durable();
-        }
-        Callback::send(self.done, result);
+        let marked = result.and_then(|()| self.mark.lock().set(self.end));
+        (self.told)(marked);
     }
 }
 
@@ -313,5 +375,29 @@ impl Decode for Vote {
             node: u64::decode(&mut reader)?,
             elected: u8::decode(&mut reader)? != 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fills_a_file_has_no_room_in_it() {
+        let append =
+            |len| LogOp::Append(Entry { id: LogId { term: 1, index: 1 }, body: vec![0; len].into() });
+        let room = Room { bytes: 1000, records: 3 };
+        let cases = [
+            ("nothing", vec![], Some((1000, 3))),
+            ("one", vec![append(100)], Some((644, 2))),
+            ("as many records as are left", vec![append(1), append(1), append(1)], None),
+            ("as many bytes as are left", vec![append(1000 - RECORD_OVERHEAD)], None),
+            ("a hint counts", vec![append(1), LogOp::Committed(LogId { term: 1, index: 1 })], Some((487, 1))),
+        ];
+        for (what, ops, expected) in cases {
+            let after = room.after(&ops).map(|room| (room.bytes, room.records));
+            assert_eq!(after, expected, "{what}");
+        }
+        assert!(Room::default().after(&[]).is_none(), "where nothing is known, nothing is quick");
     }
 }
