@@ -433,7 +433,7 @@ fn entries_that_left_the_cache_are_read_from_disk() {
 #[test]
 fn appends_alone_and_in_groups_are_acknowledged_in_order_through_many_files() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let open = || DiskLog::open_in_chunks(dir.path(), dir.path(), 64 * 1024).expect("opened");
+    let open = || DiskLog::open_in_chunks(dir.path(), dir.path(), 16 * 1024).expect("opened");
     let log = LogStore::start(open()).expect("started");
     let (sender, acks) = mpsc::channel();
     let append = |index: u64| {

@@ -29,8 +29,8 @@ pub(super) struct Lane<B> {
     queue: Mutex<Queue>,
     /// Wakes the thread.
     news: Condvar,
-    /// Used by whoever has the turn.
-    writer: Mutex<Writer<B>>,
+    /// Used by whoever has the turn; gone with the thread, so that the medium is free when the lane is closed.
+    writer: Mutex<Option<Writer<B>>>,
 }
 
 #[derive(Default)]
@@ -62,7 +62,7 @@ impl<B: LogBackend> Submit for Lane<B> {
                 queue.taken = true;
                 drop(queue);
                 let mut writer = self.writer.lock();
-                if writer.is_quick(&ops) {
+                if let Some(writer) = writer.as_mut().filter(|writer| writer.is_quick(&ops)) {
                     self.note_append();
                     writer.append(ops, done, self.pass());
                     return Ok(());
@@ -88,7 +88,7 @@ impl<B: LogBackend> Submit for Lane<B> {
 
 impl<B: LogBackend> Lane<B> {
     pub(super) fn new(writer: Writer<B>) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::default(), news: Condvar::new(), writer: Mutex::new(writer) })
+        Arc::new(Self { queue: Mutex::default(), news: Condvar::new(), writer: Mutex::new(Some(writer)) })
     }
 
     /// What the thread does, until a stop comes.
@@ -99,13 +99,13 @@ impl<B: LogBackend> Lane<B> {
         loop {
             match self.take_turn(&mut rest) {
                 Task::Settle => {
-                    rest = self.writer.lock().settle(rest);
+                    rest = self.write(|writer| writer.settle(rest)).unwrap_or(Rest::Settled);
                     self.pass()();
                 }
                 Task::Jobs(jobs) => {
                     rest = Rest::Hint;
                     let pass = self.pass();
-                    if self.writer.lock().process(jobs, pass) {
+                    if self.write(|writer| writer.process(jobs, pass)) != Some(false) {
                         break;
                     }
                 }
@@ -116,7 +116,12 @@ impl<B: LogBackend> Lane<B> {
             self.news.wait(&mut queue);
         }
         drop(queue);
-        self.writer.lock().close();
+        self.write(Writer::close);
+    }
+
+    /// Uses the medium, as long as it is there; whoever calls has the turn.
+    fn write<T>(&self, action: impl FnOnce(&mut Writer<B>) -> T) -> Option<T> {
+        self.writer.lock().as_mut().map(action)
     }
 
     /// Waits until there is something to do and the turn is free.
@@ -185,6 +190,6 @@ impl<B> Drop for Closed<'_, B> {
         // Dropped without the lock: what waits for a job may look at the lane when it is gone.
         let left = std::mem::take(&mut queue.jobs);
         drop(queue);
-        drop(left);
+        drop((left, self.0.writer.lock().take()));
     }
 }
