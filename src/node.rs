@@ -41,7 +41,7 @@ use crate::{
     local::{
         agreement::Watch,
         control::{ControlHost, SitePort},
-        dialer::{NodeDialer, Relay},
+        dialer::{DatagramRelay, NodeDialer, Relay},
         journal::Journal,
         layers::{Health, Layers},
         reports::{Carried, Inbox, Reporter, Reports},
@@ -406,6 +406,7 @@ async fn start_layers(
     let host = ControlHost { control: control.clone(), api };
     let (edge, edge_task) = edge.start(Arc::new(dialer), Arc::new(host));
     core.peers.serve(Service::Relay, Arc::new(Relay { tunnel: tunnel.clone() }));
+    core.peers.serve(Service::Datagrams, Arc::new(DatagramRelay { tunnel: tunnel.clone() }));
 
     let (reached_tx, mut reached) = watch::channel(Default::default());
     let layers = Layers {

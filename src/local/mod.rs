@@ -6,6 +6,7 @@
 pub mod agreement;
 mod certificates;
 pub mod control;
+pub mod datagrams;
 pub mod dialer;
 pub mod journal;
 pub mod layers;
