@@ -44,6 +44,7 @@ use crate::{
         dialer::{DatagramRelay, NodeDialer, Relay},
         journal::Journal,
         layers::{Health, Layers},
+        moves::Moves,
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
@@ -391,8 +392,10 @@ async fn start_layers(
     let port = SitePort {
         cluster: core.cluster.clone(),
         node: core.node,
-        plan: tunnel_plans,
+        plan: tunnel_plans.clone(),
         reports: core.reports.clone(),
+        peers: core.peers.clone(),
+        wireguard: tunnel.listen_address(),
     };
     let token_key = keyring.derive("connector session tokens");
     let control = Arc::new(ControlService::new(Arc::new(port), token_key, clock::now));
@@ -456,6 +459,15 @@ async fn start_layers(
         keyring,
     };
     tasks.spawn("health", health.run(shutdown.clone()));
+    let moves = Moves {
+        node: core.node,
+        control: control.clone(),
+        plan: tunnel_plans,
+        cluster: core.cluster.clone(),
+        peers: core.peers.clone(),
+        reports: core.reports.clone(),
+    };
+    tasks.spawn("moves", moves.run(shutdown.clone()));
     tasks.spawn("watchdog", watchdog(reached, shutdown));
     info!(node = %core.node, name = %core.config.name, revision = %first.revision(), "ready");
     Ok(control)

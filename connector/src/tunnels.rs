@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,13 +16,20 @@ use pangolin_tunnel::{
 };
 use tokio::{
     net::lookup_host,
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{choice::choose, forward::Flows, now, wanted::Wanted};
+use crate::{
+    choice::choose,
+    forward::Flows,
+    now,
+    over_tls::{Access, Way, Ways},
+    status::{Status, TunnelStatus},
+    wanted::Wanted,
+};
 
 /// How often the choice of nodes is looked at while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,6 +47,11 @@ pub(crate) struct Tunnels {
     pub(crate) most: usize,
     /// Exists while any tunnel is alive.
     pub(crate) health_file: Option<PathBuf>,
+    /// How nodes are reached where UDP is not let out.
+    pub(crate) access: Option<Arc<Access>>,
+    pub(crate) status: watch::Sender<Status>,
+    /// Told when a tunnel dies.
+    pub(crate) doubt: Arc<Notify>,
 }
 
 impl Tunnels {
@@ -78,8 +91,9 @@ impl Tunnels {
 
     /// Keeps the tunnels of one address, until another one is wanted.
     async fn keep(&mut self, tunnels: &SiteTunnels, flows: &Flows, address: Ipv4Addr) {
-        let mut paths = tunnels.paths();
+        let (mut paths, mut seen) = (tunnels.paths(), BTreeMap::new());
         let mut endpoints = Endpoints::default();
+        let mut ways = self.access.clone().map(Ways::new);
         let mut held: Vec<SiteNode> = Vec::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,9 +105,17 @@ impl Tunnels {
                 }
                 let (tcp, udp) = wanted.ports();
                 tunnels.listen(tcp, udp);
-                let seen = paths.borrow_and_update().clone();
+                let before = std::mem::replace(&mut seen, paths.borrow_and_update().clone());
+                if before.iter().any(|(id, old)| old.alive && seen.get(id).is_some_and(|new| !new.alive)) {
+                    self.doubt.notify_one();
+                }
                 self.say_health(seen.values().any(|seen| seen.alive));
-                let nodes = endpoints.choose(&wanted, &held, seen, self.most);
+                let mut nodes = endpoints.choose(&wanted, &held, seen.clone(), self.most);
+                if let Some(ways) = &mut ways {
+                    ways.direct(&mut nodes, &wanted, &seen, now()).await;
+                }
+                let over_tls = ways.as_ref().map(Ways::taken).unwrap_or_default();
+                self.say_status(&wanted, &nodes, &seen, &over_tls);
                 if nodes != held {
                     let ids: Vec<u64> = nodes.iter().map(|node| node.node.0).collect();
                     tracing::info!(nodes = ?ids, "keeping tunnels");
@@ -116,6 +138,34 @@ impl Tunnels {
                 _ = tick.tick() => {}
             }
         }
+    }
+
+    /// Says how the tunnels are.
+    fn say_status(
+        &self,
+        wanted: &Wanted,
+        nodes: &[SiteNode],
+        seen: &BTreeMap<NodeId, Seen>,
+        ways: &BTreeMap<NodeId, Way>,
+    ) {
+        let told = nodes.iter().filter_map(|node| {
+            let known = wanted.nodes.iter().find(|known| known.id == node.node)?;
+            let path = seen.get(&node.node);
+            Some(TunnelStatus {
+                node: if known.name.is_empty() { known.endpoint.clone() } else { known.name.clone() },
+                endpoint: known.endpoint.clone(),
+                control: known.control.clone(),
+                over_tls: ways.get(&node.node) == Some(&Way::Tls),
+                alive: path.is_some_and(|seen| seen.alive),
+                since: path.map_or(Timestamp(0), |seen| seen.since),
+            })
+        });
+        let tunnels: Vec<TunnelStatus> = told.collect();
+        self.status.send_if_modified(|status| {
+            let changed = status.address != wanted.address || status.tunnels != tunnels;
+            (status.address, status.tunnels) = (wanted.address, tunnels);
+            changed
+        });
     }
 
     /// Writes or removes the health file.

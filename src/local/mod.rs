@@ -10,6 +10,7 @@ pub mod datagrams;
 pub mod dialer;
 pub mod journal;
 pub mod layers;
+pub mod moves;
 pub mod reports;
 pub mod socket;
 pub mod status;

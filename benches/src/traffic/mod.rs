@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pangolin_chaos::{
-    prober::{Probe, figures},
+    prober::{INTERVAL, Probe, figures},
     testbed::network,
 };
 use pangolin_core::NodeId;
@@ -32,7 +32,7 @@ use crate::{judge::Check, sample::Sample, say};
 /// How long the visitor asks before the fault.
 const BEFORE: Duration = Duration::from_millis(1200);
 /// How many of its last requests the victim has to have carried.
-const CARRIED: usize = 10;
+const CARRIED: u32 = 10;
 /// How long it asks afterwards: until the dead node is called down and whatever follows from that has happened.
 const AFTER: Duration = Duration::from_secs(4);
 /// A cluster is made anew after so many faults: nodes that die again and again are called up ever later, which would be
@@ -154,7 +154,9 @@ async fn round(lab: &mut Lab, series: &mut Series) -> Result<()> {
         series.dead.push(tunnel_is(lab, parts.victim, false, began).await?);
     }
     sleep(AFTER.saturating_sub(began.elapsed())).await;
-    let probes = visitor.stop()?;
+    let mut probes = visitor.stop()?;
+    // A node that has just been started may have refused the first ones.
+    probes.retain(|probe| probe.sent + INTERVAL * CARRIED >= began);
     let seen = figures(&probes);
     let gap = Duration::from_millis(seen.longest_gap_ms);
     say(&format!(
@@ -180,8 +182,9 @@ async fn round(lab: &mut Lab, series: &mut Series) -> Result<()> {
 
 /// Every one of the last requests was answered, by way of the victim.
 fn check_carried(probes: &[Probe], via: &str) -> Result<()> {
-    let recent = &probes[probes.len().saturating_sub(CARRIED)..];
-    ensure!(recent.len() == CARRIED, "only {} requests have been answered", recent.len());
+    let carried = usize::try_from(CARRIED)?;
+    let recent = &probes[probes.len().saturating_sub(carried)..];
+    ensure!(recent.len() == carried, "only {} requests have been answered", recent.len());
     for probe in recent {
         let taken =
             probe.result.as_ref().map_err(|problem| anyhow::anyhow!("before the fault: {problem}"))?;
@@ -330,7 +333,7 @@ mod tests {
 
     #[test]
     fn the_victim_has_to_have_carried_every_one_of_the_last_requests() {
-        let carried = |last: Probe, many: usize| {
+        let carried = |last: Probe, many: u32| {
             let mut probes: Vec<Probe> = (0..many).map(|_| probe(Ok("node 2"))).collect();
             probes.push(last);
             check_carried(&probes, "node 2").is_ok()
