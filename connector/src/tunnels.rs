@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use pangolin_core::{NodeId, Timestamp, observation::Seen};
+use pangolin_core::{NodeId, Timestamp, observation::Seen, record::TunnelKey};
 use pangolin_tunnel::{
     SecretKey, TunnelError,
     site::{SiteNode, SiteTunnels},
@@ -91,7 +91,7 @@ impl Tunnels {
 
     /// Keeps the tunnels of one address, until another one is wanted.
     async fn keep(&mut self, tunnels: &SiteTunnels, flows: &Flows, address: Ipv4Addr) {
-        let (mut paths, mut seen) = (tunnels.paths(), BTreeMap::new());
+        let (mut paths, mut alive, mut news) = (tunnels.paths(), BTreeMap::new(), false);
         let mut endpoints = Endpoints::default();
         let mut ways = self.access.clone().map(Ways::new);
         let mut held: Vec<SiteNode> = Vec::new();
@@ -105,9 +105,13 @@ impl Tunnels {
                 }
                 let (tcp, udp) = wanted.ports();
                 tunnels.listen(tcp, udp);
-                let before = std::mem::replace(&mut seen, paths.borrow_and_update().clone());
-                if before.iter().any(|(id, old)| old.alive && seen.get(id).is_some_and(|new| !new.alive)) {
-                    self.doubt.notify_one();
+                let seen = paths.borrow().clone();
+                // After a change of nodes, what was seen before it says nothing of the new ones.
+                if std::mem::take(&mut news) {
+                    if has_died(&alive, &held, &seen) {
+                        self.doubt.notify_one();
+                    }
+                    alive = living(&held, &seen);
                 }
                 self.say_health(seen.values().any(|seen| seen.alive));
                 let mut nodes = endpoints.choose(&wanted, &held, seen.clone(), self.most);
@@ -127,8 +131,9 @@ impl Tunnels {
                 changed = self.wanted.changed() => if changed.is_err() {
                     return;
                 },
-                changed = paths.changed() => if changed.is_err() {
-                    return;
+                changed = paths.changed() => match changed {
+                    Ok(()) => news = true,
+                    Err(_) => return,
                 },
                 flow = tunnels.accept() => match flow {
                     Some(flow) => flows.carry(flow, &self.wanted.borrow()),
@@ -180,6 +185,19 @@ impl Tunnels {
             tracing::warn!(path = %path.display(), %error, "the health file cannot be kept");
         }
     }
+}
+
+/// The nodes with a live tunnel, each with its key: a node of the same id with another key is another tunnel.
+fn living(held: &[SiteNode], seen: &BTreeMap<NodeId, Seen>) -> BTreeMap<NodeId, TunnelKey> {
+    let alive = |node: &&SiteNode| seen.get(&node.node).is_some_and(|seen| seen.alive);
+    held.iter().filter(alive).map(|node| (node.node, node.key)).collect()
+}
+
+/// Whether a tunnel that was alive and is still held is not alive any more. One that was given up for another has not
+/// died.
+fn has_died(alive: &BTreeMap<NodeId, TunnelKey>, held: &[SiteNode], seen: &BTreeMap<NodeId, Seen>) -> bool {
+    let dead = |node: &SiteNode| seen.get(&node.node).is_some_and(|seen| !seen.alive);
+    held.iter().any(|node| dead(node) && alive.get(&node.node) == Some(&node.key))
 }
 
 /// The addresses behind the nodes' endpoints.
@@ -266,8 +284,6 @@ fn preferred(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use pangolin_core::record::TunnelKey;
-
     use super::*;
     use crate::wanted::Node;
 
@@ -308,5 +324,28 @@ mod tests {
         endpoints.lost.insert(NodeId(1), Timestamp(now().0 - 11_000));
         let nodes = endpoints.choose(&wanted, &[], BTreeMap::new(), 1);
         assert_eq!(nodes[0].node, NodeId(2));
+    }
+
+    #[test]
+    fn a_tunnel_that_is_given_up_for_another_has_not_died() {
+        let node = |key: u8| SiteNode {
+            node: NodeId(0),
+            endpoint: SocketAddr::from(([192, 0, 2, key], 51_820)),
+            key: TunnelKey([key; 32]),
+            address: Ipv4Addr::new(100, 89, 0, key),
+        };
+        let path = |alive| BTreeMap::from([(NodeId(0), Seen { alive, since: Timestamp(1) })]);
+        let alive = living(&[node(1)], &path(true));
+        assert_eq!(alive, BTreeMap::from([(NodeId(0), TunnelKey([1; 32]))]));
+        assert!(living(&[node(1)], &path(false)).is_empty());
+        let cases = [
+            ("it lives", node(1), path(true), false),
+            ("it is dead", node(1), path(false), true),
+            ("another one, under the same id", node(2), path(false), false),
+            ("nothing is seen", node(1), BTreeMap::new(), false),
+        ];
+        for (what, held, seen, expected) in cases {
+            assert_eq!(has_died(&alive, &[held], &seen), expected, "{what}");
+        }
     }
 }
