@@ -120,7 +120,7 @@ async fn measure(shape: Shape, count: usize) -> Result<Vec<Series>> {
     };
     let mut all: Vec<Series> = faults.iter().map(empty).collect();
     let rounds: Vec<usize> = (0..count * faults.len()).map(|round| round % faults.len()).collect();
-    for rounds in rounds.chunks(FAULTS_PER_LAB) {
+    for rounds in rounds.chunks(shape.faults_per_lab()) {
         let mut lab = shape.lab().await?;
         for which in rounds {
             let series = &mut all[*which];
@@ -269,6 +269,12 @@ impl Shape {
             Self::Relay => Lab::start(5, 2).await,
             Self::Single | Self::SingleLeader => Lab::start(3, 1).await,
         }
+    }
+
+    /// How many faults a cluster sees. After its tunnel was cut, the entry keeps connections by way of the relay and uses
+    /// them on.
+    fn faults_per_lab(self) -> usize {
+        if self == Self::Tunnel { 1 } else { FAULTS_PER_LAB }
     }
 
     /// The longest silences that are allowed, in milliseconds: of half the runs, and of 99 in 100. Where only the tunnel
