@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{
     config::Config,
-    local::{dialer, journal, reports, status},
+    local::{datagrams, dialer, journal, reports, status},
     membership::{self, Invitation},
     state_dir::StateDir,
 };
@@ -41,6 +41,7 @@ pub fn identity_file(bytes: &[u8], dir: &Path) -> std::io::Result<()> {
 pub fn between_nodes(bytes: &[u8]) {
     reports::fuzz(bytes);
     dialer::fuzz(bytes);
+    datagrams::fuzz(bytes);
     status::fuzz(bytes);
     journal::fuzz(bytes);
 }

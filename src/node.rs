@@ -41,9 +41,10 @@ use crate::{
     local::{
         agreement::Watch,
         control::{ControlHost, SitePort},
-        dialer::{NodeDialer, Relay},
+        dialer::{DatagramRelay, NodeDialer, Relay},
         journal::Journal,
         layers::{Health, Layers},
+        moves::Moves,
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
@@ -391,8 +392,10 @@ async fn start_layers(
     let port = SitePort {
         cluster: core.cluster.clone(),
         node: core.node,
-        plan: tunnel_plans,
+        plan: tunnel_plans.clone(),
         reports: core.reports.clone(),
+        peers: core.peers.clone(),
+        wireguard: tunnel.listen_address(),
     };
     let token_key = keyring.derive("connector session tokens");
     let control = Arc::new(ControlService::new(Arc::new(port), token_key, clock::now));
@@ -406,6 +409,7 @@ async fn start_layers(
     let host = ControlHost { control: control.clone(), api };
     let (edge, edge_task) = edge.start(Arc::new(dialer), Arc::new(host));
     core.peers.serve(Service::Relay, Arc::new(Relay { tunnel: tunnel.clone() }));
+    core.peers.serve(Service::Datagrams, Arc::new(DatagramRelay { tunnel: tunnel.clone() }));
 
     let (reached_tx, mut reached) = watch::channel(Default::default());
     let layers = Layers {
@@ -455,6 +459,15 @@ async fn start_layers(
         keyring,
     };
     tasks.spawn("health", health.run(shutdown.clone()));
+    let moves = Moves {
+        node: core.node,
+        control: control.clone(),
+        plan: tunnel_plans,
+        cluster: core.cluster.clone(),
+        peers: core.peers.clone(),
+        reports: core.reports.clone(),
+    };
+    tasks.spawn("moves", moves.run(shutdown.clone()));
     tasks.spawn("watchdog", watchdog(reached, shutdown));
     info!(node = %core.node, name = %core.config.name, revision = %first.revision(), "ready");
     Ok(control)

@@ -1,4 +1,5 @@
-//! How long nothing can be written: after `kill -9` of the leader, and during a planned transfer.
+//! How long nothing can be written: after `kill -9` of the leader, and during a planned transfer; and how long visitors
+//! are not answered when the node is lost that carries their traffic ([`traffic`]).
 //!
 //! A writer asks the nodes that live for one small write after the other, the way any client does: at the next node
 //! when one does not answer or says 503, under the same request id until it is acknowledged.
@@ -15,7 +16,7 @@ use pangolin_wire::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{judge::Check, pangolin, sample::Sample, say};
+use crate::{judge::Check, pangolin, sample::Sample, say, traffic};
 
 const KILL_P50_MS: f64 = 900.0;
 const KILL_P99_MS: f64 = 2000.0;
@@ -38,6 +39,8 @@ pub(crate) struct Options {
     /// How often the leadership is handed over
     #[arg(long, default_value_t = 50)]
     transfers: usize,
+    #[command(flatten)]
+    traffic: traffic::TrafficOptions,
 }
 
 /// Measures, prints, judges.
@@ -45,17 +48,44 @@ pub(crate) struct Options {
 /// # Errors
 /// The cluster does not start, or does not come back.
 pub(crate) async fn run(options: &Options) -> Result<bool> {
+    let (kills, transfers, gaps) = writes(options).await?;
+    let (kills, transfers, gaps) =
+        (Sample::of(&kills).figures(), Sample::of(&transfers).figures(), Sample::of(&gaps).figures());
+    let (traffic, bounds) = traffic::run(&options.traffic).await?;
+    let mut checks = Vec::new();
+    if options.kills > 0 {
+        checks.push(Check::at_most("kill -9 to the next write, p50 ms", kills.p50_ms, KILL_P50_MS));
+        checks.push(Check::at_most("kill -9 to the next write, p99 ms", kills.p99_ms, KILL_P99_MS));
+    }
+    if options.transfers > 0 {
+        checks.push(Check::at_most("planned transfer, p99 ms", transfers.p99_ms, TRANSFER_P99_MS));
+    }
+    checks.extend(bounds);
+    checks.iter().for_each(|check| say(&check.line()));
+    let ok = checks.iter().all(|check| check.ok);
+    let brief = |f: &crate::sample::Figures| json!({ "n": f.operations, "p50_ms": f.p50_ms, "p99_ms": f.p99_ms, "max_ms": f.max_ms });
+    say(&json!({
+        "bench": "failover", "kill": brief(&kills), "transfer": brief(&transfers),
+        "write_during_transfer": brief(&gaps), "traffic": traffic, "checks": checks, "ok": ok,
+    })
+    .to_string());
+    Ok(ok)
+}
+
+/// Kills and transfers: how long each took until the next write, and the longest writes beside the transfers.
+async fn writes(options: &Options) -> Result<(Vec<Duration>, Vec<Duration>, Vec<Duration>)> {
+    let (mut kills, mut transfers, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
+    if options.kills + options.transfers == 0 {
+        return Ok((kills, transfers, gaps));
+    }
     let mut cluster = Cluster::start(pangolin::options(3)?).await?;
     let org = CreateOrg { org_id: "bench".parse()?, name: None };
     let _: Org = cluster.any_node()?.client().with_deadline(PATIENCE).put("/org", &org).await?;
-    let mut kills = Vec::new();
     for round in 0..options.kills {
         let took = kill_leader(&mut cluster).await.with_context(|| format!("kill {round}"))?;
         say(&format!("kill {:>3}: {:>5} ms until the next write", round + 1, took.as_millis()));
         kills.push(took);
     }
-    let mut transfers = Vec::new();
-    let mut gaps = Vec::new();
     for round in 0..options.transfers {
         let (took, gap) = transfer(&cluster).await.with_context(|| format!("transfer {round}"))?;
         say(&format!(
@@ -67,25 +97,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
         transfers.push(took);
         gaps.push(gap);
     }
-    let (kills, transfers, gaps) =
-        (Sample::of(&kills).figures(), Sample::of(&transfers).figures(), Sample::of(&gaps).figures());
-    let mut checks = Vec::new();
-    if options.kills > 0 {
-        checks.push(Check::at_most("kill -9 to the next write, p50 ms", kills.p50_ms, KILL_P50_MS));
-        checks.push(Check::at_most("kill -9 to the next write, p99 ms", kills.p99_ms, KILL_P99_MS));
-    }
-    if options.transfers > 0 {
-        checks.push(Check::at_most("planned transfer, p99 ms", transfers.p99_ms, TRANSFER_P99_MS));
-    }
-    checks.iter().for_each(|check| say(&check.line()));
-    let ok = checks.iter().all(|check| check.ok);
-    let brief = |f: &crate::sample::Figures| json!({ "n": f.operations, "p50_ms": f.p50_ms, "p99_ms": f.p99_ms, "max_ms": f.max_ms });
-    say(&json!({
-        "bench": "failover", "kill": brief(&kills), "transfer": brief(&transfers),
-        "write_during_transfer": brief(&gaps), "checks": checks, "ok": ok,
-    })
-    .to_string());
-    Ok(ok)
+    Ok((kills, transfers, gaps))
 }
 
 /// Kills the leader while writes go on; gives the time from the kill to the next acknowledged write.

@@ -17,6 +17,7 @@ mod processes;
 mod raft;
 mod restore;
 mod sample;
+mod traffic;
 mod why;
 
 use std::process::ExitCode;
@@ -37,7 +38,7 @@ struct Cli {
 enum Verb {
     /// Linearizable writes and reads, and memory, beside etcd in interleaved rounds
     Raft(raft::Options),
-    /// kill -9 of the leader until the next committed write, and planned transfers
+    /// kill -9 of the leader until the next committed write, planned transfers, and the loss of the node that carries traffic
     Failover(failover::Options),
     /// From the start of a join until the node votes
     Join(joining::Options),

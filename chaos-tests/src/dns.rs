@@ -15,6 +15,8 @@ use tokio::{
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 const ID: u16 = 0x5050;
+/// In the third byte of a message.
+const RECURSION_DESIRED: u8 = 1;
 
 /// Record types that are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +54,25 @@ pub struct Answer {
 /// # Errors
 /// No answer, or one that is no answer.
 pub async fn ask(server: SocketAddr, name: &str, kind: Kind) -> Result<Answer> {
+    exchange(server, &question(name, kind)?).await
+}
+
+/// Asks a resolver over UDP, which is to look for the answer itself.
+///
+/// # Errors
+/// No answer, or one that is no answer.
+pub async fn resolve(resolver: SocketAddr, name: &str, kind: Kind) -> Result<Answer> {
+    let mut question = question(name, kind)?;
+    question[2] |= RECURSION_DESIRED;
+    exchange(resolver, &question).await
+}
+
+async fn exchange(server: SocketAddr, question: &[u8]) -> Result<Answer> {
     let local: SocketAddr =
         if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(server).await?;
-    socket.send(&question(name, kind)?).await?;
+    socket.send(question).await?;
     let mut buffer = [0; 4096];
     let length = timeout(PATIENCE, socket.recv(&mut buffer))
         .await

@@ -74,9 +74,24 @@ impl Https {
     /// No answer within `patience`, or none that is one.
     pub async fn get(&self, at: SocketAddr, host: &str, path: &str, patience: Duration) -> Result<Response> {
         let request = Request::get(path).header(http::header::HOST, host).body(Empty::<Bytes>::new())?;
-        timeout(patience, self.exchange(at, host, request))
-            .await
-            .with_context(|| format!("no answer within {patience:?}"))?
+        let exchange = async { exchange(self.connect(at, host).await?, request).await };
+        timeout(patience, exchange).await.with_context(|| format!("no answer within {patience:?}"))?
+    }
+
+    /// Asks for `https://HOST/PATH` on a connection that is there already.
+    ///
+    /// # Errors
+    /// No answer within `patience`, or none that is one.
+    pub async fn get_on(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Response> {
+        let request = Request::get(path).header(http::header::HOST, host).body(Empty::<Bytes>::new())?;
+        let exchange = async { exchange(self.secure(stream, host).await?, request).await };
+        timeout(patience, exchange).await.with_context(|| format!("no answer within {patience:?}"))?
     }
 
     /// Asks `at` for several paths of `https://HOST` at the same time, over one HTTP/2 connection. The answers come
@@ -120,7 +135,10 @@ impl Https {
     /// # Errors
     /// No connection, or a certificate that is not trusted.
     pub async fn connect(&self, at: SocketAddr, host: &str) -> Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(at).await.context("connecting")?;
+        self.secure(TcpStream::connect(at).await.context("connecting")?, host).await
+    }
+
+    async fn secure(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>> {
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(host.to_owned())?;
         TlsConnector::from(self.config.clone()).connect(name, stream).await.context("TLS handshake")
@@ -148,24 +166,22 @@ impl Https {
         };
         timeout(patience, exchange).await.with_context(|| format!("no answer within {patience:?}"))?
     }
+}
 
-    async fn exchange(&self, at: SocketAddr, host: &str, request: Request<Empty<Bytes>>) -> Result<Response> {
-        let stream = self.connect(at, host).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("HTTP handshake")?;
-        let exchange =
-            async { read(sender.send_request(request).await.context("sending the request")?).await };
-        // The connection is driven here and ends with the exchange.
-        tokio::pin!(connection);
-        tokio::pin!(exchange);
-        tokio::select! {
-            biased;
-            response = &mut exchange => response,
-            ended = &mut connection => match ended {
-                Ok(()) => exchange.await,
-                Err(error) => Err(error.into()),
-            },
-        }
+async fn exchange(stream: TlsStream<TcpStream>, request: Request<Empty<Bytes>>) -> Result<Response> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("HTTP handshake")?;
+    let exchange = async { read(sender.send_request(request).await.context("sending the request")?).await };
+    // The connection is driven here and ends with the exchange.
+    tokio::pin!(connection);
+    tokio::pin!(exchange);
+    tokio::select! {
+        biased;
+        response = &mut exchange => response,
+        ended = &mut connection => match ended {
+            Ok(()) => exchange.await,
+            Err(error) => Err(error.into()),
+        },
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Tunnels and targets do not depend on it: what was wanted last stays wanted while the socket is away.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -13,7 +13,7 @@ use pangolin_tunnel::control::messages::{
 };
 use rand::seq::SliceRandom as _;
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -23,8 +23,10 @@ use crate::{
     checks::{Health, Healths, Verdict},
     dial::Tls,
     endpoint::{Door, Endpoint, pause, round},
+    now,
     options::Secret,
     sign_in::{Socket, sign_in},
+    status::{ControlStatus, Status},
     wanted::Wanted,
 };
 
@@ -48,6 +50,8 @@ const PACE: Pace = Pace {
     register: Duration::from_secs(2),
 };
 
+/// A node that is in doubt, because a tunnel has died, has this long to answer a probe: a round trip, and then some.
+const DOUBT_PATIENCE: Duration = Duration::from_secs(1);
 /// Changes of health within this time are told in one message.
 const HEALTH_DEBOUNCE: Duration = Duration::from_millis(100);
 /// A node that takes nothing for this long is dead.
@@ -64,8 +68,13 @@ pub(crate) struct Control {
     pub(crate) secret: Secret,
     pub(crate) tls: Tls,
     pub(crate) key: TunnelKey,
+    /// Keeps tunnels to several nodes at once, rather than the one that it is told.
+    pub(crate) multi_homed: bool,
     pub(crate) wanted: watch::Sender<Wanted>,
     pub(crate) healths: watch::Receiver<Healths>,
+    pub(crate) status: watch::Sender<Status>,
+    /// Told when a tunnel has died: its node may have been the socket's as well.
+    pub(crate) doubt: Arc<Notify>,
 }
 
 /// How a conversation ended.
@@ -91,9 +100,11 @@ impl Control {
                 Some(Ok(socket)) => {
                     tracing::info!(%door, "control socket open");
                     let opened = Instant::now();
+                    self.say_status(Some(&door), None);
                     let end = Conversation::new(&mut self, socket, &PACE).hold(&shutdown).await;
                     let End::Lost(reason) = end else { return };
                     tracing::warn!(%door, reason, "control socket lost");
+                    self.say_status(None, Some(format!("{door}: {reason}")));
                     last = Some(door.endpoint.clone());
                     doors = self.doors(last.as_ref(), Some(&door)).into_iter();
                     lost = Some(door);
@@ -101,6 +112,7 @@ impl Control {
                 }
                 Some(Err(error)) => {
                     tracing::warn!(%door, %error, "no control socket");
+                    self.say_status(None, Some(format!("{door}: {error}")));
                     false
                 }
             };
@@ -114,6 +126,16 @@ impl Control {
             }
             failed = failed.saturating_add(1);
         }
+    }
+
+    /// Says where the socket goes, or why there is none.
+    fn say_status(&self, door: Option<&Door>, problem: Option<String>) {
+        self.status.send_modify(|status| {
+            let (before, door) = (&status.control, door.map(ToString::to_string));
+            let same = before.door == door && before.since != Timestamp(0);
+            let since = if same { before.since } else { now() };
+            status.control = ControlStatus { door, since, problem };
+        });
     }
 
     fn doors(&self, last: Option<&Endpoint>, lost: Option<&Door>) -> Vec<Door> {
@@ -136,12 +158,23 @@ struct Conversation<'a> {
     /// The configuration version of the last message.
     version: u64,
     heard: Instant,
+    /// When a tunnel last died.
+    doubted: Option<Instant>,
 }
 
 impl<'a> Conversation<'a> {
     fn new(control: &'a mut Control, socket: Socket, pace: &'a Pace) -> Self {
         let chain_id = format!("{:016x}", rand::random::<u64>());
-        Self { control, socket, pace, chain_id, connected: false, version: 0, heard: Instant::now() }
+        Self {
+            control,
+            socket,
+            pace,
+            chain_id,
+            connected: false,
+            version: 0,
+            heard: Instant::now(),
+            doubted: None,
+        }
     }
 
     async fn hold(mut self, shutdown: &CancellationToken) -> End {
@@ -171,7 +204,8 @@ impl<'a> Conversation<'a> {
         }
         self.control.healths.mark_changed();
         loop {
-            let connected = self.connected;
+            let (connected, deadline) = (self.connected, self.deadline());
+            let doubt = Arc::clone(&self.control.doubt);
             let said = tokio::select! {
                 frame = self.socket.next() => self.hear(frame).await,
                 _ = ping.tick() => {
@@ -179,7 +213,13 @@ impl<'a> Conversation<'a> {
                     self.say(FromConnector::Ping(Nothing {})).await
                 }
                 _ = probe.tick() => self.send(Message::Ping(Bytes::new())).await,
-                () = sleep_until(self.heard + self.pace.silence) => Err("the node does not answer".to_owned()),
+                () = doubt.notified() => {
+                    self.doubted = Some(Instant::now());
+                    // The only tunnel is gone: where to go now is asked like at the start.
+                    self.connected &= self.control.multi_homed;
+                    self.send(Message::Ping(Bytes::new())).await
+                }
+                () = sleep_until(deadline) => Err("the node does not answer".to_owned()),
                 _ = register.tick(), if !connected => self.register().await,
                 changed = self.control.healths.changed(), if connected => match changed {
                     Ok(()) => {
@@ -192,6 +232,14 @@ impl<'a> Conversation<'a> {
             if let Err(reason) = said {
                 return reason;
             }
+        }
+    }
+
+    /// When a node that goes on saying nothing is dead.
+    fn deadline(&self) -> Instant {
+        match self.doubted {
+            Some(doubted) if doubted >= self.heard => doubted + DOUBT_PATIENCE,
+            _ => self.heard + self.pace.silence,
         }
     }
 
@@ -252,7 +300,7 @@ impl<'a> Conversation<'a> {
             public_key: key_text(self.control.key),
             newt_version: env!("CARGO_PKG_VERSION").into(),
             backwards_compatible: false,
-            multi_homed: true,
+            multi_homed: self.control.multi_homed,
             chain_id: self.chain_id.clone(),
         };
         self.say(FromConnector::Register(register)).await

@@ -41,7 +41,7 @@ impl FromStr for Endpoint {
 }
 
 /// Splits `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn split(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(crate) fn split(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, rest) = match authority.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?,
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
@@ -93,6 +93,13 @@ impl Door {
             }
             None => Self { endpoint, address: None },
         }
+    }
+
+    /// The same cluster at another place, `host:port`; none if that is not one.
+    #[must_use]
+    pub fn at(&self, place: &str) -> Option<Self> {
+        let (host, port) = split(place)?;
+        Some(Self { endpoint: self.endpoint.clone(), address: Some((host.to_owned(), port?)) })
     }
 
     /// Host and port to connect to.

@@ -1,8 +1,9 @@
 //! The program at a site: connects a private network to a Pangolin cluster.
 //!
-//! Three parts that only share what is wanted and how the targets are:
+//! Parts that only share what is wanted and how the targets are:
 //! - `control` keeps a control socket to any node and learns what is wanted ([`wanted`]);
 //! - `tunnels` keeps WireGuard tunnels to several nodes at once ([`choice`]) and carries what comes in to the targets;
+//! - [`over_tls`] is the way around a network that lets no UDP out;
 //! - [`checks`] looks after the targets' health.
 //!
 //! None waits for another: while no node answers the control channel, tunnels, targets and checks go on as they were.
@@ -12,22 +13,34 @@ pub mod checks;
 pub mod choice;
 mod control;
 pub mod dial;
+pub mod doctor;
 pub mod endpoint;
 mod forward;
 pub mod key;
 pub mod options;
+pub mod over_tls;
 mod sign_in;
+pub mod status;
 mod tunnels;
 pub mod wanted;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use pangolin_core::Timestamp;
 use pangolin_tunnel::TunnelError;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{checks::Healths, control::Control, options::Options, tunnels::Tunnels, wanted::Wanted};
+use crate::{
+    checks::Healths, control::Control, options::Options, over_tls::Access, status::Status, tunnels::Tunnels,
+    wanted::Wanted,
+};
 
 /// The connector cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -48,14 +61,29 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let (wanted, is_wanted) = watch::channel(Wanted::default());
     let (healths, are_healths) = watch::channel(Healths::new());
     let key = options.key.public();
+    let (started, doubt) = (now(), Arc::new(Notify::new()));
+    let status = watch::Sender::new(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started,
+        ..Status::default()
+    });
+    let access = options.doors.first().map(|door| Access {
+        door: door.clone(),
+        id: options.id.clone(),
+        secret: options.secret.clone(),
+        tls: options.tls.clone(),
+    });
     let control = Control {
         doors: options.doors,
         id: options.id,
         secret: options.secret,
         tls: options.tls.clone(),
         key,
+        multi_homed: options.tunnels > 1,
         wanted,
         healths: are_healths,
+        status: status.clone(),
+        doubt: Arc::clone(&doubt),
     };
     let tunnels = Tunnels {
         wanted: is_wanted.clone(),
@@ -63,6 +91,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
         mtu: options.mtu,
         most: options.tunnels,
         health_file: options.health_file,
+        access: access.map(Arc::new),
+        doubt,
+        status: status.clone(),
     };
     let all = shutdown.child_token();
     let mut parts: JoinSet<(&str, Result<(), TunnelError>)> = JoinSet::new();
@@ -78,6 +109,13 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
         stop.run_until_cancelled(checks::run(is_wanted, healths, options.tls)).await;
         ("checks", Ok(()))
     });
+    if let Some(path) = options.status_file {
+        let (stop, status) = (all.clone(), status.subscribe());
+        parts.spawn(async move {
+            stop.run_until_cancelled(status::keep(path, status)).await;
+            ("status", Ok(()))
+        });
+    }
     let mut result = Ok(());
     while let Some(ended) = parts.join_next().await {
         if result.is_ok() {

@@ -4,7 +4,11 @@ use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
-use pangolin_connector::options::{Arguments, LogFormat};
+use pangolin_connector::{
+    doctor,
+    options::{Arguments, LogFormat, Options, OptionsError, Verb},
+    status,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -13,11 +17,18 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> anyhow::Result<()> {
     let matches = Arguments::command().get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Some(Verb::Status { json }) = arguments.verb {
+        return say_status(&arguments, json);
+    }
     log(&arguments)?;
     if matches.value_source("secret") == Some(ValueSource::CommandLine) {
         tracing::warn!("other users of this host can read --secret; rather use --secret-file or NEWT_SECRET");
     }
+    let verb = arguments.verb;
     let options = arguments.resolve()?;
+    if verb == Some(Verb::Doctor) {
+        return examine(&options).await;
+    }
     for door in options.doors.iter().filter(|door| !door.endpoint.tls) {
         tracing::warn!(%door, "the secret goes over the network in the clear; rather use https");
     }
@@ -33,6 +44,32 @@ async fn main() -> anyhow::Result<()> {
     tracing::info!("shutting down");
     shutdown.cancel();
     Ok(running.await?)
+}
+
+fn say_status(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
+    let path = arguments.status_file()?.ok_or(OptionsError::NoStatusFile)?;
+    let status = status::read(&path)?;
+    if json {
+        say(&serde_json::to_string(&status)?);
+    } else {
+        status::lines(&status).iter().for_each(|line| say(line));
+    }
+    Ok(())
+}
+
+async fn examine(options: &Options) -> anyhow::Result<()> {
+    let findings = doctor::examine(options, options.status_file.as_deref()).await;
+    for finding in &findings {
+        say(&format!("{}  {}", if finding.ok { "ok  " } else { "FAIL" }, finding.text));
+    }
+    let bad = findings.iter().filter(|finding| !finding.ok).count();
+    anyhow::ensure!(bad == 0, "{bad} of {} things are not as they should be", findings.len());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to whoever asked")]
+fn say(line: &str) {
+    println!("{line}");
 }
 
 fn log(arguments: &Arguments) -> anyhow::Result<()> {

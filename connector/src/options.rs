@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
@@ -31,12 +31,28 @@ pub struct Arguments {
     site: SiteArguments,
     #[command(flatten)]
     tunnels: TunnelArguments,
+    /// What to do instead of running
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
     /// Least severe messages to log: error, warn, info, debug, trace, or a filter
     #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
     /// How messages are written
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+/// What else the program does. Options stand before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Verb {
+    /// How the running connector's control socket and tunnels are
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try every step between here and the cluster, and name the port that is blocked; changes nothing
+    Doctor,
 }
 
 #[derive(Debug, Args)]
@@ -63,7 +79,7 @@ struct SiteArguments {
 
 #[derive(Debug, Args)]
 struct TunnelArguments {
-    /// Most nodes to keep tunnels to [default: 3]
+    /// Most nodes to keep tunnels to [default: 3]; with 1, the cluster moves the tunnel when its node fails
     #[arg(long, env = "PANGOLIN_TUNNELS", value_name = "N")]
     tunnels: Option<usize>,
     /// File with the WireGuard key, made when it is missing; without it, every start has a new key
@@ -75,6 +91,9 @@ struct TunnelArguments {
     /// File that exists while a tunnel is alive
     #[arg(long, env = "HEALTH_FILE", value_name = "FILE")]
     health_file: Option<PathBuf>,
+    /// File in which a running connector says how it is, for `status` and `doctor`
+    #[arg(long, env = "PANGOLIN_STATUS_FILE", value_name = "FILE")]
+    status_file: Option<PathBuf>,
 }
 
 /// How messages are written.
@@ -102,6 +121,7 @@ struct File {
     key_file: Option<PathBuf>,
     mtu: Option<u16>,
     health_file: Option<PathBuf>,
+    status_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -187,6 +207,11 @@ pub enum OptionsError {
     /// The certificates to trust cannot be had.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// `status` needs to know where.
+    #[error(
+        "nothing says where the running connector's status is; give --status-file or PANGOLIN_STATUS_FILE"
+    )]
+    NoStatusFile,
     /// A number is out of range.
     #[error("--tunnels {0}: a number from 1 to {TUNNELS_MAX}")]
     Tunnels(usize),
@@ -202,7 +227,7 @@ pub struct Options {
     pub doors: Vec<Door>,
     /// How TLS is spoken.
     pub tls: Tls,
-    /// Most nodes to have tunnels to.
+    /// Most nodes to have tunnels to. With one, the connector speaks the plain protocol and the cluster moves the tunnel.
     pub tunnels: usize,
     /// The WireGuard key.
     pub key: SecretKey,
@@ -210,9 +235,20 @@ pub struct Options {
     pub mtu: u16,
     /// File that exists while a tunnel is alive.
     pub health_file: Option<PathBuf>,
+    /// File in which the connector says how it is.
+    pub status_file: Option<PathBuf>,
 }
 
 impl Arguments {
+    /// The file in which a running connector says how it is, if one was given.
+    ///
+    /// # Errors
+    /// The configuration file cannot be read.
+    pub fn status_file(&self) -> Result<Option<PathBuf>, OptionsError> {
+        let file = self.config_file.as_deref().map(read).transpose()?.unwrap_or_default();
+        Ok(self.tunnels.status_file.clone().or(file.status_file))
+    }
+
     /// Fills in what the file says and reads what the files hold. Arguments and environment go before the file.
     ///
     /// # Errors
@@ -256,6 +292,7 @@ impl Arguments {
             key,
             mtu: tunnels.mtu.or(file.mtu).unwrap_or(DEFAULT_MTU),
             health_file: tunnels.health_file.or(file.health_file),
+            status_file: tunnels.status_file.or(file.status_file),
         })
     }
 }

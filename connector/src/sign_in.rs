@@ -7,7 +7,9 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use pangolin_tunnel::control::{SOCKET_PATH, TOKEN_PATH, messages::NODE_MESSAGE_MAX};
+use pangolin_tunnel::control::{
+    DATAGRAM_MAX, DATAGRAMS_PATH, SOCKET_PATH, TOKEN_PATH, messages::NODE_MESSAGE_MAX,
+};
 use serde::Deserialize;
 use tokio::time::timeout;
 use tokio_tungstenite::{
@@ -29,10 +31,10 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer with a token.
 const ANSWER_MAX: usize = 64 << 10;
 
-/// The control socket.
+/// An open WebSocket to a node.
 pub(crate) type Socket = WebSocketStream<BoxConnection>;
 
-/// No control socket.
+/// No WebSocket.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignInError {
     #[error("{step}: {source}")]
@@ -45,7 +47,7 @@ pub(crate) enum SignInError {
     Refused { status: StatusCode, message: String },
     #[error("the answer to the sign-in is not one: {0}")]
     Answer(String),
-    #[error("the control socket was not opened: {0}")]
+    #[error("the WebSocket was not opened: {0}")]
     Socket(#[source] Box<WsError>),
 }
 
@@ -73,14 +75,53 @@ pub(crate) async fn sign_in(
     id: &str,
     secret: &Secret,
 ) -> Result<Socket, SignInError> {
+    open(door, tls, (id, secret), SOCKET_PATH, NODE_MESSAGE_MAX).await
+}
+
+/// Signs in through `door` and opens a WebSocket for WireGuard's datagrams.
+///
+/// # Errors
+/// [`SignInError`] at the first step that fails.
+pub(crate) async fn open_datagrams(
+    door: &Door,
+    tls: &Tls,
+    id: &str,
+    secret: &Secret,
+) -> Result<Socket, SignInError> {
+    open(door, tls, (id, secret), DATAGRAMS_PATH, DATAGRAM_MAX).await
+}
+
+/// Signs in through `door`, and no more: nothing of the site changes by it.
+///
+/// # Errors
+/// [`SignInError`] at the first step that fails.
+pub(crate) async fn try_sign_in(
+    door: &Door,
+    tls: &Tls,
+    id: &str,
+    secret: &Secret,
+) -> Result<(), SignInError> {
+    within("sign-in", token(connect(door, tls).await?, door, id, secret)).await?.map(drop)
+}
+
+/// Opens a WebSocket with a fresh token.
+async fn open(
+    door: &Door,
+    tls: &Tls,
+    (id, secret): (&str, &Secret),
+    path: &str,
+    longest: usize,
+) -> Result<Socket, SignInError> {
     let token = within("sign-in", token(connect(door, tls).await?, door, id, secret)).await??;
-    let request = socket_request(door, &token)?;
+    let request = socket_request(door, path, &token)?;
+    // What is written goes out at once.
     let config = WebSocketConfig::default()
-        .max_message_size(Some(NODE_MESSAGE_MAX))
-        .max_frame_size(Some(NODE_MESSAGE_MAX));
+        .write_buffer_size(0)
+        .max_message_size(Some(longest))
+        .max_frame_size(Some(longest));
     let opened = client_async_with_config(request, connect(door, tls).await?, Some(config));
     let (socket, _) =
-        within("control socket", opened).await?.map_err(|error| SignInError::Socket(Box::new(error)))?;
+        within("socket", opened).await?.map_err(|error| SignInError::Socket(Box::new(error)))?;
     Ok(socket)
 }
 
@@ -143,10 +184,10 @@ fn read_answer(status: StatusCode, body: &[u8]) -> Result<String, SignInError> {
     }
 }
 
-fn socket_request(door: &Door, token: &str) -> Result<WsRequest, SignInError> {
+fn socket_request(door: &Door, path: &str, token: &str) -> Result<WsRequest, SignInError> {
     let scheme = if door.endpoint.tls { "wss" } else { "ws" };
     let authority = door.endpoint.authority();
-    format!("{scheme}://{authority}{SOCKET_PATH}?clientType=newt&token={token}")
+    format!("{scheme}://{authority}{path}?clientType=newt&token={token}")
         .into_client_request()
         .map_err(|error| SignInError::Socket(Box::new(error)))
 }

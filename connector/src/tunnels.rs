@@ -5,23 +5,31 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
-use pangolin_core::{NodeId, Timestamp, observation::Seen};
+use pangolin_core::{NodeId, Timestamp, observation::Seen, record::TunnelKey};
 use pangolin_tunnel::{
     SecretKey, TunnelError,
     site::{SiteNode, SiteTunnels},
 };
 use tokio::{
     net::lookup_host,
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{choice::choose, forward::Flows, now, wanted::Wanted};
+use crate::{
+    choice::choose,
+    forward::Flows,
+    now,
+    over_tls::{Access, Way, Ways},
+    status::{Status, TunnelStatus},
+    wanted::Wanted,
+};
 
 /// How often the choice of nodes is looked at while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,6 +47,11 @@ pub(crate) struct Tunnels {
     pub(crate) most: usize,
     /// Exists while any tunnel is alive.
     pub(crate) health_file: Option<PathBuf>,
+    /// How nodes are reached where UDP is not let out.
+    pub(crate) access: Option<Arc<Access>>,
+    pub(crate) status: watch::Sender<Status>,
+    /// Told when a tunnel dies.
+    pub(crate) doubt: Arc<Notify>,
 }
 
 impl Tunnels {
@@ -78,8 +91,9 @@ impl Tunnels {
 
     /// Keeps the tunnels of one address, until another one is wanted.
     async fn keep(&mut self, tunnels: &SiteTunnels, flows: &Flows, address: Ipv4Addr) {
-        let mut paths = tunnels.paths();
+        let (mut paths, mut alive, mut news) = (tunnels.paths(), BTreeMap::new(), false);
         let mut endpoints = Endpoints::default();
+        let mut ways = self.access.clone().map(Ways::new);
         let mut held: Vec<SiteNode> = Vec::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,9 +105,21 @@ impl Tunnels {
                 }
                 let (tcp, udp) = wanted.ports();
                 tunnels.listen(tcp, udp);
-                let seen = paths.borrow_and_update().clone();
+                let seen = paths.borrow().clone();
+                // After a change of nodes, what was seen before it says nothing of the new ones.
+                if std::mem::take(&mut news) {
+                    if has_died(&alive, &held, &seen) {
+                        self.doubt.notify_one();
+                    }
+                    alive = living(&held, &seen);
+                }
                 self.say_health(seen.values().any(|seen| seen.alive));
-                let nodes = endpoints.choose(&wanted, &held, seen, self.most);
+                let mut nodes = endpoints.choose(&wanted, &held, seen.clone(), self.most);
+                if let Some(ways) = &mut ways {
+                    ways.direct(&mut nodes, &wanted, &seen, now()).await;
+                }
+                let over_tls = ways.as_ref().map(Ways::taken).unwrap_or_default();
+                self.say_status(&wanted, &nodes, &seen, &over_tls);
                 if nodes != held {
                     let ids: Vec<u64> = nodes.iter().map(|node| node.node.0).collect();
                     tracing::info!(nodes = ?ids, "keeping tunnels");
@@ -105,8 +131,9 @@ impl Tunnels {
                 changed = self.wanted.changed() => if changed.is_err() {
                     return;
                 },
-                changed = paths.changed() => if changed.is_err() {
-                    return;
+                changed = paths.changed() => match changed {
+                    Ok(()) => news = true,
+                    Err(_) => return,
                 },
                 flow = tunnels.accept() => match flow {
                     Some(flow) => flows.carry(flow, &self.wanted.borrow()),
@@ -116,6 +143,34 @@ impl Tunnels {
                 _ = tick.tick() => {}
             }
         }
+    }
+
+    /// Says how the tunnels are.
+    fn say_status(
+        &self,
+        wanted: &Wanted,
+        nodes: &[SiteNode],
+        seen: &BTreeMap<NodeId, Seen>,
+        ways: &BTreeMap<NodeId, Way>,
+    ) {
+        let told = nodes.iter().filter_map(|node| {
+            let known = wanted.nodes.iter().find(|known| known.id == node.node)?;
+            let path = seen.get(&node.node);
+            Some(TunnelStatus {
+                node: if known.name.is_empty() { known.endpoint.clone() } else { known.name.clone() },
+                endpoint: known.endpoint.clone(),
+                control: known.control.clone(),
+                over_tls: ways.get(&node.node) == Some(&Way::Tls),
+                alive: path.is_some_and(|seen| seen.alive),
+                since: path.map_or(Timestamp(0), |seen| seen.since),
+            })
+        });
+        let tunnels: Vec<TunnelStatus> = told.collect();
+        self.status.send_if_modified(|status| {
+            let changed = status.address != wanted.address || status.tunnels != tunnels;
+            (status.address, status.tunnels) = (wanted.address, tunnels);
+            changed
+        });
     }
 
     /// Writes or removes the health file.
@@ -130,6 +185,19 @@ impl Tunnels {
             tracing::warn!(path = %path.display(), %error, "the health file cannot be kept");
         }
     }
+}
+
+/// The nodes with a live tunnel, each with its key: a node of the same id with another key is another tunnel.
+fn living(held: &[SiteNode], seen: &BTreeMap<NodeId, Seen>) -> BTreeMap<NodeId, TunnelKey> {
+    let alive = |node: &&SiteNode| seen.get(&node.node).is_some_and(|seen| seen.alive);
+    held.iter().filter(alive).map(|node| (node.node, node.key)).collect()
+}
+
+/// Whether a tunnel that was alive and is still held is not alive any more. One that was given up for another has not
+/// died.
+fn has_died(alive: &BTreeMap<NodeId, TunnelKey>, held: &[SiteNode], seen: &BTreeMap<NodeId, Seen>) -> bool {
+    let dead = |node: &SiteNode| seen.get(&node.node).is_some_and(|seen| !seen.alive);
+    held.iter().any(|node| dead(node) && alive.get(&node.node) == Some(&node.key))
 }
 
 /// The addresses behind the nodes' endpoints.
@@ -216,8 +284,6 @@ fn preferred(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use pangolin_core::record::TunnelKey;
-
     use super::*;
     use crate::wanted::Node;
 
@@ -258,5 +324,28 @@ mod tests {
         endpoints.lost.insert(NodeId(1), Timestamp(now().0 - 11_000));
         let nodes = endpoints.choose(&wanted, &[], BTreeMap::new(), 1);
         assert_eq!(nodes[0].node, NodeId(2));
+    }
+
+    #[test]
+    fn a_tunnel_that_is_given_up_for_another_has_not_died() {
+        let node = |key: u8| SiteNode {
+            node: NodeId(0),
+            endpoint: SocketAddr::from(([192, 0, 2, key], 51_820)),
+            key: TunnelKey([key; 32]),
+            address: Ipv4Addr::new(100, 89, 0, key),
+        };
+        let path = |alive| BTreeMap::from([(NodeId(0), Seen { alive, since: Timestamp(1) })]);
+        let alive = living(&[node(1)], &path(true));
+        assert_eq!(alive, BTreeMap::from([(NodeId(0), TunnelKey([1; 32]))]));
+        assert!(living(&[node(1)], &path(false)).is_empty());
+        let cases = [
+            ("it lives", node(1), path(true), false),
+            ("it is dead", node(1), path(false), true),
+            ("another one, under the same id", node(2), path(false), false),
+            ("nothing is seen", node(1), BTreeMap::new(), false),
+        ];
+        for (what, held, seen, expected) in cases {
+            assert_eq!(has_died(&alive, &[held], &seen), expected, "{what}");
+        }
     }
 }

@@ -378,6 +378,23 @@ fn connectors_are_offered_the_home_first_then_standbys_then_the_rest() {
 }
 
 #[test]
+fn the_home_of_a_single_homed_site_stays_first_while_it_is_placed_there() {
+    let mut cluster = Cluster::new();
+    let offers = |cluster: &Cluster| cluster.plan().tunnel.sites[&SITE].offers.clone();
+    let [a, b, c] = cluster.n;
+    cluster.tell(Body::ConnectorRegistered {
+        site: SITE,
+        tunnel_key: TunnelKey([9; 32]),
+        version: "1.13.0".to_owned(),
+        multi_homed: false,
+    });
+    cluster.judge(1, Verdict::Down);
+    assert_eq!(offers(&cluster), [b, c, a], "its only tunnel may live there all the same");
+    cluster.tell(Body::NodeAdmin { node: b, admin: AdminState::Drained });
+    assert_eq!(offers(&cluster), [c, a, b]);
+}
+
+#[test]
 fn every_node_has_every_peer_so_that_a_failover_sets_nothing_up() {
     let mut cluster = Cluster::new();
     cluster.tell(Body::ConnectorRegistered {

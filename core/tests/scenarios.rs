@@ -18,6 +18,7 @@
 //! leader NAME                   a new term begins
 //! site NAME                     is made
 //! site NAME is at HOME [then STANDBY ...]
+//! site NAME has one tunnel at a time            its connector has registered, and is single-homed
 //! at SECONDS s                  the clock; what was seen before is forgotten
 //! decides                       the leader decides until it comes to rest; the indented lines below say what
 //! decides nothing
@@ -39,6 +40,8 @@
 //!     NAME misses OTHER for SECONDS s   NAME alone has not reached OTHER that long
 //!     NAME is silent                    its reports do not arrive
 //!     tunnel SITE: NAME ...             the site has live tunnels to these nodes
+//!     tunnel SITE: NAME for SECONDS s   and to this one for so long
+//!     socket SITE: NAME                 this node holds its control socket
 //!     NAME ... caught up for SECONDS s  members that have had all of the log that long
 //! ```
 
@@ -56,7 +59,7 @@ use pangolin_core::{
     decide::{Step, Voting, check_removal, decide, hand_over, next_step, remarks},
     observation::Seen,
     outcome::Object,
-    record::{AdminState, Autopilot, Digest, NodeRole, NodeSpec, Verdict},
+    record::{AdminState, Autopilot, Digest, NodeRole, NodeSpec, TunnelKey, Verdict},
     why::{About, why},
 };
 
@@ -257,6 +260,12 @@ impl Story {
                 let (site, home) = (self.site(name), self.node(home));
                 self.change(Body::SitePlaced { site, home, standbys });
             }
+            ["site", name, "has", "one", "tunnel", "at", "a", "time"] => {
+                let site = self.site(name);
+                let tunnel_key = TunnelKey([u8::try_from(site.0).expect("a small id"); 32]);
+                let version = "1.13.0".to_owned();
+                self.change(Body::ConnectorRegistered { site, tunnel_key, version, multi_homed: false });
+            }
             ["at", seconds, "s"] => {
                 self.now = millis(seconds);
                 self.reports.clear();
@@ -300,6 +309,15 @@ impl Story {
                     let (node, time) = (self.node(name), Duration::from_millis(millis(seconds)));
                     self.voting.caught_up_for.insert(node, time);
                 }
+            }
+            ["tunnel", site, name, "for", seconds, "s"] => {
+                let (site, seen) = (self.site(site.trim_end_matches(':')), self.seen(true, seconds));
+                let node = self.node(name);
+                self.reports.get_mut(&node).expect("a report").tunnels.insert(site, seen);
+            }
+            ["socket", site, name] => {
+                let (site, node) = (self.site(site.trim_end_matches(':')), self.node(name));
+                self.reports.get_mut(&node).expect("a report").sockets.insert(site);
             }
             ["tunnel", site, ref carriers @ ..] => {
                 let (site, seen) = (self.site(site.trim_end_matches(':')), self.seen(true, "1"));

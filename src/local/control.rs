@@ -13,6 +13,7 @@ use pangolin_core::{
     record::{Digest, TunnelKey},
 };
 use pangolin_edge::{EdgeBody, LocalService};
+use pangolin_peer::Peers;
 use pangolin_raft::{Cluster, Proposal};
 use pangolin_tunnel::control::{ControlService, RegisterError, SiteControl};
 use tokio::sync::watch;
@@ -29,6 +30,10 @@ pub struct SitePort {
     pub plan: watch::Receiver<Arc<TunnelPlan>>,
     /// Which tunnels are alive.
     pub reports: Reports,
+    /// Which nodes answer.
+    pub peers: Peers,
+    /// Where this node's WireGuard takes datagrams.
+    pub wireguard: SocketAddr,
 }
 
 impl SitePort {
@@ -85,6 +90,14 @@ impl SiteControl for SitePort {
 
     fn carried(&self, site: SiteId, node: NodeId) -> bool {
         self.reports.tunnels_to(site).contains(&node)
+    }
+
+    fn suspect(&self, node: NodeId) -> bool {
+        self.peers.is_suspect(node)
+    }
+
+    fn wireguard(&self) -> Option<SocketAddr> {
+        Some(self.wireguard)
     }
 
     fn plan(&self) -> watch::Receiver<Arc<TunnelPlan>> {

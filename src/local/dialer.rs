@@ -14,14 +14,17 @@ use pangolin_core::{
 use pangolin_edge::{DialError, Dialed, Dialer, Via};
 use pangolin_peer::{Handler, PeerStream, Peers, Service};
 use pangolin_tunnel::TunnelLayer;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
     time::timeout,
 };
 use tracing::debug;
 
-use super::reports::Reports;
+use super::{
+    datagrams::{self, DatagramHeader, Datagrams},
+    reports::Reports,
+};
 
 /// How long a connection through a tunnel may take: a live one answers in a round trip.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,9 +90,7 @@ impl NodeDialer {
                 Err(error) => failures.push(error),
             }
         }
-        Err(failures
-            .pop()
-            .unwrap_or_else(|| DialError::no_path(format!("no node has a live tunnel to site {site}"))))
+        Err(failures.pop().unwrap_or_else(|| no_tunnel(site)))
     }
 
     fn ways(&self, site: SiteId, exclude: &[NodeId]) -> Vec<NodeId> {
@@ -108,20 +109,61 @@ impl NodeDialer {
     }
 
     async fn relay(&self, node: NodeId, site: SiteId, port: u16) -> Result<Dialed, DialError> {
+        let stream = self.open(node, Service::Relay, &RelayHeader { site, port }).await?;
+        Ok(Dialed { io: Box::new(stream), via: Via::Relay(node) })
+    }
+
+    /// A session of datagrams with a port of the site's tunnel address: through the local tunnel if it is alive, else
+    /// relayed by a node whose tunnel is; the next node is tried when one fails. Nodes in `exclude` are not used.
+    ///
+    /// # Errors
+    /// [`DialError`] of the last way, or that there is none.
+    pub async fn datagrams(
+        &self,
+        site: SiteId,
+        port: u16,
+        exclude: &[NodeId],
+    ) -> Result<Datagrams, DialError> {
+        let mut failure = None;
+        for node in self.ways(site, exclude) {
+            let opened = if node == self.node {
+                let local = self.tunnel.dial_udp(site, port).await.map(Datagrams::local);
+                local.map_err(|error| DialError::at(Via::Local, error.to_string()))
+            } else {
+                let stream = self.open(node, Service::Datagrams, &DatagramHeader { site, port }).await;
+                stream.map(|stream| Datagrams::relayed(Via::Relay(node), stream))
+            };
+            match opened {
+                Ok(datagrams) => return Ok(datagrams),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| no_tunnel(site)))
+    }
+
+    /// A stream to a node that has accepted to relay. It reaches into its own tunnel or says no: one hop at most.
+    async fn open(
+        &self,
+        node: NodeId,
+        service: Service,
+        header: &impl Serialize,
+    ) -> Result<PeerStream, DialError> {
         let open = async {
-            let mut stream =
-                self.peers.open(node, Service::Relay).await.map_err(|error| error.to_string())?;
-            write_header(&mut stream, &RelayHeader { site, port }).await?;
+            let mut stream = self.peers.open(node, service).await.map_err(|error| error.to_string())?;
+            write_header(&mut stream, header).await?;
             read_answer(&mut stream).await?;
             Ok::<_, String>(stream)
         };
         let via = Via::Relay(node);
-        let stream = timeout(RELAY_TIMEOUT, open)
+        timeout(RELAY_TIMEOUT, open)
             .await
             .map_err(|_| DialError::at(via, "no answer from the relaying node"))?
-            .map_err(|reason| DialError::at(via, reason))?;
-        Ok(Dialed { io: Box::new(stream), via })
+            .map_err(|reason| DialError::at(via, reason))
     }
+}
+
+fn no_tunnel(site: SiteId) -> DialError {
+    DialError::no_path(format!("no node has a live tunnel to site {site}"))
 }
 
 /// The order in which nodes are tried: this one if its tunnel is alive, then those whose tunnels are, home and
@@ -141,7 +183,7 @@ fn ways(
     own.into_iter().chain(others).collect()
 }
 
-async fn write_header(stream: &mut PeerStream, header: &RelayHeader) -> Result<(), String> {
+async fn write_header(stream: &mut PeerStream, header: &impl Serialize) -> Result<(), String> {
     let bytes = codec::encode(header).map_err(|error| error.to_string())?;
     let length = u16::try_from(bytes.len()).map_err(|error| error.to_string())?;
     let mut frame = length.to_be_bytes().to_vec();
@@ -190,21 +232,61 @@ impl Handler for Relay {
 
 impl Relay {
     async fn carry(&self, mut stream: PeerStream) -> Result<(), String> {
-        let frame = timeout(RELAY_TIMEOUT, read_frame(&mut stream))
-            .await
-            .map_err(|_| "no header came".to_owned())??;
-        let header: RelayHeader = codec::decode(&frame, HEADER_MAX).map_err(|error| error.to_string())?;
+        let header: RelayHeader = read_header(&mut stream).await?;
         let mut target = match self.tunnel.dial_tcp(header.site, header.port, DIAL_TIMEOUT).await {
             Ok(target) => target,
             Err(error) => return refuse(&mut stream, &error.to_string()).await,
         };
-        stream.write_u8(ACCEPTED).await.map_err(|error| error.to_string())?;
-        stream.flush().await.map_err(|error| error.to_string())?;
+        accept(&mut stream).await?;
         copy_bidirectional_with_sizes(&mut stream, &mut target, BUFFER, BUFFER)
             .await
             .map(|_| ())
             .map_err(|error| error.to_string())
     }
+}
+
+/// Answers other nodes that have datagrams for a target behind this node's tunnel.
+#[derive(Clone)]
+pub struct DatagramRelay {
+    /// This node's tunnels.
+    pub tunnel: TunnelLayer,
+}
+
+impl Handler for DatagramRelay {
+    fn request(&self, _from: NodeId, _body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async { Err("datagrams come on a stream, not as a request".to_owned()) })
+    }
+
+    fn stream(&self, from: NodeId, stream: PeerStream) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(reason) = self.carry(stream).await {
+                debug!(%from, reason, "a relay of datagrams ended");
+            }
+        })
+    }
+}
+
+impl DatagramRelay {
+    async fn carry(&self, mut stream: PeerStream) -> Result<(), String> {
+        let header: DatagramHeader = read_header(&mut stream).await?;
+        let target = match self.tunnel.dial_udp(header.site, header.port).await {
+            Ok(target) => target,
+            Err(error) => return refuse(&mut stream, &error.to_string()).await,
+        };
+        accept(&mut stream).await?;
+        datagrams::carry(stream, &target).await.map_err(|error| error.to_string())
+    }
+}
+
+async fn read_header<H: DeserializeOwned>(stream: &mut PeerStream) -> Result<H, String> {
+    let frame =
+        timeout(RELAY_TIMEOUT, read_frame(stream)).await.map_err(|_| "no header came".to_owned())??;
+    codec::decode(&frame, HEADER_MAX).map_err(|error| error.to_string())
+}
+
+async fn accept(stream: &mut PeerStream) -> Result<(), String> {
+    stream.write_u8(ACCEPTED).await.map_err(|error| error.to_string())?;
+    stream.flush().await.map_err(|error| error.to_string())
 }
 
 async fn refuse(stream: &mut PeerStream, reason: &str) -> Result<(), String> {

@@ -6,9 +6,11 @@
 pub mod agreement;
 mod certificates;
 pub mod control;
+pub mod datagrams;
 pub mod dialer;
 pub mod journal;
 pub mod layers;
+pub mod moves;
 pub mod reports;
 pub mod socket;
 pub mod status;

@@ -152,7 +152,8 @@ fn address(number: u8) -> IpAddr {
 }
 
 /// A program of the system, also where its folder is not searched.
-fn tool(name: &str) -> Command {
+#[must_use]
+pub fn tool(name: &str) -> Command {
     let place = TOOL_PLACES.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file());
     Command::new(place.unwrap_or_else(|| name.into()))
 }

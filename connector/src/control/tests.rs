@@ -51,8 +51,11 @@ fn control() -> (Control, watch::Sender<Healths>) {
         secret: Secret::from("s3cret".to_owned()),
         tls: Tls::new(None).unwrap(),
         key: TunnelKey([1; 32]),
+        multi_homed: true,
         wanted: watch::Sender::default(),
         healths: are_healths,
+        status: watch::Sender::default(),
+        doubt: Arc::default(),
     };
     (control, healths)
 }
@@ -107,6 +110,20 @@ async fn a_registration_is_repeated_until_it_is_answered_for_this_chain() {
         _ = conversation.hold(&never) => panic!("the conversation has ended"),
     }
     assert_eq!(control.doors(None, None).len(), 3, "two learned doors and the configured one");
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_when_a_tunnel_has_died_is_left() {
+    let (mut control, _healths) = control();
+    let doubt = Arc::clone(&control.doubt);
+    // It is not listened to, so that nothing answers.
+    let (socket, _node) = pipe().await;
+    doubt.notify_one();
+    let conversation = Conversation::new(&mut control, socket, &CALM);
+    let End::Lost(reason) = conversation.hold(&CancellationToken::new()).await else {
+        panic!("it was told to stop")
+    };
+    assert_eq!(reason, "the node does not answer");
 }
 
 #[tokio::test]

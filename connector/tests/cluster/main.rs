@@ -43,11 +43,15 @@ fn door(node: &Node) -> Door {
 }
 
 fn connect(agreed: &Agreed, at: &[&Node]) -> Connector {
+    connect_with(agreed, at, |_| ())
+}
+
+fn connect_with(agreed: &Agreed, at: &[&Node], change: impl FnOnce(&mut Options)) -> Connector {
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
     write_certificate(agreed, &ca_file);
     let health_file = folder.path().join("healthy");
-    let options = Options {
+    let mut options = Options {
         id: ID.into(),
         secret: Secret::from(SECRET.to_owned()),
         doors: at.iter().map(|node| door(node)).collect(),
@@ -56,7 +60,9 @@ fn connect(agreed: &Agreed, at: &[&Node]) -> Connector {
         key: SecretKey::generate(),
         mtu: DEFAULT_MTU,
         health_file: Some(health_file.clone()),
+        status_file: None,
     };
+    change(&mut options);
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(pangolin_connector::run(options, shutdown.clone()));
     Connector { shutdown, task, health_file, _folder: folder }
@@ -282,6 +288,40 @@ async fn a_site_that_is_removed_gets_its_tunnels_taken_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_lets_no_udp_out_is_passed_over_tls() {
+    let mut tasks = JoinSet::new();
+    let (agreed, nodes) = cluster(2).await;
+    let tcp = tcp_target(&mut tasks).await;
+    agreed.change_site(|site| site.targets = vec![target(1, Method::Tcp, tcp)]);
+    // Takes datagrams and never answers, as behind a firewall.
+    let hole = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = hole.local_addr().unwrap().to_string();
+    agreed.change(|plan| plan.nodes.get_mut(&NodeId(1)).unwrap().endpoint.clone_from(&endpoint));
+    let folder = tempfile::tempdir().unwrap();
+    let status_file = folder.path().join("status.json");
+    let connector = connect_with(&agreed, &[&nodes[1]], |options| {
+        options.status_file = Some(status_file.clone());
+    });
+    nodes[1].is_connected().await;
+    nodes[0].is_connected().await;
+    answers(&nodes[0], 40_001, true).await;
+    let start = Instant::now();
+    let told = loop {
+        let told = pangolin_connector::status::read(&status_file).unwrap();
+        if told.tunnels.iter().all(|tunnel| tunnel.alive) {
+            break told;
+        }
+        assert!(start.elapsed() < PATIENCE, "{told:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let over_tls: Vec<(&str, bool)> =
+        told.tunnels.iter().map(|tunnel| (tunnel.node.as_str(), tunnel.over_tls)).collect();
+    assert_eq!(over_tls, [("n1", true), ("n2", false)]);
+    assert!(told.control.door.is_some(), "{told:?}");
+    connector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_runs_without_privileges_and_ends_cleanly() {
     let (agreed, nodes) = cluster(1).await;
     let folder = tempfile::tempdir().unwrap();
@@ -297,12 +337,33 @@ async fn the_program_runs_without_privileges_and_ends_cleanly() {
         .arg(path("ca.pem"))
         .arg("--key-file")
         .arg(path("key"))
+        .arg("--status-file")
+        .arg(path("status.json"))
         .env_remove("PANGOLIN_ENDPOINT")
         .stderr(std::process::Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
     nodes[0].is_connected().await;
+    let asked = |verb: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pangolin-connector"));
+        command.args(["--id", ID, "--endpoint", &format!("https://localhost:{}", nodes[0].address.port())]);
+        command.arg("--secret-file").arg(path("secret")).arg("--ca-file").arg(path("ca.pem"));
+        command.arg("--status-file").arg(path("status.json")).arg(verb).env_remove("PANGOLIN_ENDPOINT");
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let start = Instant::now();
+    loop {
+        let doctor = asked("doctor").await.unwrap();
+        let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        if doctor.status.success() {
+            assert!(said.contains("signs in") && said.contains("is alive"), "{said}");
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{said}");
+    }
+    let status = String::from_utf8_lossy(&asked("status").await.unwrap().stdout).into_owned();
+    assert!(status.contains("tunnel: n1 at ") && status.contains(" over UDP: alive for "), "{status}");
     assert_eq!(std::fs::metadata(path("key")).unwrap().permissions().mode() & 0o777, 0o600);
     let pid = program.id().unwrap().to_string();
     tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();

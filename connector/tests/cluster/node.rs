@@ -129,6 +129,14 @@ impl SiteControl for Port {
         node == self.id && self.layer.seen().borrow().get(&site).is_some_and(|seen| seen.alive)
     }
 
+    fn suspect(&self, _: NodeId) -> bool {
+        false
+    }
+
+    fn wireguard(&self) -> Option<SocketAddr> {
+        Some(self.layer.listen_address())
+    }
+
     fn plan(&self) -> watch::Receiver<Arc<TunnelPlan>> {
         self.plan.clone()
     }

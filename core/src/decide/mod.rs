@@ -1,5 +1,6 @@
 //! The leader's judgement: what to propose, given the state and what the nodes have seen.
 
+mod ahead;
 mod leadership;
 mod levels;
 mod liveness;
@@ -9,6 +10,7 @@ mod voters;
 
 use crate::{command::Command, id::NodeId, observation::Observations, state::ClusterState, time::Timestamp};
 
+pub use ahead::{Ahead, PUSH_AGAIN, PUSH_PATIENCE, PUSHES_MAX, Sight, tunnel_end};
 pub use leadership::elected;
 pub use renewal::{certificate_cause, certificates_due, certificates_unneeded, certificates_wanted, is_due};
 pub use voters::{

@@ -40,7 +40,8 @@ pub struct SiteTunnel {
     /// That connector keeps several tunnels at once.
     pub multi_homed: bool,
     /// The nodes offered to it: home first, then standbys, then the others; those that are called down come last, and
-    /// behind them those that are drained: a tunnel that is up is given up once another one has taken its place.
+    /// behind them those that are drained: a tunnel that is up is given up once another one has taken its place. The home
+    /// of a single-homed site stays first while it is placed there.
     pub offers: Vec<NodeId>,
     /// Fence number of the placement.
     pub epoch: Epoch,
@@ -117,12 +118,15 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
                     offers.push(node.id);
                 }
             }
+            // The only tunnel of a site may live at a node that is not called up again yet.
+            let single = connector.is_some_and(|connector| !connector.multi_homed);
+            let keeps = |id: &NodeId| single && placement.is_some_and(|placement| placement.home == *id);
             // A stable sort: otherwise the order stays.
             offers.sort_by_key(|id| {
                 let node = state.nodes().get(id);
                 (
                     node.is_none_or(|node| node.admin != AdminState::Active),
-                    node.is_none_or(|node| node.verdict == Verdict::Down),
+                    node.is_none_or(|node| node.verdict == Verdict::Down) && !keeps(id),
                 )
             });
             let tunnel = SiteTunnel {

@@ -12,12 +12,13 @@
 mod attached;
 mod config;
 pub mod messages;
+mod over_tls;
 mod service;
 mod session;
 mod socket;
 mod token;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use pangolin_core::{
@@ -27,7 +28,8 @@ use pangolin_core::{
 };
 use tokio::sync::watch;
 
-pub use service::{AnswerBody, ControlService, SOCKET_PATH, TOKEN_PATH, VERSION_PATH};
+pub use over_tls::DATAGRAM_MAX;
+pub use service::{AnswerBody, ControlService, DATAGRAMS_PATH, SOCKET_PATH, TOKEN_PATH, VERSION_PATH};
 
 /// Tells the time.
 pub type Clock = fn() -> Timestamp;
@@ -66,6 +68,12 @@ pub trait SiteControl: Send + Sync + 'static {
     /// Whether `node` has a live tunnel to the site, as far as is known here. It decides whether a Newt that comes
     /// back is left alone or has to rebuild its tunnel.
     fn carried(&self, site: SiteId, node: NodeId) -> bool;
+
+    /// Whether `node` does not answer this one: no connector is sent there.
+    fn suspect(&self, node: NodeId) -> bool;
+
+    /// Where this node's WireGuard takes datagrams; none = it carries no tunnels.
+    fn wireguard(&self) -> Option<SocketAddr>;
 
     /// What is to be told.
     fn plan(&self) -> watch::Receiver<Arc<TunnelPlan>>;

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Empty, Full, Limited, combinators::BoxBody};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use pangolin_core::{NodeId, SiteId, TargetId, observation::TargetHealth};
+use pangolin_core::{NodeId, SiteId, TargetId, observation::TargetHealth, record::Digest};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 use tokio_tungstenite::{
@@ -27,6 +28,7 @@ use tokio_util::{
 use super::{
     Clock, SiteControl,
     attached::{Attached, Order},
+    over_tls::{Carriers, carry, limits as datagram_limits},
     socket::{Socket, limits},
     token::Tokens,
 };
@@ -37,6 +39,8 @@ pub const TOKEN_PATH: &str = "/api/v1/auth/newt/get-token";
 pub const VERSION_PATH: &str = "/api/v1/auth/newt/version";
 /// Where a connector opens its control socket.
 pub const SOCKET_PATH: &str = "/api/v1/ws";
+/// Where a connector of this product opens a WebSocket for WireGuard's datagrams, if its network lets no UDP out.
+pub const DATAGRAMS_PATH: &str = "/api/v1/tunnel/datagrams";
 
 /// Longest body of a request. Its two fields have 63 characters.
 const BODY_MAX: usize = 4 << 10;
@@ -56,6 +60,7 @@ pub struct ControlService {
     tokens: Tokens,
     now: Clock,
     attached: Arc<Attached>,
+    carriers: Carriers,
     sockets: TaskTracker,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -95,6 +100,7 @@ impl ControlService {
             tokens: Tokens::new(&token_key),
             now,
             attached: Attached::new(),
+            carriers: Carriers::default(),
             sockets: TaskTracker::new(),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -104,7 +110,7 @@ impl ControlService {
     /// Whether requests for this path belong here.
     #[must_use]
     pub fn serves(path: &str) -> bool {
-        matches!(path, TOKEN_PATH | VERSION_PATH | SOCKET_PATH)
+        matches!(path, TOKEN_PATH | VERSION_PATH | SOCKET_PATH | DATAGRAMS_PATH)
     }
 
     /// Answers a request for one of the paths that it [`serves`](Self::serves). An opened control socket lives on in a
@@ -117,10 +123,11 @@ impl ControlService {
         let version = request.version();
         let mut response = match (request.method(), request.uri().path()) {
             (&Method::GET, SOCKET_PATH) => return self.open_socket(request),
+            (&Method::GET, DATAGRAMS_PATH) => return self.open_datagrams(request),
             (&Method::POST, TOKEN_PATH) => self.sign_in(request).await,
             (&Method::POST, VERSION_PATH) => empty(StatusCode::NO_CONTENT),
             (_, TOKEN_PATH | VERSION_PATH) => not_allowed("POST"),
-            (_, SOCKET_PATH) => not_allowed("GET"),
+            (_, SOCKET_PATH | DATAGRAMS_PATH) => not_allowed("GET"),
             _ => refusal(StatusCode::NOT_FOUND, "there is nothing here"),
         };
         // A Newt keeps the connection for its next sign-in. If the node is dead by then, that costs it 30 s.
@@ -202,18 +209,9 @@ impl ControlService {
     }
 
     fn open_socket<B: Send + 'static>(&self, request: Request<B>) -> Response<AnswerBody> {
-        let key = match websocket_key(&request) {
-            Ok(key) => derive_accept_key(key.as_bytes()),
-            Err(message) => return refusal(StatusCode::BAD_REQUEST, message),
-        };
-        let query = request.uri().query().unwrap_or_default();
-        if parameter(query, "clientType").is_some_and(|kind| kind != "newt") {
-            return refusal(StatusCode::BAD_REQUEST, "only clientType=newt is served here");
-        }
-        let token = parameter(query, "token").unwrap_or_default();
-        let signed_in = match self.tokens.check(token, (self.now)(), |site| self.port.credential(site)) {
-            Ok(signed_in) => signed_in,
-            Err(error) => return refusal(StatusCode::UNAUTHORIZED, &error.to_string()),
+        let Opening { accept, signed_in } = match self.opening(&request) {
+            Ok(opening) => opening,
+            Err(refusal) => return *refusal,
         };
         let seat = match self.attached.admit(signed_in.0) {
             Ok(seat) => seat,
@@ -221,24 +219,88 @@ impl ControlService {
         };
         let (port, now, stop) = (Arc::clone(&self.port), self.now, self.stop.clone());
         self.sockets.spawn(async move {
-            let upgraded = match timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(request)).await {
-                Ok(Ok(upgraded)) => TokioIo::new(upgraded),
-                Ok(Err(error)) => return tracing::debug!(%error, "no control socket came of the request"),
-                Err(_) => return tracing::debug!("the control socket was not opened in time"),
-            };
+            let Some(upgraded) = upgraded(request).await else { return };
             let ws = WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(limits())).await;
             let socket = Socket::new(port, now, signed_in, seat, ws);
             stop.run_until_cancelled(Box::pin(socket.run())).await;
         });
-        let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
-        let headers = response.headers_mut();
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        if let Ok(accept) = HeaderValue::from_str(&key) {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-        response
+        switching(&accept)
     }
+
+    fn open_datagrams<B: Send + 'static>(&self, request: Request<B>) -> Response<AnswerBody> {
+        let Opening { accept, signed_in: (site, _) } = match self.opening(&request) {
+            Ok(opening) => opening,
+            Err(refusal) => return *refusal,
+        };
+        let Some(wireguard) = self.port.wireguard() else {
+            return refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this node carries no tunnels; try another node",
+            );
+        };
+        let Some(carrier) = self.carriers.admit() else {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "this node carries as much over TLS as it may");
+        };
+        let stop = self.stop.clone();
+        self.sockets.spawn(async move {
+            let _carrier = carrier;
+            let Some(upgraded) = upgraded(request).await else { return };
+            let limits = Some(datagram_limits());
+            let ws = WebSocketStream::from_raw_socket(upgraded, Role::Server, limits).await;
+            tracing::info!(%site, "datagrams of a site come over TLS");
+            let ended = stop.run_until_cancelled(Box::pin(carry(ws, wireguard))).await;
+            let reason = ended.and_then(Result::err);
+            tracing::info!(%site, reason, "datagrams of a site do not come over TLS any more");
+        });
+        switching(&accept)
+    }
+
+    /// Whether a request may open a WebSocket; else the refusal.
+    fn opening<B>(&self, request: &Request<B>) -> Result<Opening, Box<Response<AnswerBody>>> {
+        let accept = match websocket_key(request) {
+            Ok(key) => derive_accept_key(key.as_bytes()),
+            Err(message) => return Err(Box::new(refusal(StatusCode::BAD_REQUEST, message))),
+        };
+        let query = request.uri().query().unwrap_or_default();
+        if parameter(query, "clientType").is_some_and(|kind| kind != "newt") {
+            return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "only clientType=newt is served here")));
+        }
+        let token = parameter(query, "token").unwrap_or_default();
+        let signed_in = self.tokens.check(token, (self.now)(), |site| self.port.credential(site));
+        let signed_in =
+            signed_in.map_err(|error| Box::new(refusal(StatusCode::UNAUTHORIZED, &error.to_string())))?;
+        Ok(Opening { accept, signed_in })
+    }
+}
+
+/// A request that may open a WebSocket.
+struct Opening {
+    /// The key for the answer.
+    accept: String,
+    /// Who has signed in, with which credential.
+    signed_in: (SiteId, Digest),
+}
+
+/// The connection behind a request, once the answer to it is out.
+async fn upgraded<B: Send + 'static>(request: Request<B>) -> Option<TokioIo<Upgraded>> {
+    match timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(request)).await {
+        Ok(Ok(upgraded)) => return Some(TokioIo::new(upgraded)),
+        Ok(Err(error)) => tracing::debug!(%error, "no WebSocket came of the request"),
+        Err(_) => tracing::debug!("the WebSocket was not opened in time"),
+    }
+    None
+}
+
+/// The answer that makes a connection a WebSocket.
+fn switching(key: &str) -> Response<AnswerBody> {
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Ok(accept) = HeaderValue::from_str(key) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
 }
 
 /// The key of a request to open a WebSocket (RFC 6455, 4.2.1), or what is missing.

@@ -35,16 +35,25 @@ pub(super) struct View<'a> {
     pub(super) site: Option<&'a SiteTunnel>,
     /// The nodes that carry tunnels and are up.
     pub(super) nodes: &'a BTreeMap<NodeId, TunnelNode>,
-    /// Whether the site's home has a live tunnel to it.
+    /// The site's home, or what stands in for it while it does not answer: where the plan has a single-homed
+    /// connector's tunnel end.
+    pub(super) home: Option<NodeId>,
+    /// Where the tunnel of a single-homed connector that asks should end now.
+    pub(super) end: Option<NodeId>,
+    /// Whether that node has a live tunnel to the site.
     pub(super) carried: bool,
     /// The clock.
     pub(super) now: Timestamp,
 }
 
 impl<'a> View<'a> {
-    /// The node that a single-homed connector has to have its tunnel to.
-    fn home(&self) -> Option<(NodeId, &'a TunnelNode)> {
-        let id = *self.site?.offers.first()?;
+    /// The node that a single-homed connector is to have its tunnel to when it asks.
+    fn end(&self) -> Option<(NodeId, &'a TunnelNode)> {
+        self.node(self.end?)
+    }
+
+    /// A node, if it carries tunnels.
+    fn node(&self, id: NodeId) -> Option<(NodeId, &'a TunnelNode)> {
         self.nodes.get(&id).map(|node| (id, node))
     }
 }
@@ -188,7 +197,7 @@ impl Session {
         self.will_register = true;
         self.place = None;
         // A Newt that gets an empty list stops asking, so without a node there is no answer.
-        let Some((id, node)) = view.home() else { return Vec::new() };
+        let Some((id, node)) = view.end() else { return Vec::new() };
         if wanted.chain_id.len() > CHAIN_MAX {
             return vec![Action::Close("the chainId is too long")];
         }
@@ -218,7 +227,7 @@ impl Session {
                 Answer::Nothing
             }
             (true, true) if view.carried => {
-                self.place = view.home().map(|home| place(home, site.epoch));
+                self.place = view.end().map(|end| place(end, site.epoch));
                 Answer::Nothing
             }
             (true, true) => {
@@ -292,7 +301,7 @@ impl Session {
         if self.multi_homed() || self.identity.map(|identity| identity.key) != site.key {
             return None;
         }
-        let (home, _) = view.home()?;
+        let (home, _) = view.node(view.home?)?;
         let place = self.place.as_mut()?;
         let moved = site.epoch > place.epoch && home != place.node;
         let changed = view.nodes.get(&place.node).is_some_and(|node| !same_tunnel(node, &place.details));
@@ -315,8 +324,8 @@ impl Session {
     }
 
     fn connect(&mut self, view: &View<'_>, site: &SiteTunnel, chain_id: String) -> Vec<Action> {
-        let Some((home, _)) = view.home() else { return Vec::new() };
-        self.connect_to(view, site, home, chain_id)
+        let Some((end, _)) = view.end() else { return Vec::new() };
+        self.connect_to(view, site, end, chain_id)
     }
 
     fn connect_to(

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use pangolin_core::{SiteId, plan::TunnelPlan, record::Digest};
+use pangolin_core::{SiteId, decide::tunnel_end, plan::TunnelPlan, record::Digest};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
@@ -247,11 +247,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     async fn step(&mut self, event: Event) -> Result<(), End> {
         let plan = Arc::clone(&self.plan.borrow_and_update());
         let site = plan.sites.get(&self.site);
-        let home = site.and_then(|site| site.offers.first());
+        let offers = site.map_or(&[][..], |site| &site.offers);
+        let suspect = |node| self.port.suspect(node);
+        let end = tunnel_end(offers, suspect, |node| self.port.carried(self.site, node));
+        let home = tunnel_end(offers, suspect, |_| false);
         let view = View {
             site,
             nodes: &plan.nodes,
-            carried: home.is_some_and(|home| self.port.carried(self.site, *home)),
+            home,
+            end,
+            carried: end.is_some_and(|end| self.port.carried(self.site, end)),
             now: (self.now)(),
         };
         for action in self.session.on(&view, event) {
@@ -259,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Action::Send(message, version) => self.send(Message::text(encode(&message, version))).await?,
                 Action::Commit { key, version, multi_homed } => {
                     let (port, site) = (Arc::clone(&self.port), self.site);
-                    let alone = home.is_none_or(|home| *home == port.node() && !multi_homed);
+                    let alone = end.is_none_or(|end| end == port.node() && !multi_homed);
                     self.commit = Some(Box::pin(async move {
                         let result = port.register(site, key, version, multi_homed).await;
                         if let Err(error) = &result {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod datagrams;
 mod hostile;
 mod newt;
 mod node;
@@ -209,6 +210,23 @@ async fn a_tunnel_is_moved_ahead_of_the_plan() {
 }
 
 #[tokio::test]
+async fn a_connector_that_asks_while_its_home_is_suspect_goes_to_a_standby() {
+    let server = serve(FakeNode::new()).await;
+    server.node.suspects.lock().insert(NodeId(1));
+    let mut newt = Newt::sign_in(&server, HOME_LAB).await;
+    newt.register("c1").await;
+    let (connect, _) = newt.hears_a("newt/wg/connect").await;
+    assert_eq!(connect["endpoint"], json!("192.0.2.2:51820"));
+    // The home is back, the tunnel lives at the standby: a connector that asks again is sent there, not home.
+    server.node.suspects.lock().clear();
+    server.node.carried.lock().insert((HOME_LAB.0, NodeId(2)));
+    let mut again = Newt::sign_in(&server, HOME_LAB).await;
+    again.register("c2").await;
+    let (connect, _) = again.hears_a("newt/wg/connect").await;
+    assert_eq!(connect["endpoint"], json!("192.0.2.2:51820"));
+}
+
+#[tokio::test]
 async fn a_draining_node_sends_its_connectors_away() {
     let server = serve(FakeNode::new()).await;
     let (_, answer) = get_token(&server, HOME_LAB.1, HOME_LAB.2).await;
@@ -227,7 +245,9 @@ async fn a_draining_node_sends_its_connectors_away() {
 #[tokio::test]
 async fn paths_of_others_are_left_to_them() {
     use pangolin_tunnel::control::ControlService;
-    for path in ["/api/v1/auth/newt/get-token", "/api/v1/auth/newt/version", "/api/v1/ws"] {
+    for path in
+        ["/api/v1/auth/newt/get-token", "/api/v1/auth/newt/version", "/api/v1/ws", "/api/v1/tunnel/datagrams"]
+    {
         assert!(ControlService::serves(path), "{path}");
     }
     for path in ["/", "/ping", "/api/v1/sites", "/api/v1/ws/x"] {

@@ -44,6 +44,7 @@ pub(crate) struct FakeNode {
     pub(crate) registered: Mutex<Vec<Registered>>,
     pub(crate) refuses: Mutex<Option<String>>,
     pub(crate) carried: Mutex<BTreeSet<(SiteId, NodeId)>>,
+    pub(crate) suspects: Mutex<BTreeSet<NodeId>>,
     pub(crate) plan: watch::Sender<Arc<TunnelPlan>>,
 }
 
@@ -58,6 +59,7 @@ impl FakeNode {
             registered: Mutex::default(),
             refuses: Mutex::default(),
             carried: Mutex::default(),
+            suspects: Mutex::default(),
             plan: watch::Sender::new(Arc::new(plan())),
         })
     }
@@ -154,6 +156,14 @@ impl SiteControl for FakeNode {
 
     fn carried(&self, site: SiteId, node: NodeId) -> bool {
         self.carried.lock().contains(&(site, node))
+    }
+
+    fn suspect(&self, node: NodeId) -> bool {
+        self.suspects.lock().contains(&node)
+    }
+
+    fn wireguard(&self) -> Option<SocketAddr> {
+        None
     }
 
     fn plan(&self) -> watch::Receiver<Arc<TunnelPlan>> {

@@ -19,6 +19,8 @@ struct World {
     site: Option<SiteTunnel>,
     nodes: BTreeMap<NodeId, TunnelNode>,
     carried: bool,
+    /// Where the tunnel should end, if not at home.
+    end: Option<NodeId>,
 }
 
 fn node(number: u8) -> TunnelNode {
@@ -57,7 +59,7 @@ fn world() -> World {
         targets: vec![target(7, 40_001, "10.0.0.5")],
     };
     let nodes = (1..=3).map(|number| (NodeId(u64::from(number)), node(number))).collect();
-    World { site: Some(site), nodes, carried: true }
+    World { site: Some(site), nodes, carried: true, end: None }
 }
 
 impl World {
@@ -69,6 +71,8 @@ impl World {
         let view = View {
             site: self.site.as_ref(),
             nodes: &self.nodes,
+            home: self.site.as_ref().and_then(|site| site.offers.first().copied()),
+            end: self.end.or(self.site.as_ref().and_then(|site| site.offers.first().copied())),
             carried: self.carried,
             now: Timestamp(1_795_222_800_000),
         };
