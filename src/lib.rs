@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod keys;
 pub mod leader;
 pub mod local;
 pub mod membership;

@@ -20,7 +20,7 @@ use pangolin_core::{
 };
 use pangolin_dns::DnsServer;
 use pangolin_edge::BoundEdge;
-use pangolin_peer::{BoundPeers, Peers, Service, identity::Keyring};
+use pangolin_peer::{BoundPeers, Peers, Service};
 use pangolin_raft::{Cluster, RaftConfig, Timing};
 use pangolin_tunnel::{TunnelLayer, control::ControlService};
 use pangolin_wire::JournalEvent;
@@ -37,13 +37,15 @@ use crate::{
     backup::Backups,
     clock,
     config::{Config, TimingChoice},
+    keys::Keys,
     leader::Leading,
     local::{
         agreement::Watch,
         control::{ControlHost, SitePort},
         dialer::{NodeDialer, Relay},
         journal::Journal,
-        layers::{Health, Layers},
+        keyring::{Keeper, KeyringForPeers},
+        layers::{Health, Layers, SESSION_TOKENS},
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
@@ -76,7 +78,7 @@ struct Core {
     peers: Peers,
     reports: Reports,
     /// None on a witness.
-    keyring: Option<Arc<Keyring>>,
+    keyring: Option<Keys>,
     answers: NodeAnswers,
     left: watch::Receiver<bool>,
     /// When this run began, by the steady clock.
@@ -185,7 +187,6 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let Member { identity, peers: known, role: _, keyring, tunnel_key, bootstrap } = member;
     let node = identity.node;
     let spki = identity.key.spki_digest();
-    let keyring = keyring.map(Arc::new);
 
     let (peers, peers_task) = BoundPeers::bind(config.peer_listen).await?.start(identity, tasks.traffic());
     peers.set_plan(known);
@@ -196,6 +197,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         TimingChoice::Wan => Timing::wan(),
     };
     let state_dir = StateDir::new(&config.state_dir);
+    let keyring = keyring.map(|keyring| Keys::new(keyring, state_dir.keyring_file()));
     state_dir.check_log(node)?;
     state_dir.check_agreement(node)?;
     let cluster =
@@ -249,6 +251,13 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
     peers.serve(Service::Txt, Arc::new(own_dns));
     if let Some(keyring) = keyring.clone() {
+        let (cluster, keys) = (cluster.clone(), keyring.clone());
+        peers.serve(
+            Service::Keyring,
+            Arc::new(KeyringForPeers { cluster: cluster.clone(), keys: keys.clone() }),
+        );
+        let keeper = Keeper { node, cluster: cluster.clone(), peers: peers.clone(), keys };
+        tasks.spawn("keyring", keeper.run(shutdown.clone()));
         peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring, node, answers: answers.clone() }));
     }
     tasks.spawn("leader's duties", leading.run(shutdown.clone()));
@@ -360,7 +369,7 @@ fn start_witness(core: &Core, tasks: &mut Tasks) {
 /// DNS, tunnels, edge: everything that carries traffic. Needs the first state.
 async fn start_layers(
     core: &Core,
-    keyring: Arc<Keyring>,
+    keyring: Keys,
     first: &ClusterState,
     api: Api,
     edge: BoundEdge,
@@ -381,7 +390,7 @@ async fn start_layers(
     tasks.spawn_traffic("tunnels", tunnel_task.run(shutdown.clone()));
     let (dns, dns_task) = {
         let _on = traffic.enter();
-        DnsServer::bind(dns_config(core, &keyring)?)?
+        DnsServer::bind(dns_config(core, &keyring.now())?)?
     };
 
     core.answers.zones.serve(dns.clone());
@@ -394,8 +403,9 @@ async fn start_layers(
         plan: tunnel_plans,
         reports: core.reports.clone(),
     };
-    let token_key = keyring.derive("connector session tokens");
-    let control = Arc::new(ControlService::new(Arc::new(port), token_key, clock::now));
+    // `Health` looks after it from here on.
+    let token_key = keyring.now().derive_one(SESSION_TOKENS);
+    let control = Arc::new(ControlService::new(Arc::new(port), *token_key, clock::now));
     let dialer = NodeDialer {
         node: core.node,
         tunnel: tunnel.clone(),
@@ -452,6 +462,7 @@ async fn start_layers(
         edge,
         dns,
         cluster: core.cluster.clone(),
+        control: control.clone(),
         keyring,
     };
     tasks.spawn("health", health.run(shutdown.clone()));

@@ -26,11 +26,13 @@ pub enum Service {
     Admin = 7,
     /// What a node's DNS answers to the proofs of names.
     Txt = 8,
+    /// Key-encryption keys that a node lacks.
+    Keyring = 9,
 }
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Raft,
         Self::Snapshot,
         Self::Propose,
@@ -39,6 +41,7 @@ impl Service {
         Self::Status,
         Self::Admin,
         Self::Txt,
+        Self::Keyring,
     ];
 
     /// The service with this number.
@@ -81,7 +84,7 @@ mod tests {
     #[test]
     fn numbers_on_the_wire_stay_what_they_are() {
         let numbers: Vec<u8> = Service::ALL.into_iter().map(|service| service as u8).collect();
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert!(Service::ALL.into_iter().all(|s| Service::from_number(s as u8) == Some(s)));
         assert_eq!(Service::from_number(0), None);
     }

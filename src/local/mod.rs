@@ -8,6 +8,7 @@ mod certificates;
 pub mod control;
 pub mod dialer;
 pub mod journal;
+pub mod keyring;
 pub mod layers;
 pub mod reports;
 pub mod socket;
