@@ -11,6 +11,7 @@ pub mod keys;
 pub mod leader;
 pub mod local;
 pub mod membership;
+pub mod metrics;
 pub mod node;
 pub mod seal;
 pub mod state_dir;

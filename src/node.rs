@@ -6,7 +6,7 @@ mod introduction;
 mod settings;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -54,6 +54,7 @@ use crate::{
         zones::Zones,
     },
     membership::{Door, Renewal, is_interrupted, spec_of},
+    metrics::{BoundMetrics, LayerSources, Sources},
     state_dir::{Member, StateDir, StateDirError},
     tasks::Tasks,
 };
@@ -83,6 +84,8 @@ struct Core {
     left: watch::Receiver<bool>,
     /// When this run began, by the steady clock.
     started: pangolin_core::Timestamp,
+    /// For metrics, once there are layers.
+    layers: Arc<OnceLock<LayerSources>>,
     /// Told when the node is about to stop.
     stopping: CancellationToken,
 }
@@ -103,6 +106,7 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
         return Err(StateDirError::Recovering(config.state_dir).into());
     }
     let member = state_dir.load()?;
+    let metrics = BoundMetrics::bind(&config.metrics).await?;
     let (socket, bound_edge) = {
         let _on = traffic.enter();
         let socket = LocalSocket::bind(config.socket(), &config.name)?;
@@ -123,6 +127,14 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
     };
     let api = Api::new(core.cluster.clone(), Arc::new(core.answers.clone()));
+    let sources = Sources {
+        node: core.node,
+        cluster: core.cluster.clone(),
+        peers: core.peers.clone(),
+        started: core.started,
+        layers: core.layers.clone(),
+    };
+    tasks.spawn_traffic("metrics", metrics.run(sources, tasks.shutdown()));
     tasks.spawn_front("local socket", socket.run(api.clone(), tasks.closing()));
 
     let (cluster, mut left) = (core.cluster.clone(), core.left.clone());
@@ -251,12 +263,10 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
     peers.serve(Service::Txt, Arc::new(own_dns));
     if let Some(keyring) = keyring.clone() {
-        let (cluster, keys) = (cluster.clone(), keyring.clone());
-        peers.serve(
-            Service::Keyring,
-            Arc::new(KeyringForPeers { cluster: cluster.clone(), keys: keys.clone() }),
-        );
-        let keeper = Keeper { node, cluster: cluster.clone(), peers: peers.clone(), keys };
+        let handing = KeyringForPeers { cluster: cluster.clone(), keys: keyring.clone() };
+        peers.serve(Service::Keyring, Arc::new(handing));
+        let (own, keys) = (cluster.clone(), keyring.clone());
+        let keeper = Keeper { node, cluster: own, peers: peers.clone(), keys };
         tasks.spawn("keyring", keeper.run(shutdown.clone()));
         peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring, node, answers: answers.clone() }));
     }
@@ -295,6 +305,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         answers,
         left,
         started: clock::steady(),
+        layers: Arc::default(),
         stopping,
     })
 }
@@ -454,6 +465,13 @@ async fn start_layers(
     }
     tasks.spawn_front("edge", edge_task.run(tasks.closing()));
     tasks.spawn_front("dns", dns_task.run(tasks.closing()));
+    // A node has them once.
+    let _ = core.layers.set(LayerSources {
+        dns: dns.clone(),
+        edge: edge.clone(),
+        tunnel: tunnel.clone(),
+        keys: keyring.clone(),
+    });
     let health = Health {
         node: core.node,
         reports: core.reports.clone(),

@@ -112,7 +112,6 @@ async fn published(cluster: &Cluster, org_id: &str, domain: &str) {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 async fn a_rotation_leaves_nobody_behind_and_everything_served() {
     let (mut cluster, key) = begun(4).await;
     for node in [1, 2] {

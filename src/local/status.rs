@@ -644,7 +644,7 @@ impl Handler for ForPeers {
 
 /// Whether the node has heard from the leader of late; the leader itself, from a majority. What a node knows of the
 /// leader outlives the contact with it.
-pub(super) fn in_contact(raft: &RaftStatus) -> bool {
+pub(crate) fn in_contact(raft: &RaftStatus) -> bool {
     let Some(leader) = raft.leader else { return false };
     // A single voter is its own majority, and nobody acknowledges anything to it.
     let alone = leader == raft.node && raft.voters.iter().eq([&raft.node]);
