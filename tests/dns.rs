@@ -18,6 +18,7 @@ use hosts::{PATIENCE, pangolinctl};
 use pangolin_chaos::{
     cluster::{Cluster, Options, START_PATIENCE},
     dns::{self, Kind},
+    process::Process,
     site::Site,
 };
 use pangolin_node as _;
@@ -232,10 +233,11 @@ async fn ask_on(codes: Codes, name: String, server: SocketAddr) {
 }
 
 /// A resolver that keeps nothing, so that every question goes to the nodes; none where it is not installed.
-fn unbound(cluster: &Cluster) -> Option<(std::process::Child, SocketAddr)> {
+fn unbound(cluster: &Cluster) -> Option<(Process, SocketAddr)> {
     let folder = cluster.dir().join("unbound");
     std::fs::create_dir_all(&folder).expect("a folder");
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    // An address of this test's own: nobody else takes the port meanwhile.
+    let taken = std::net::UdpSocket::bind((cluster.nodes[0].address, 0)).expect("a port");
     let address = taken.local_addr().expect("an address");
     drop(taken);
     let servers: String = cluster
@@ -245,19 +247,19 @@ fn unbound(cluster: &Cluster) -> Option<(std::process::Child, SocketAddr)> {
         .collect();
     let dir = folder.display();
     let text = format!(
-        "server:\n  interface: 127.0.0.1\n  port: {}\n  username: \"\"\n  chroot: \"\"\n  directory: \"{dir}\"\n  \
+        "server:\n  interface: {}\n  port: {}\n  username: \"\"\n  chroot: \"\"\n  directory: \"{dir}\"\n  \
          pidfile: \"{dir}/pid\"\n  use-syslog: no\n  num-threads: 1\n  do-not-query-localhost: no\n  \
          local-zone: \"test.\" nodefault\n  do-ip6: no\n  module-config: \"iterator\"\n  cache-max-ttl: 0\n  \
          cache-max-negative-ttl: 0\nremote-control:\n  control-enable: no\nstub-zone:\n  name: \"demo.test\"\n{servers}",
+        address.ip(),
         address.port()
     );
     let conf = folder.join("unbound.conf");
     std::fs::write(&conf, text).expect("written");
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let quiet = || std::process::Stdio::null();
     let mut command = Command::new("unbound");
-    command.env("PATH", path).args(["-d", "-c"]).arg(conf).stdout(quiet()).stderr(quiet());
-    Some((command.spawn().ok()?, address))
+    command.env("PATH", path).args(["-d", "-c"]).arg(conf);
+    Some((Process::spawn("unbound", command, &folder.join("log")).ok()?, address))
 }
 
 /// Asks the resolver until the task is dropped.
@@ -312,9 +314,7 @@ async fn names_are_answered_well_while_each_node_in_turn_is_killed_and_comes_bac
         let codes = codes.of(&node.name);
         assert!(codes.keys().eq(["0"]), "{}: {codes:?}", node.name);
     }
-    if let Some((mut process, _)) = resolver {
-        let _ = process.kill();
-        let _ = process.wait();
+    if resolver.is_some() {
         let codes = codes.of("unbound");
         println!("answers by way of unbound: {codes:?}");
         assert!(codes.keys().all(|code| code == "NOERROR"), "{codes:?}");
