@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # command:package
-NEEDED=(cc:gcc curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble)
+NEEDED=(cc:gcc curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble promtool:prometheus)
 
 missing=()
 for pair in "${NEEDED[@]}"; do
@@ -18,8 +18,8 @@ if [[ $EUID -eq 0 ]] && command -v apt-get > /dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     if { apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; }; } > /tmp/pangolin-packages.log 2>&1; then
-        # The DNS servers are started by the tests, and are not to run besides.
-        for server in nsd unbound; do
+        # The servers are started by the tests, if at all, and are not to run besides.
+        for server in nsd unbound prometheus; do
             [[ " ${missing[*]} " != *" $server "* ]] || systemctl disable --now "$server" > /dev/null 2>&1 || true
         done
         exit 0

@@ -13,7 +13,7 @@ use pangolin_storage::backup::{BucketConfig, Retention};
 use pangolin_tunnel::BackendChoice;
 use serde::Deserialize;
 
-use crate::backup::BackupConfig;
+use crate::{backup::BackupConfig, metrics::MetricsConfig};
 
 /// What is logged unless the file says otherwise: libraries only when someone should look.
 const LOG_FILTER: &str = "info,openraft=error,chunked_wal=warn,gotatun=warn";
@@ -77,6 +77,8 @@ struct V1 {
     backup: BackupSection,
     #[serde(default)]
     log: LogSection,
+    #[serde(default)]
+    metrics: MetricsSection,
 }
 
 #[derive(Debug, Deserialize)]
@@ -256,6 +258,13 @@ struct LogSection {
     filter: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricsSection {
+    listen: Option<Vec<SocketAddr>>,
+    token_file: Option<PathBuf>,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -311,6 +320,8 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// Which log lines are written (`tracing` filter syntax).
     pub log_filter: String,
+    /// Where metrics are told, and to whom.
+    pub metrics: MetricsConfig,
 }
 
 impl Config {
@@ -393,7 +404,17 @@ impl V1 {
         let https: Vec<SocketAddr> = self.edge.https.unwrap_or_else(|| on_each(443));
         let http: Vec<SocketAddr> = self.edge.http.unwrap_or_else(|| on_each(80));
         let dns: Vec<SocketAddr> = self.dns.listen.unwrap_or_else(|| on_each(53));
-        for (key, list) in [("edge.https", &https), ("edge.http", &http), ("dns.listen", &dns)] {
+        let metrics = MetricsConfig {
+            listen: self.metrics.listen.unwrap_or_default(),
+            token_file: self.metrics.token_file,
+        };
+        metrics.check().map_err(|reason| bad("metrics.listen", reason))?;
+        for (key, list) in [
+            ("edge.https", &https),
+            ("edge.http", &http),
+            ("dns.listen", &dns),
+            ("metrics.listen", &metrics.listen),
+        ] {
             if list.len() > LISTEN_MAX {
                 return Err(bad(key, format!("{} addresses; {LISTEN_MAX} are allowed", list.len())));
             }
@@ -427,6 +448,7 @@ impl V1 {
             tunnel_mtu,
             log_format: self.log.format,
             log_filter: self.log.filter.unwrap_or_else(|| LOG_FILTER.into()),
+            metrics,
         })
     }
 }
@@ -479,6 +501,7 @@ mod tests {
                 s3("endpoint = \"https://s3.example.com\"\nbucket = \"b\"\nprefix = \"a/../b\""),
                 "backup.s3.prefix",
             ),
+            (format!("{LEAST}[metrics]\nlisten = [\"0.0.0.0:9465\"]\n"), "metrics.listen"),
             (LEAST.replace("= 1", "= 2"), "version"),
         ] {
             let error = parse(&text).expect_err("refused").to_string();

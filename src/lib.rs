@@ -7,9 +7,11 @@ pub mod clock;
 pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod keys;
 pub mod leader;
 pub mod local;
 pub mod membership;
+pub mod metrics;
 pub mod node;
 pub mod seal;
 pub mod state_dir;

@@ -16,6 +16,7 @@ use pangolin_node::{
     node,
     state_dir::StateDirError,
 };
+use pangolin_peer::identity::{Keyring, RecoveryKey};
 use pangolin_wire::Moment;
 use tracing_subscriber::EnvFilter;
 
@@ -37,6 +38,8 @@ enum Verb {
     Join(Join),
     /// Make a cluster of this one node again when the others are lost for good; the node must not run
     Recover(Recover),
+    /// Open a keyring escrow with the recovery key
+    OpenEscrow(OpenEscrow),
     /// Check the configuration and print what it means
     Config(ConfigFile),
 }
@@ -93,6 +96,19 @@ struct Join {
     check: bool,
 }
 
+#[derive(Debug, Args)]
+struct OpenEscrow {
+    /// File that `pangolinctl keyring escrow` wrote
+    #[arg(long, value_name = "FILE")]
+    escrow: PathBuf,
+    /// File with the recovery key that `init` showed, or `backup new-key` later
+    #[arg(long, value_name = "FILE")]
+    recovery_key_file: PathBuf,
+    /// Where to write the keyring, for the state directory or the credential of a node; it must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
 /// Exit status of a host that holds no node, or none that may run (`EX_CONFIG` of sysexits.h): the service manager need not try again.
 const NO_NODE: u8 = 78;
 
@@ -140,6 +156,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Init(options) => init(&options),
         Verb::Join(options) => join(&options),
         Verb::Recover(options) => recover(&options),
+        Verb::OpenEscrow(options) => open_escrow(&options),
         Verb::Config(file) => {
             say(&format!("{:#?}", Config::load(&file.config)?));
             Ok(())
@@ -192,11 +209,34 @@ fn init(options: &Init) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn restore(config: &Config, options: &Init, from: &std::path::Path) -> anyhow::Result<()> {
-    let path = options.recovery_key_file.as_ref().context("--recovery-key-file is needed")?;
+fn recovery_key(path: &std::path::Path) -> anyhow::Result<RecoveryKey> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the recovery key file {}", path.display()))?;
-    let key = zeroize::Zeroizing::new(text).trim().parse()?;
+    Ok(zeroize::Zeroizing::new(text).trim().parse()?)
+}
+
+fn open_escrow(options: &OpenEscrow) -> anyhow::Result<()> {
+    let OpenEscrow { escrow, recovery_key_file, out } = options;
+    let text =
+        std::fs::read_to_string(escrow).with_context(|| format!("cannot read {}", escrow.display()))?;
+    let keyring = Keyring::from_escrow(&text, &recovery_key(recovery_key_file)?)?;
+    if out.exists() {
+        anyhow::bail!("{} exists already: nothing was written", out.display());
+    }
+    keyring.store(out)?;
+    let numbers: Vec<String> = keyring.numbers().map(|number| number.to_string()).collect();
+    say(&format!(
+        "the keyring with key-encryption keys {} is in {}: as STATE_DIR/keyring, owned by the node's user, it takes the \
+         place of a node's own",
+        numbers.join(", "),
+        out.display()
+    ));
+    Ok(())
+}
+
+fn restore(config: &Config, options: &Init, from: &std::path::Path) -> anyhow::Result<()> {
+    let path = options.recovery_key_file.as_ref().context("--recovery-key-file is needed")?;
+    let key = recovery_key(path)?;
     let wanted = RestoreOptions { from: from.to_owned(), key, at: options.at.clone() };
     let done = runtime()?.block_on(membership::restore(config, &wanted))?;
     say(&format!(

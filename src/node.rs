@@ -6,7 +6,7 @@ mod introduction;
 mod settings;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use pangolin_core::{
 };
 use pangolin_dns::DnsServer;
 use pangolin_edge::BoundEdge;
-use pangolin_peer::{BoundPeers, Peers, Service, identity::Keyring};
+use pangolin_peer::{BoundPeers, Peers, Service};
 use pangolin_raft::{Cluster, RaftConfig, Timing};
 use pangolin_tunnel::{TunnelLayer, control::ControlService};
 use pangolin_wire::JournalEvent;
@@ -37,13 +37,15 @@ use crate::{
     backup::Backups,
     clock,
     config::{Config, TimingChoice},
+    keys::Keys,
     leader::Leading,
     local::{
         agreement::Watch,
         control::{ControlHost, SitePort},
         dialer::{DatagramRelay, NodeDialer, Relay},
         journal::Journal,
-        layers::{Health, Layers},
+        keyring::{Keeper, KeyringForPeers},
+        layers::{Health, Layers, SESSION_TOKENS},
         moves::Moves,
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
@@ -53,6 +55,7 @@ use crate::{
         zones::Zones,
     },
     membership::{Door, Renewal, is_interrupted, spec_of},
+    metrics::{BoundMetrics, LayerSources, Sources},
     state_dir::{Member, StateDir, StateDirError},
     tasks::Tasks,
 };
@@ -77,11 +80,13 @@ struct Core {
     peers: Peers,
     reports: Reports,
     /// None on a witness.
-    keyring: Option<Arc<Keyring>>,
+    keyring: Option<Keys>,
     answers: NodeAnswers,
     left: watch::Receiver<bool>,
     /// When this run began, by the steady clock.
     started: pangolin_core::Timestamp,
+    /// For metrics, once there are layers.
+    layers: Arc<OnceLock<LayerSources>>,
     /// Told when the node is about to stop.
     stopping: CancellationToken,
 }
@@ -102,6 +107,7 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
         return Err(StateDirError::Recovering(config.state_dir).into());
     }
     let member = state_dir.load()?;
+    let metrics = BoundMetrics::bind(&config.metrics).await?;
     let (socket, bound_edge) = {
         let _on = traffic.enter();
         let socket = LocalSocket::bind(config.socket(), &config.name)?;
@@ -122,6 +128,14 @@ pub async fn run(config: Config, traffic: Handle) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
     };
     let api = Api::new(core.cluster.clone(), Arc::new(core.answers.clone()));
+    let sources = Sources {
+        node: core.node,
+        cluster: core.cluster.clone(),
+        peers: core.peers.clone(),
+        started: core.started,
+        layers: core.layers.clone(),
+    };
+    tasks.spawn_traffic("metrics", metrics.run(sources, tasks.shutdown()));
     tasks.spawn_front("local socket", socket.run(api.clone(), tasks.closing()));
 
     let (cluster, mut left) = (core.cluster.clone(), core.left.clone());
@@ -186,7 +200,6 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     let Member { identity, peers: known, role: _, keyring, tunnel_key, bootstrap } = member;
     let node = identity.node;
     let spki = identity.key.spki_digest();
-    let keyring = keyring.map(Arc::new);
 
     let (peers, peers_task) = BoundPeers::bind(config.peer_listen).await?.start(identity, tasks.traffic());
     peers.set_plan(known);
@@ -197,6 +210,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         TimingChoice::Wan => Timing::wan(),
     };
     let state_dir = StateDir::new(&config.state_dir);
+    let keyring = keyring.map(|keyring| Keys::new(keyring, state_dir.keyring_file()));
     state_dir.check_log(node)?;
     state_dir.check_agreement(node)?;
     let cluster =
@@ -250,6 +264,11 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
     peers.serve(Service::Admin, Arc::new(ForPeers(answers.clone())));
     peers.serve(Service::Txt, Arc::new(own_dns));
     if let Some(keyring) = keyring.clone() {
+        let handing = KeyringForPeers { cluster: cluster.clone(), keys: keyring.clone() };
+        peers.serve(Service::Keyring, Arc::new(handing));
+        let (own, keys) = (cluster.clone(), keyring.clone());
+        let keeper = Keeper { node, cluster: own, peers: peers.clone(), keys };
+        tasks.spawn("keyring", keeper.run(shutdown.clone()));
         peers.admit(Arc::new(Door { cluster: cluster.clone(), keyring, node, answers: answers.clone() }));
     }
     tasks.spawn("leader's duties", leading.run(shutdown.clone()));
@@ -287,6 +306,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         answers,
         left,
         started: clock::steady(),
+        layers: Arc::default(),
         stopping,
     })
 }
@@ -361,7 +381,7 @@ fn start_witness(core: &Core, tasks: &mut Tasks) {
 /// DNS, tunnels, edge: everything that carries traffic. Needs the first state.
 async fn start_layers(
     core: &Core,
-    keyring: Arc<Keyring>,
+    keyring: Keys,
     first: &ClusterState,
     api: Api,
     edge: BoundEdge,
@@ -382,7 +402,7 @@ async fn start_layers(
     tasks.spawn_traffic("tunnels", tunnel_task.run(shutdown.clone()));
     let (dns, dns_task) = {
         let _on = traffic.enter();
-        DnsServer::bind(dns_config(core, &keyring)?)?
+        DnsServer::bind(dns_config(core, &keyring.now())?)?
     };
 
     core.answers.zones.serve(dns.clone());
@@ -397,8 +417,9 @@ async fn start_layers(
         peers: core.peers.clone(),
         wireguard: tunnel.listen_address(),
     };
-    let token_key = keyring.derive("connector session tokens");
-    let control = Arc::new(ControlService::new(Arc::new(port), token_key, clock::now));
+    // `Health` looks after it from here on.
+    let token_key = keyring.now().derive_one(SESSION_TOKENS);
+    let control = Arc::new(ControlService::new(Arc::new(port), *token_key, clock::now));
     let dialer = NodeDialer {
         node: core.node,
         tunnel: tunnel.clone(),
@@ -448,6 +469,13 @@ async fn start_layers(
     }
     tasks.spawn_front("edge", edge_task.run(tasks.closing()));
     tasks.spawn_front("dns", dns_task.run(tasks.closing()));
+    // A node has them once.
+    let _ = core.layers.set(LayerSources {
+        dns: dns.clone(),
+        edge: edge.clone(),
+        tunnel: tunnel.clone(),
+        keys: keyring.clone(),
+    });
     let health = Health {
         node: core.node,
         reports: core.reports.clone(),
@@ -456,6 +484,7 @@ async fn start_layers(
         edge,
         dns,
         cluster: core.cluster.clone(),
+        control: control.clone(),
         keyring,
     };
     tasks.spawn("health", health.run(shutdown.clone()));

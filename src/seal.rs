@@ -1,6 +1,6 @@
 //! What sealed things are bound to: a sealed value moved to another place does not open there.
 
-use pangolin_core::{HostName, TokenId};
+use pangolin_core::{ClusterState, HostName, TokenId, keyring::SealedPlace};
 
 /// The nodes' certificate authority.
 pub const AUTHORITY: &str = "authority";
@@ -43,4 +43,20 @@ pub fn certificate(names: &[HostName]) -> String {
     let mut names: Vec<&str> = names.iter().map(HostName::as_str).collect();
     names.sort_unstable();
     format!("certificate|{}", names.join(","))
+}
+
+/// To what the sealed thing at a place of the state is bound; none if there is nothing.
+#[must_use]
+pub fn place(state: &ClusterState, place: &SealedPlace) -> Option<String> {
+    Some(match place {
+        SealedPlace::Authority => AUTHORITY.to_owned(),
+        SealedPlace::InternalIssuer => ISSUER.to_owned(),
+        SealedPlace::Token(id) => token(*id),
+        SealedPlace::Certificate(id) => certificate(&state.certificates().get(id)?.names),
+        SealedPlace::Order(id) => certificate(&state.issuance().upkeeps.get(id)?.names),
+        SealedPlace::Account(directory) => account(directory),
+        SealedPlace::External(directory) => external_account(directory),
+        SealedPlace::ZoneKey(zone) => zone_key(zone),
+        SealedPlace::TransferKey(name) => transfer_key(name),
+    })
 }

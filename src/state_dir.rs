@@ -4,6 +4,7 @@
 //! identity.json   who this node is, whom it knows        keyring      key-encryption keys of the cluster
 //! node.key        its certificate's key                  tunnel.key   its WireGuard key
 //! raft/           log, vote, snapshots                   journal/     node-local journal
+//! keyring.sealed  what rotations have added to a keyring that comes from the service manager
 //! recovery.pub    public half of the recovery key      backups/     encrypted copies of the state
 //! begun           this node has taken part: without raft/ it must not do so again
 //! diverged        this node's state differed from that of the majority: it must not take part again
@@ -37,12 +38,13 @@ use zeroize::Zeroizing;
 const VERSION: u32 = 1;
 
 /// What a node that has left leaves behind.
-const LEFT_BEHIND: [&str; 9] = [
+const LEFT_BEHIND: [&str; 10] = [
     "identity.json",
     "begun",
     "node.key",
     "tunnel.key",
     "keyring",
+    "keyring.sealed",
     "recovery.pub",
     "raft",
     "journal",
@@ -449,6 +451,12 @@ impl StateDir {
             tunnel_key: self.tunnel_key()?,
             bootstrap,
         })
+    }
+
+    /// Where the keyring lies, unless the service manager gives it.
+    #[must_use]
+    pub fn keyring_file(&self) -> PathBuf {
+        self.file("keyring")
     }
 
     /// Keeps the public half of the recovery key until the cluster knows it.

@@ -55,6 +55,7 @@ const DOORS: &[(&str, &str)] = &[
     ("x509-parser", "pangolin-peer"),
     ("domain", "pangolin-dns"),
     ("maxminddb", "pangolin-dns"),
+    ("prometheus", "pangolin-node"),
     ("gotatun", "pangolin-tunnel"),
     ("defguard_wireguard_rs", "pangolin-tunnel"),
     ("smoltcp", "pangolin-tunnel"),

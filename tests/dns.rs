@@ -7,8 +7,10 @@
 mod hosts;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     process::Command,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,7 @@ use hosts::{PATIENCE, pangolinctl};
 use pangolin_chaos::{
     cluster::{Cluster, Options, START_PATIENCE},
     dns::{self, Kind},
+    process::Process,
     site::Site,
 };
 use pangolin_node as _;
@@ -179,6 +182,7 @@ async fn a_decision_is_answered_by_all_nodes_and_a_node_alone_goes_on() {
         }
         slowest = slowest.max(began.elapsed());
     }
+    // `scripts/bench-decisions.sh` measures it.
     println!("40 decisions: the slowest was answered everywhere after {:.3} s", slowest.as_secs_f32());
     // A node alone answers from the last state, and says of challenges that it cannot know.
     ctl(&cluster, 0, &["record", "add", "_acme-challenge.demo.test", "TXT", "token"]);
@@ -195,5 +199,124 @@ async fn a_decision_is_answered_by_all_nodes_and_a_node_alone_goes_on() {
         }
         assert!(Instant::now() < end, "{challenge:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What the name servers of the cluster have answered, by response code.
+#[derive(Clone, Default)]
+struct Codes(Arc<Mutex<BTreeMap<(String, String), u64>>>);
+
+impl Codes {
+    fn note(&self, who: &str, code: impl ToString) {
+        let mut codes = self.0.lock().expect("not poisoned");
+        *codes.entry((who.to_owned(), code.to_string())).or_default() += 1;
+    }
+
+    fn of(&self, who: &str) -> BTreeMap<String, u64> {
+        let codes = self.0.lock().expect("not poisoned");
+        codes.iter().filter(|((known, _), _)| known == who).map(|((_, code), n)| (code.clone(), *n)).collect()
+    }
+}
+
+/// Asks one node until the task is dropped. That nobody answers is no wrong answer: the node may be dead.
+async fn ask_on(codes: Codes, name: String, server: SocketAddr) {
+    loop {
+        for (host, kind) in
+            [("control.demo.test", Kind::A), ("control.demo.test", Kind::Txt), ("demo.test", Kind::Ns)]
+        {
+            if let Ok(answer) = dns::ask(server, host, kind).await {
+                codes.note(&name, answer.code);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A resolver that keeps nothing, so that every question goes to the nodes; none where it is not installed.
+fn unbound(cluster: &Cluster) -> Option<(Process, SocketAddr)> {
+    let folder = cluster.dir().join("unbound");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    // An address of this test's own: nobody else takes the port meanwhile.
+    let taken = std::net::UdpSocket::bind((cluster.nodes[0].address, 0)).expect("a port");
+    let address = taken.local_addr().expect("an address");
+    drop(taken);
+    let servers: String = cluster
+        .nodes
+        .iter()
+        .map(|node| format!("  stub-addr: {}@{}\n", node.dns().ip(), node.dns().port()))
+        .collect();
+    let dir = folder.display();
+    let text = format!(
+        "server:\n  interface: {}\n  port: {}\n  username: \"\"\n  chroot: \"\"\n  directory: \"{dir}\"\n  \
+         pidfile: \"{dir}/pid\"\n  use-syslog: no\n  num-threads: 1\n  do-not-query-localhost: no\n  \
+         local-zone: \"test.\" nodefault\n  do-ip6: no\n  module-config: \"iterator\"\n  cache-max-ttl: 0\n  \
+         cache-max-negative-ttl: 0\nremote-control:\n  control-enable: no\nstub-zone:\n  name: \"demo.test\"\n{servers}",
+        address.ip(),
+        address.port()
+    );
+    let conf = folder.join("unbound.conf");
+    std::fs::write(&conf, text).expect("written");
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("unbound");
+    command.env("PATH", path).args(["-d", "-c"]).arg(conf);
+    Some((Process::spawn("unbound", command, &folder.join("log")).ok()?, address))
+}
+
+/// Asks the resolver until the task is dropped.
+async fn resolve_on(codes: Codes, resolver: SocketAddr) {
+    loop {
+        let asked = tokio::task::spawn_blocking(move || dig(resolver, &["control.demo.test", "A"])).await;
+        let Ok(Some(text)) = asked else { return };
+        if let Some((_, rest)) = text.split_once("status: ") {
+            codes.note("unbound", rest.split(',').next().unwrap_or_default());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn names_are_answered_well_while_each_node_in_turn_is_killed_and_comes_back() {
+    let mut cluster = cluster(3).await;
+    let codes = Codes::default();
+    let mut asking = tokio::task::JoinSet::new();
+    for node in &cluster.nodes {
+        asking.spawn(ask_on(codes.clone(), node.name.clone(), node.dns()));
+    }
+    let resolver = unbound(&cluster);
+    if let Some((_, address)) = &resolver {
+        // What it says before it is up is no answer of the nodes.
+        let end = Instant::now() + PATIENCE;
+        let up = |text: String| text.contains("status: NOERROR");
+        while !dig(*address, &["control.demo.test", "A"]).is_none_or(up) {
+            assert!(Instant::now() < end, "the resolver does not answer");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        asking.spawn(resolve_on(codes.clone(), *address));
+    } else {
+        println!("without a resolver in front: unbound is not installed");
+    }
+    for node in 0..3 {
+        cluster.nodes[node].kill();
+        // Long enough for an election and for the verdict, where there is one to come.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        cluster.nodes[node].start_ready().await.expect("it comes back");
+        cluster.healthy(START_PATIENCE).await.expect("healthy");
+    }
+    let before: Vec<u64> = cluster.nodes.iter().map(|node| codes.of(&node.name).values().sum()).collect();
+    let end = Instant::now() + PATIENCE;
+    let sum = |name: &str| codes.of(name).values().sum::<u64>();
+    while cluster.nodes.iter().zip(&before).any(|(node, before)| sum(&node.name) <= *before) {
+        assert!(Instant::now() < end, "every node answers again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(asking);
+    for node in &cluster.nodes {
+        let codes = codes.of(&node.name);
+        assert!(codes.keys().eq(["0"]), "{}: {codes:?}", node.name);
+    }
+    if resolver.is_some() {
+        let codes = codes.of("unbound");
+        println!("answers by way of unbound: {codes:?}");
+        assert!(codes.keys().all(|code| code == "NOERROR"), "{codes:?}");
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     call::{Arrived, Freshness},
     certificates::CertificatePort,
     failure::ApiFailure,
+    keyring::KeyringPort,
     routes::{self, Door},
     zones::DnsPort,
 };
@@ -103,6 +104,10 @@ pub trait NodePort: Send + Sync + 'static {
 
     /// Its DNS.
     fn dns(&self) -> &dyn DnsPort;
+
+    /// Its keyring.
+    fn keyring(&self) -> &dyn KeyringPort;
+
     /// Keys and certificates that come in from operators.
     fn certificates(&self) -> &dyn CertificatePort;
 

@@ -4,6 +4,7 @@
 //! Everything runs on this host: three nodes of each system as processes on loopback, with their data below one
 //! temporary directory (`TMPDIR` says on which disk). The last line of each measurement is JSON.
 
+mod decisions;
 mod dns;
 mod etcd;
 mod failover;
@@ -19,6 +20,7 @@ mod restore;
 mod sample;
 mod traffic;
 mod why;
+mod zones;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,10 @@ enum Verb {
     Why,
     /// DNS answers, beside NSD, Knot and gdnsd in interleaved rounds
     Dns(dns::Options),
+    /// From a decision until every node answers by it
+    Decisions(decisions::Options),
+    /// Many names and certificates: how soon a change is served then, and what a node needs for it
+    Zones(zones::Options),
     /// The DNS server that `dns` measures
     #[command(hide = true)]
     DnsServer(dns::ServerOptions),
@@ -87,6 +93,8 @@ fn run(verb: Verb) -> Result<bool> {
             Verb::Restore(options) => restore::run(&options).await,
             Verb::Why => why::run(),
             Verb::Dns(options) => dns::run(&options),
+            Verb::Decisions(options) => decisions::run(&options).await,
+            Verb::Zones(options) => zones::run(&options).await,
             Verb::DnsServer(_) | Verb::Member(_) => Ok(true),
         }
     });

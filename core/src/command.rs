@@ -15,6 +15,7 @@ use crate::{
         TokenId, UserId,
     },
     issuance::CertificatesChange,
+    keyring::KeyringChange,
     name::{HostName, Slug},
     record::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec,
@@ -252,6 +253,8 @@ pub enum Body {
     Dns(Box<DnsChange>),
     /// Issuers, accounts and orders of certificates were changed.
     Certificates(Box<CertificatesChange>),
+    /// The keys that seal were changed.
+    Keyring(Box<KeyringChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -289,6 +292,7 @@ impl Body {
             Self::CertificateRemoved(_) => "CertificateRemoved",
             Self::Dns(change) => change.name(),
             Self::Certificates(_) => "Certificates",
+            Self::Keyring(change) => change.name(),
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

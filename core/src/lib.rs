@@ -21,6 +21,7 @@ pub mod feature;
 pub mod fuzz;
 pub mod id;
 pub mod issuance;
+pub mod keyring;
 pub mod name;
 pub mod observation;
 pub mod outcome;

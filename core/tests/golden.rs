@@ -17,9 +17,10 @@ use pangolin_core::{
     dns::{AnswerPolicy, DnsChange},
     id::ClientId,
     issuance::{CertificatesChange, OrderStep, Window},
+    keyring::{KeyringChange, Rewrapped, SealedPlace},
     record::{
         AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
-        RecordKind, RecordSet, RecoveryPublic, Settings, TunnelKey, Verdict,
+        RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
 };
 
@@ -53,7 +54,8 @@ fn variant(body: &Body) -> &'static str {
         | Body::Disbanded { .. }
         | Body::LeadershipHanded { .. }
         | Body::CertificateRemoved(_)
-        | Body::Dns(_) => body.name(),
+        | Body::Dns(_)
+        | Body::Keyring(_) => body.name(),
         Body::Certificates(change) => match &**change {
             CertificatesChange::IssuersSet(_) => "IssuersSet",
             CertificatesChange::AccountKeyMade { .. } => "AccountKeyMade",
@@ -105,7 +107,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 74;
+const VARIANTS: usize = 79;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -137,7 +139,40 @@ fn list() -> Vec<Command> {
     let at = 1_800_000_000_000 + list.len() as u64;
     list.extend(dns().into_iter().zip(at..).map(|(body, at)| command(at, body)));
     issuance(&mut list);
+    let at = 1_800_000_000_000 + list.len() as u64;
+    list.extend(keyring().into_iter().zip(at..).map(|(body, at)| command(at, body)));
     list
+}
+
+/// A rotation of the keys that seal, and what is refused on the way.
+fn keyring() -> Vec<Body> {
+    use KeyringChange as C;
+    let node = NodeId(1_000_000);
+    let made = |number| C::Made { number, fingerprint: Digest([7; 32]) };
+    let rewrapped = |place| Rewrapped { place, sealed: Sealed { kek: 2, ..facts::sealed() } };
+    let places = [
+        SealedPlace::Authority,
+        SealedPlace::InternalIssuer,
+        SealedPlace::Token(TokenId([3; 8])),
+        SealedPlace::Certificate(CertificateId(2_000_001)),
+        SealedPlace::Certificate(CertificateId(2_000_002)),
+        SealedPlace::Account(facts::DIRECTORY.to_owned()),
+        SealedPlace::External(facts::DIRECTORY.to_owned()),
+        SealedPlace::ZoneKey(host("demo.test")),
+    ];
+    [
+        made(1),
+        made(2),
+        C::Activated(2),
+        C::Held { node, number: 2 },
+        made(3),
+        C::Activated(2),
+        C::Retired(1),
+        C::Rewrapped(places.map(rewrapped).to_vec()),
+        C::Retired(1),
+    ]
+    .map(|change| Body::Keyring(Box::new(change)))
+    .to_vec()
 }
 
 /// A certificate is ordered, fails once, is issued and revoked; another one is imported.

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
 use crate::{
-    autopilot, backup, cert, dns, domain, events, journal, key, leader, node, org, resource, role, site,
-    status, target, token, upgrade, user, why,
+    autopilot, backup, cert, dns, domain, events, journal, key, keyring, leader, node, org, resource, role,
+    site, status, target, token, upgrade, user, why,
 };
 
 #[derive(Debug, Parser)]
@@ -147,6 +147,9 @@ pub(crate) enum Command {
     /// API keys
     #[command(subcommand)]
     Key(key::Verb),
+    /// The keys that seal private keys and secrets
+    #[command(subcommand)]
+    Keyring(keyring::Verb),
     /// Print a completion script for a shell
     Completions {
         /// The shell

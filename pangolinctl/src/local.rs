@@ -1,4 +1,4 @@
-//! Verbs that another program does itself on this host: `init`, `join`, `recover` and `chaos`.
+//! Verbs that another program does itself on this host: `init`, `join`, `recover`, `keyring open` and `chaos`.
 
 use std::{ffi::OsString, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 

@@ -13,6 +13,7 @@ mod events;
 mod failure;
 mod journal;
 mod key;
+mod keyring;
 mod leader;
 mod local;
 mod names;
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Join(rest) => return local::pangolind("join", rest),
         Command::Chaos(rest) => return local::chaos(rest),
         Command::Recover(rest) => return local::pangolind("recover", rest),
+        Command::Keyring(keyring::Verb::Open(rest)) => return local::pangolind("open-escrow", rest),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "pangolinctl", &mut std::io::stdout());
             return Ok(());
@@ -93,5 +95,6 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Target(verb) => target::run(session, verb).await,
         Command::Cert(verb) => cert::run(session, verb).await,
         Command::Key(verb) => key::run(session, verb).await,
+        Command::Keyring(verb) => keyring::run(session, verb).await,
     }
 }

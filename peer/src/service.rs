@@ -28,6 +28,8 @@ pub enum Service {
     Txt = 8,
     /// Datagrams relayed to a node with the tunnel.
     Datagrams = 9,
+    /// Key-encryption keys that a node lacks.
+    Keyring = 10,
 }
 
 impl Service {
@@ -42,6 +44,7 @@ impl Service {
         Self::Admin,
         Self::Txt,
         Self::Datagrams,
+        Self::Keyring,
     ];
 
     /// The service with this number.

@@ -141,7 +141,7 @@ impl Backups {
                 let header = Header { revision, time, ..inner.header(&state, Kind::Log { first })? };
                 let recovery = inner.recovery_key(&state);
                 let bytes =
-                    backup::seal(&header, Content::Log(&segment), inner.keyring()?, recovery.as_ref())?;
+                    backup::seal(&header, Content::Log(&segment), &*inner.keyring()?, recovery.as_ref())?;
                 inner.write(&header, &bytes)
             };
             Ok((write(), segment))

@@ -54,7 +54,7 @@ impl Backups {
                 files.retain(|(_, header)| header.is_state() && header.revision < undo);
                 pangolin_storage::backup::Point::Latest
             });
-            state_at(&inner.place, &files, Key::Keyring(inner.keyring()?), point)
+            state_at(&inner.place, &files, Key::Keyring(&*inner.keyring()?), point)
         })
         .await?;
         let catalog = past.state.catalog();

@@ -29,7 +29,7 @@ use archive::Archive;
 use copies::Copier;
 pub use past::{Past, files_in, point_of, state_at};
 
-use crate::clock;
+use crate::{clock, keys::Keys};
 
 /// Age at which the newest backup gets a successor.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -104,7 +104,7 @@ struct Inner {
     node: NodeId,
     cluster: Cluster,
     /// None on a witness, which holds no keys.
-    keyring: Option<Arc<Keyring>>,
+    keyring: Option<Keys>,
     /// The recovery key that `init` has shown on this host, for as long as the cluster knows none.
     first_key: Option<RecoveryPublic>,
     place: Place,
@@ -126,7 +126,7 @@ impl Backups {
         config: BackupConfig,
         node: NodeId,
         cluster: Cluster,
-        keyring: Option<Arc<Keyring>>,
+        keyring: Option<Keys>,
         first_key: Option<RecoveryPublic>,
     ) -> Self {
         let place = Place::new(&config.dir);
@@ -242,8 +242,8 @@ impl Inner {
         state.recovery_key().or(self.first_key)
     }
 
-    fn keyring(&self) -> Result<&Keyring, BackupError> {
-        self.keyring.as_deref().ok_or(BackupError::Witness)
+    fn keyring(&self) -> Result<Arc<Keyring>, BackupError> {
+        self.keyring.as_ref().map(Keys::now).ok_or(BackupError::Witness)
     }
 
     fn header(&self, state: &ClusterState, kind: Kind) -> Result<Header, BackupError> {
@@ -264,7 +264,13 @@ impl Inner {
         let digest = state.digest().map_err(|error| BackupError::Ended(error.to_string()))?;
         let header = self.header(state, Kind::State { digest })?;
         let recovery = self.recovery_key(state);
-        let bytes = backup::seal(&header, Content::State(state), self.keyring()?, recovery.as_ref())?;
+        let keyring = self.keyring()?;
+        // Who restores it gets this keyring with it, and has to be able to open what is in the state.
+        if let Some(lacking) = state.keys().active.filter(|kek| keyring.fingerprint(kek.number).is_none()) {
+            let reason = format!("this node has not fetched key-encryption key {} yet", lacking.number);
+            return Err(BackupError::Ended(reason));
+        }
+        let bytes = backup::seal(&header, Content::State(state), &keyring, recovery.as_ref())?;
         self.write(&header, &bytes)?;
         Ok(header)
     }
@@ -274,7 +280,7 @@ impl Inner {
         let name = header.file_name();
         self.place.write(&name, bytes)?;
         let found = self.place.read(&name)?;
-        match backup::open(&found, Key::Keyring(self.keyring()?)) {
+        match backup::open(&found, Key::Keyring(&*self.keyring()?)) {
             Ok((found, Opened::State(_) | Opened::Log(_), _)) if found == *header => {}
             Ok(_) => {
                 return Err(StorageError::Backup { name, found: "another one was read back".into() }.into());

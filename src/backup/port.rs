@@ -71,7 +71,7 @@ impl Backups {
 
     async fn verify_all(&self) -> Result<VerifiedBackups, ApiFailure> {
         let inner = self.inner.clone();
-        let report = blocking(move || verify(&inner.place, inner.keyring()?)).await?;
+        let report = blocking(move || verify(&inner.place, &*inner.keyring()?)).await?;
         let super::verify::Report { states, segments, joined, problems } = report;
         Ok(VerifiedBackups { states, segments, joined, problems })
     }

@@ -13,11 +13,10 @@ const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Issues a certificate for `names`, its key sealed.
 pub(super) async fn issue(
     state: &ClusterState,
-    keyring: &std::sync::Arc<Keyring>,
+    keyring: std::sync::Arc<Keyring>,
     names: Vec<HostName>,
 ) -> Result<CertificateIssued, String> {
     let issuer = state.cluster().ok_or("there is no cluster yet")?.issuer.clone();
-    let keyring = keyring.clone();
     let make = move || {
         let key = keyring.open(&issuer.key, seal::ISSUER).map_err(|error| error.to_string())?;
         let issuer = AuthorityKey::from_parts(issuer.certificate, &key).map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 mod certificates;
 mod distance;
 mod issuance;
+mod keyring;
 mod members;
 
 use std::{
@@ -20,7 +21,7 @@ use pangolin_core::{
     },
     record::{AdminState, NodeRole},
 };
-use pangolin_peer::{Peers, identity::Keyring};
+use pangolin_peer::Peers;
 use pangolin_raft::{Cluster, Leader, Proposal, Timing};
 use parking_lot::Mutex;
 use tokio::time::sleep;
@@ -29,6 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     clock,
+    keys::Keys,
     local::{reports::Reports, txt::OwnDns},
 };
 
@@ -50,7 +52,7 @@ pub struct Leading {
     /// What is seen.
     pub reports: Reports,
     /// Seals the keys of new certificates; a witness has none.
-    pub keyring: Option<Arc<Keyring>>,
+    pub keyring: Option<Keys>,
     /// What this node's DNS answers.
     pub own_dns: OwnDns,
     /// When leaders are given up.
@@ -67,7 +69,7 @@ impl Leading {
         cluster: Cluster,
         peers: Peers,
         reports: Reports,
-        keyring: Option<Arc<Keyring>>,
+        keyring: Option<Keys>,
         own_dns: OwnDns,
         timing: Timing,
     ) -> Self {
@@ -112,6 +114,7 @@ impl Leading {
                     self.members_loop(),
                     self.certificates_loop(keyring),
                     self.issuance_loop(keyring),
+                    self.keyring_loop(keyring),
                 );
             }
             // A witness leads only until a data node can.
@@ -266,13 +269,13 @@ impl Leading {
             .map(drop)
     }
 
-    async fn certificates_loop(&self, keyring: &Arc<Keyring>) {
+    async fn certificates_loop(&self, keyring: &Keys) {
         let mut states = self.cluster.watch();
         loop {
             let state = states.borrow_and_update().clone();
             let fence = Fence::Term(state.leadership().map_or(0, |leadership| leadership.term));
             for names in certificates_due(&state, clock::now()) {
-                match certificates::issue(&state, keyring, names.clone()).await {
+                match certificates::issue(&state, keyring.now(), names.clone()).await {
                     Ok(issued) => {
                         let cause = certificate_cause(&state, &names, self.node);
                         let body = Body::CertificateIssued(Box::new(issued));

@@ -1,5 +1,7 @@
 //! Keys and certificates that come in from operators: looked at, and sealed.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use pangolin_api::{ApiFailure, CertificatePort};
 use pangolin_core::{
@@ -12,11 +14,11 @@ use pangolin_wire::{Code, ImportCertificate, IssuerRates, SetIssuer};
 use zeroize::Zeroizing;
 
 use super::status::NodeAnswers;
-use crate::{clock, seal};
+use crate::{clock, keys::Keys, seal};
 
 impl NodeAnswers {
-    fn keys(&self) -> Result<&Keyring, ApiFailure> {
-        self.keyring.as_deref().ok_or_else(|| {
+    fn keys(&self) -> Result<Arc<Keyring>, ApiFailure> {
+        self.keyring.as_ref().map(Keys::now).ok_or_else(|| {
             ApiFailure::new(Code::Conflict, "this node is a witness and holds no keys")
                 .hint("Ask a data node.")
         })

@@ -17,14 +17,14 @@ use pangolin_dns::{DnsServer, Secret};
 use pangolin_edge::Edge;
 use pangolin_peer::{Peers, identity::Keyring};
 use pangolin_raft::Cluster;
-use pangolin_tunnel::TunnelLayer;
+use pangolin_tunnel::{TunnelLayer, control::ControlService};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::{reports::Reports, status::in_contact};
-use crate::{clock, seal};
+use crate::{clock, keys::Keys, seal};
 
 /// How often everything is brought in line though nothing changed.
 const SLOW: Duration = Duration::from_secs(30);
@@ -36,6 +36,9 @@ const REST_MAX: Duration = Duration::from_millis(250);
 /// How long one key encrypts session tickets: 6 hours.
 const TICKET_PERIOD_MS: u64 = 6 * 3600 * 1000;
 
+/// For what the keys of connectors' session tokens are derived.
+pub const SESSION_TOKENS: &str = "connector session tokens";
+
 /// The layers of this node.
 pub struct Layers {
     /// This node.
@@ -45,7 +48,7 @@ pub struct Layers {
     /// Who may talk to this node.
     pub peers: Peers,
     /// Opens private keys.
-    pub keyring: Arc<Keyring>,
+    pub keyring: Keys,
     /// What others have seen; forgets removed nodes.
     pub reports: Reports,
     /// DNS.
@@ -69,7 +72,9 @@ impl Layers {
     /// None that ends the node: a layer that cannot be brought in line is tried again, with a warning.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut states = self.cluster.watch();
+        let mut keyrings = self.keyring.watch();
         loop {
+            keyrings.borrow_and_update();
             let began = Instant::now();
             let state = states.borrow_and_update().clone();
             self.bring_in_line(plan(&state, self.node)).await;
@@ -81,6 +86,8 @@ impl Layers {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 changed = states.changed() => if changed.is_err() { return Ok(()) },
+                // What could not be opened before may be now.
+                _ = keyrings.changed() => {}
                 () = tokio::time::sleep(SLOW) => {}
             }
         }
@@ -109,14 +116,15 @@ impl Layers {
 
     fn open_dns(&self, secret: Secret<'_>) -> Result<Vec<u8>, String> {
         let opened = match secret {
-            Secret::ZoneKey(zone, sealed) => self.keyring.open(sealed, &seal::zone_key(zone)),
-            Secret::TransferKey(name, sealed) => self.keyring.open(sealed, &seal::transfer_key(name)),
+            Secret::ZoneKey(zone, sealed) => self.keyring.now().open(sealed, &seal::zone_key(zone)),
+            Secret::TransferKey(name, sealed) => self.keyring.now().open(sealed, &seal::transfer_key(name)),
         };
         opened.map(|secret| secret.to_vec()).map_err(|error| error.to_string())
     }
 
     fn open(&self, certificate: &PlannedCertificate) -> Result<Zeroizing<Vec<u8>>, String> {
         self.keyring
+            .now()
             .open(&certificate.key, &seal::certificate(&certificate.names))
             .map_err(|error| error.to_string())
     }
@@ -139,8 +147,10 @@ pub struct Health {
     pub dns: DnsServer,
     /// The cluster.
     pub cluster: Cluster,
-    /// Where ticket keys are derived from, the same on every node.
-    pub keyring: Arc<Keyring>,
+    /// Takes the keys of connectors' session tokens.
+    pub control: Arc<ControlService>,
+    /// Where the keys of tickets and tokens are derived from, the same on every node.
+    pub keyring: Keys,
 }
 
 impl Health {
@@ -154,6 +164,7 @@ impl Health {
         let mut tunnels = self.tunnel.seen();
         let mut told = BTreeMap::new();
         let mut period = None;
+        let mut keyrings = self.keyring.watch();
         loop {
             let health = self.reports.target_health();
             if health != told {
@@ -168,12 +179,16 @@ impl Health {
             }
             self.tell_dns();
             let current = clock::now().0 / TICKET_PERIOD_MS;
-            if period.replace(current) != Some(current) {
-                self.edge.set_ticket_keys(&self.ticket_keys(current));
+            let rotated = keyrings.has_changed().unwrap_or(false);
+            if period.replace(current) != Some(current) || rotated {
+                let keyring = keyrings.borrow_and_update().clone();
+                self.edge.set_ticket_keys(&ticket_keys(&keyring, current));
+                self.control.set_token_keys(&keyring.derive(SESSION_TOKENS));
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 Ok(()) = changes.changed() => {}
+                Ok(()) = keyrings.changed() => keyrings.mark_changed(),
                 Ok(()) = peers.changed() => {}
                 Ok(()) = tunnels.changed() => {}
                 else => return Ok(()),
@@ -206,12 +221,31 @@ impl Health {
             warn!(%error, "DNS could not be told where this node has no tunnel");
         }
     }
+}
 
-    /// The keys of a period, newest first. The next one's is there already, for nodes whose clocks are ahead.
-    fn ticket_keys(&self, period: u64) -> Vec<Zeroizing<[u8; 32]>> {
-        [period, period.wrapping_sub(1), period + 1]
-            .iter()
-            .map(|period| Zeroizing::new(self.keyring.derive(&format!("session tickets|{period}"))))
-            .collect()
+/// The keys of a period, the one that encrypts first. The next one's are there already, for nodes whose clocks are ahead;
+/// those of every KEK in use are, because nodes go over to another one at different moments.
+fn ticket_keys(keyring: &Keyring, period: u64) -> Vec<Zeroizing<[u8; 32]>> {
+    [period, period.wrapping_sub(1), period + 1]
+        .iter()
+        .flat_map(|period| keyring.derive(&format!("session tickets|{period}")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_of_before_a_rotation_are_read_until_its_end() {
+        let mut ring = Keyring::create().expect("a keyring");
+        let before = ticket_keys(&ring, 7)[0].clone();
+        ring.make(2).expect("made");
+        assert_eq!(ticket_keys(&ring, 7)[0], before, "a node that has not gone over yet reads them");
+        ring.activate(2).expect("activated");
+        let keys = ticket_keys(&ring, 7);
+        assert!(keys[0] != before && keys.contains(&before));
+        ring.retire(1).expect("retired");
+        assert!(!ticket_keys(&ring, 7).contains(&before));
     }
 }

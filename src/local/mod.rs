@@ -9,6 +9,7 @@ pub mod control;
 pub mod datagrams;
 pub mod dialer;
 pub mod journal;
+pub mod keyring;
 pub mod layers;
 pub mod moves;
 pub mod reports;

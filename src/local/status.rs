@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pangolin_api::{ApiFailure, BackupPort, CertificatePort, DnsPort, NewToken, NodePort};
+use pangolin_api::{ApiFailure, BackupPort, CertificatePort, DnsPort, KeyringPort, NewToken, NodePort};
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, NodeId, Object, Observations, Refusal, RequestId, Revision, Slug,
     Timestamp, TokenId,
@@ -12,7 +12,7 @@ use pangolin_core::{
     decide::{check_promotion, check_removal, common_level, remarks, willingness},
     record::{AdminState, JoinToken, NodeRole, Upgrade},
 };
-use pangolin_peer::{Handler, Peers, Service, identity::Keyring, join::JoinTokenText};
+use pangolin_peer::{Handler, Peers, Service, join::JoinTokenText};
 use pangolin_raft::{Cluster, Proposal, RaftError, RaftStatus};
 use pangolin_wire::{
     ApiWrite, ClusterStatus, Code, CreatedToken, JournalEvent, JournalPage, LeaderStatus, Moment, NodeStatus,
@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use zeroize::Zeroizing;
 
 use super::{journal::Journal, reports::Reports, zones::Zones};
 use crate::{
     backup::Backups,
     clock,
+    keys::Keys,
     leader::Leading,
     membership::{
         Invitation, certify,
@@ -61,7 +61,7 @@ pub struct NodeAnswers {
     /// What is seen.
     pub reports: Reports,
     /// Seals token secrets; a witness has none.
-    pub keyring: Option<Arc<Keyring>>,
+    pub keyring: Option<Keys>,
     /// What only the leader does.
     pub leading: Arc<Leading>,
     /// What happened here.
@@ -253,7 +253,8 @@ impl NodeAnswers {
         let Some(keyring) = &self.keyring else {
             return Done::Refused("this node holds no keys".to_owned());
         };
-        let certified = certify(&self.cluster.state(), keyring, node, csr, std::time::SystemTime::now());
+        let certified =
+            certify(&self.cluster.state(), &keyring.now(), node, csr, std::time::SystemTime::now());
         certified.map_or_else(Done::Refused, Done::Certified)
     }
 
@@ -450,7 +451,7 @@ impl NodeAnswers {
         request: RequestId,
     ) -> Result<CreatedToken, ApiFailure> {
         let NewToken { role, lifetime, replaces } = wanted;
-        let keyring = self.keyring.as_ref().ok_or_else(|| {
+        let keyring = self.keyring.as_ref().map(Keys::now).ok_or_else(|| {
             ApiFailure::new(Code::Conflict, "this node is a witness and holds no keys to make tokens with")
                 .hint("Ask a data node.")
         })?;
@@ -460,12 +461,12 @@ impl NodeAnswers {
         let pin = pangolin_peer::identity::spki_digest_of_certificate(&cluster.authority.certificate)
             .map_err(|error| internal(&error))?;
         // Derived from the request, so that a repeat of it gets the same token.
-        let secret = keyring.derive(&format!("join token|{request}"));
+        let secret = keyring.derive_one(&format!("join token|{request}"));
         let mut id = TokenId([0; 8]);
-        id.0.copy_from_slice(&keyring.derive(&format!("join token id|{request}"))[..8]);
+        id.0.copy_from_slice(&keyring.derive_one(&format!("join token id|{request}"))[..8]);
         let token = JoinToken {
             id,
-            secret: keyring.seal(&secret, &seal::token(id)).map_err(|error| internal(&error))?,
+            secret: keyring.seal(secret.as_slice(), &seal::token(id)).map_err(|error| internal(&error))?,
             role,
             expires_at: clock::now() + lifetime,
             replaces,
@@ -489,7 +490,7 @@ impl NodeAnswers {
             .get(&id)
             .map(|token| Moment(token.expires_at))
             .ok_or_else(|| ApiFailure::not_found(&Object::Token(id)))?;
-        let text = JoinTokenText { authority_pin: pin, id, secret: Zeroizing::new(secret) };
+        let text = JoinTokenText { authority_pin: pin, id, secret };
         let token = Some(Invitation::to_text(&text, &state));
         Ok(CreatedToken { id, token, expires_at })
     }
@@ -584,6 +585,10 @@ impl NodePort for NodeAnswers {
         &self.zones
     }
 
+    fn keyring(&self) -> &dyn KeyringPort {
+        self
+    }
+
     fn certificates(&self) -> &dyn CertificatePort {
         self
     }
@@ -639,7 +644,7 @@ impl Handler for ForPeers {
 
 /// Whether the node has heard from the leader of late; the leader itself, from a majority. What a node knows of the
 /// leader outlives the contact with it.
-pub(super) fn in_contact(raft: &RaftStatus) -> bool {
+pub(crate) fn in_contact(raft: &RaftStatus) -> bool {
     let Some(leader) = raft.leader else { return false };
     // A single voter is its own majority, and nobody acknowledges anything to it.
     let alone = leader == raft.node && raft.voters.iter().eq([&raft.node]);

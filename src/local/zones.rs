@@ -17,14 +17,14 @@ use pangolin_peer::identity::Keyring;
 use pangolin_raft::Cluster;
 use pangolin_wire::{Code, DnsReply, ZoneCheck};
 
-use crate::seal;
+use crate::{keys::Keys, seal};
 
 /// The zones of this node.
 #[derive(Clone)]
 pub struct Zones {
     cluster: Cluster,
     /// Seals keys; a witness has none.
-    keyring: Option<Arc<Keyring>>,
+    keyring: Option<Keys>,
     /// Set once DNS is served here; a witness serves none.
     server: Arc<OnceLock<DnsServer>>,
 }
@@ -32,7 +32,7 @@ pub struct Zones {
 impl Zones {
     /// Of a node that does not serve them yet.
     #[must_use]
-    pub fn new(cluster: Cluster, keyring: Option<Arc<Keyring>>) -> Self {
+    pub fn new(cluster: Cluster, keyring: Option<Keys>) -> Self {
         Self { cluster, keyring, server: Arc::default() }
     }
 
@@ -50,8 +50,8 @@ impl Zones {
             .ok_or_else(|| ApiFailure::new(Code::NotFound, format!("{zone} is no zone of this cluster")))
     }
 
-    fn keyring(&self) -> Result<&Keyring, ApiFailure> {
-        self.keyring.as_deref().ok_or_else(|| {
+    fn keyring(&self) -> Result<Arc<Keyring>, ApiFailure> {
+        self.keyring.as_ref().map(Keys::now).ok_or_else(|| {
             ApiFailure::new(Code::Conflict, "this node is a witness and holds no keys")
                 .hint("Ask a data node.")
         })
@@ -120,7 +120,7 @@ impl DnsPort for Zones {
     fn new_transfer_key(&self, name: &HostName, request: RequestId) -> Result<NewKey, ApiFailure> {
         let keyring = self.keyring()?;
         // Derived from the request, so that a repeat of it gets the same secret.
-        let secret = keyring.derive(&format!("transfer key|{request}")).to_vec();
+        let secret = keyring.derive_one(&format!("transfer key|{request}")).to_vec();
         let sealed = keyring.seal(&secret, &seal::transfer_key(name)).map_err(internal)?;
         Ok(NewKey { shown: secret, sealed })
     }

@@ -1,6 +1,6 @@
 //! The cluster's side of `join`: any node that holds the keyring answers joiners.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::BoxFuture;
@@ -11,16 +11,13 @@ use pangolin_core::{
     plan::plan,
     record::{Digest, NodeRole, NodeSpec, TunnelKey},
 };
-use pangolin_peer::{
-    identity::{AuthorityKey, Keyring},
-    join::JoinDoor,
-};
+use pangolin_peer::{identity::AuthorityKey, join::JoinDoor};
 use pangolin_raft::{Cluster, Proposal, ProposeError};
 use tracing::info;
 use zeroize::Zeroizing;
 
 use super::{Answer, Ask, Welcome, WelcomePeer, check};
-use crate::{clock, local::status::NodeAnswers, seal};
+use crate::{clock, keys::Keys, local::status::NodeAnswers, seal};
 
 /// How long a new node's admission may take to reach this node once it is committed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,7 +27,7 @@ pub struct Door {
     /// The cluster.
     pub cluster: Cluster,
     /// Opens token secrets and the authority's key.
-    pub keyring: Arc<Keyring>,
+    pub keyring: Keys,
     /// This node.
     pub node: NodeId,
     /// Asks the other nodes how a joiner looks from there.
@@ -48,7 +45,8 @@ impl JoinDoor for Door {
         if token.used.is_none() && token.expires_at < clock::now() {
             return Err(pangolin_core::Refusal::TokenExpired(id).to_string());
         }
-        let secret = self.keyring.open(&token.secret, &seal::token(id)).map_err(|error| error.to_string())?;
+        let secret =
+            self.keyring.now().open(&token.secret, &seal::token(id)).map_err(|error| error.to_string())?;
         let secret: [u8; 32] =
             secret.as_slice().try_into().map_err(|_| "the token's secret has not 32 bytes".to_owned())?;
         Ok(Zeroizing::new(secret))
@@ -168,8 +166,11 @@ impl Door {
     fn certify(&self, node: NodeId, csr: &[u8], announced: Digest) -> Result<Vec<u8>, String> {
         let state = self.cluster.state();
         let cluster = state.cluster().ok_or("the cluster has not been initialised")?;
-        let key =
-            self.keyring.open(&cluster.authority.key, seal::AUTHORITY).map_err(|error| error.to_string())?;
+        let key = self
+            .keyring
+            .now()
+            .open(&cluster.authority.key, seal::AUTHORITY)
+            .map_err(|error| error.to_string())?;
         let authority = AuthorityKey::from_parts(cluster.authority.certificate.clone(), &key)
             .map_err(|error| error.to_string())?;
         let certificate = authority
@@ -190,8 +191,8 @@ impl Door {
         let admitted = &state.nodes().get(&node).ok_or("the node is not in the membership")?.spec;
         let certificate = self.certify(node, csr, admitted.spki)?;
         // A witness only votes: it is never given a key to what it replicates.
-        let keyring =
-            (admitted.role == NodeRole::Data).then(|| BASE64_STANDARD.encode(&*self.keyring.to_bytes()));
+        let keyring = (admitted.role == NodeRole::Data)
+            .then(|| BASE64_STANDARD.encode(&*self.keyring.now().to_bytes()));
         Ok(Welcome {
             cluster: cluster.id.to_string(),
             lineage: peers.lineage,

@@ -1,10 +1,7 @@
 //! A node's own certificate lives for a year. Every node that holds the keyring renews its own, long before: the
 //! authority's key is in the state, so nobody has to be asked. A witness, which cannot open that key, asks a data node.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use pangolin_core::{ClusterState, NodeId};
 use pangolin_peer::{
@@ -17,7 +14,7 @@ use pangolin_raft::Cluster;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{local::status::NodeAnswers, seal, state_dir::StateDir};
+use crate::{keys::Keys, local::status::NodeAnswers, seal, state_dir::StateDir};
 
 /// How often the time that is left is looked at; also the pause after a renewal that failed.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -31,7 +28,7 @@ pub struct Renewal {
     /// Where the authority is known from.
     pub cluster: Cluster,
     /// Opens the authority's key; a witness has none.
-    pub keyring: Option<Arc<Keyring>>,
+    pub keyring: Option<Keys>,
     /// Asks data nodes.
     pub answers: NodeAnswers,
     /// Show the new certificate from then on.
@@ -63,7 +60,7 @@ impl Renewal {
         }
         let csr = identity.key.csr_der().map_err(|error| error.to_string())?;
         identity.certificate = match &self.keyring {
-            Some(keyring) => certify(&self.cluster.state(), keyring, identity.node, &csr, now)?,
+            Some(keyring) => certify(&self.cluster.state(), &keyring.now(), identity.node, &csr, now)?,
             None => self.answers.ask_for_certificate(&csr).await?,
         };
         // On disk first: a restart must not go back to the one that ends.

@@ -45,13 +45,16 @@ pub(super) fn edge_config(config: &Config) -> EdgeConfig {
 }
 
 pub(super) fn dns_config(core: &Core, keyring: &Keyring) -> anyhow::Result<DnsConfig> {
-    let mut cookies = CookieSecret([0; 16]);
-    cookies.0.copy_from_slice(&keyring.derive("DNS cookies")[..16]);
+    let cookies = keyring.derive("DNS cookies").into_iter().map(|key| {
+        let mut secret = CookieSecret([0; 16]);
+        secret.0.copy_from_slice(&key[..16]);
+        secret
+    });
     let regions = core.config.dns_regions.as_deref().map(GeoDatabase::open).transpose()?;
     Ok(DnsConfig {
         listen: core.config.dns.clone(),
         nsid: core.config.name.to_string(),
-        cookie_secrets: vec![cookies],
+        cookie_secrets: cookies.collect(),
         regions: regions.map(Arc::new),
         ..DnsConfig::default()
     })

@@ -16,6 +16,7 @@ mod credential;
 mod dns;
 mod envelope;
 mod journal;
+mod keyring;
 mod moment;
 mod shape;
 mod text;
@@ -30,6 +31,7 @@ pub use credential::{CREDENTIAL_ID_LEN, SECRET_LEN, SECRET_MAX, random_id, rando
 pub use dns::*;
 pub use envelope::{Code, Envelope, Failure, PAGE_MAX, Pagination};
 pub use journal::{ApiWrite, JournalEntry, JournalEvent, JournalLine, JournalPage, NamedNode, NamedSite};
+pub use keyring::*;
 pub use moment::Moment;
 pub use why::{Event, EventPage, EventSubject, Explanation, Fact, Step};
 

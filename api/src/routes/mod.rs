@@ -10,6 +10,7 @@ mod credentials;
 mod dns;
 mod domain;
 mod key;
+mod keyring;
 mod node;
 mod org;
 mod resource;
@@ -91,7 +92,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 15] = [
+    let nouns: [fn(&mut Routes); 16] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -101,6 +102,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         user::routes,
         role::routes,
         key::routes,
+        keyring::routes,
         site::routes,
         domain::routes,
         resource::routes,

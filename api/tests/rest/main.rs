@@ -6,6 +6,7 @@ mod certificates;
 mod cluster;
 mod no_backups;
 mod no_dns;
+mod no_keyring;
 mod one_node;
 mod protocol;
 mod server;

@@ -12,7 +12,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use pangolin_api::{
-    Api, ApiFailure, BackupPort, Caller, CertificatePort, Credentials, DnsPort, NewToken, NodePort,
+    Api, ApiFailure, BackupPort, Caller, CertificatePort, Credentials, DnsPort, KeyringPort, NewToken,
+    NodePort,
 };
 use pangolin_core::{
     Actor, Body, Cause, ClusterId, Fence, NodeId, Object, Outcome, RequestId, Slug, TokenId,
@@ -31,7 +32,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{no_backups::NoBackups, no_dns::NoDns, unsealed::Unsealed};
+use crate::{no_backups::NoBackups, no_dns::NoDns, no_keyring::NoKeyring, unsealed::Unsealed};
 
 /// A running API. Everything ends when it is dropped.
 pub(crate) struct Server {
@@ -365,6 +366,10 @@ impl NodePort for OneNode {
 
     fn dns(&self) -> &dyn DnsPort {
         &NoDns
+    }
+
+    fn keyring(&self) -> &dyn KeyringPort {
+        &NoKeyring
     }
 
     fn certificates(&self) -> &dyn CertificatePort {

@@ -66,6 +66,7 @@ sections! {
     28 decisions
     29 dns
     30 issuance
+    31 keys
     #[cfg(pangolin_next)]
     200 notes
 }

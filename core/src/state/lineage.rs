@@ -53,6 +53,7 @@ impl ClusterState {
         self.sequence = begin_index(self.sequence);
         self.tokens = imbl::OrdMap::new();
         self.staged = None;
+        self.forget_holders();
         // It was about nodes that are gone.
         self.upgrade = None;
         Ok(Some(Object::Node(begun.node)))

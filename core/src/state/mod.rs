@@ -11,6 +11,7 @@ mod dns;
 mod encoding;
 mod index;
 mod issuance;
+mod keyring;
 mod lineage;
 mod nodes;
 mod requests;
@@ -38,6 +39,7 @@ use crate::{
         TokenId, UserId,
     },
     issuance::Issuance,
+    keyring::Keys,
     name::{HostName, Slug},
     outcome::{Outcome, Refusal},
     record::{
@@ -84,6 +86,7 @@ pub struct ClusterState {
     decisions: Decisions,
     dns: Dns,
     issuance: Issuance,
+    keys: Keys,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
@@ -336,6 +339,7 @@ impl ClusterState {
             Body::CertificateRemoved(id) => self.remove_certificate(*id),
             Body::Dns(change) => self.change_dns(change),
             Body::Certificates(change) => self.change_certificates(change),
+            Body::Keyring(change) => self.change_keyring(change),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

@@ -373,6 +373,7 @@ impl ClusterState {
         if self.nodes.contains_key(&id) {
             self.check_data_without(id)?;
         }
+        self.keys.holders.remove(&id);
         self.nodes.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Node(id)))
     }
 

@@ -11,6 +11,7 @@ use pangolin_core::{
     feature::{self, FeatureLevel},
     id::ClientId,
     issuance::{CertificatesChange, Challenge, Issuer, OrderStep, Problem, ProblemKind, Rate, Rates, Window},
+    keyring::{KeyringChange, Rewrapped, SealedPlace},
     record::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole,
         NodeSpec, RecordData, RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
@@ -459,6 +460,31 @@ pub(crate) mod any {
             (node(), node()).prop_map(|(from, to)| Body::LeadershipHanded { from, to }),
             number().prop_map(|n| Body::CertificateRemoved(CertificateId(n))),
             certificates().prop_map(|change| Body::Certificates(Box::new(change))),
+            keyring().prop_map(|change| Body::Keyring(Box::new(change))),
+        ]
+    }
+
+    fn keyring() -> impl Strategy<Value = KeyringChange> {
+        let kek = || 1..4u32;
+        let place = prop_oneof![
+            Just(SealedPlace::Authority),
+            Just(SealedPlace::InternalIssuer),
+            (0..4u8).prop_map(|n| SealedPlace::Token(TokenId([n; 8]))),
+            number().prop_map(|n| SealedPlace::Certificate(CertificateId(n))),
+            number().prop_map(|n| SealedPlace::Order(CertificateId(n))),
+            Just(SealedPlace::Account(DIRECTORY.to_owned())),
+            Just(SealedPlace::External(DIRECTORY.to_owned())),
+            name().prop_map(SealedPlace::ZoneKey),
+            name().prop_map(SealedPlace::TransferKey),
+        ];
+        let rewrapped =
+            (place, kek()).prop_map(|(place, kek)| Rewrapped { place, sealed: Sealed { kek, ..sealed() } });
+        prop_oneof![
+            kek().prop_map(|number| KeyringChange::Made { number, fingerprint: Digest([7; 32]) }),
+            (node(), kek()).prop_map(|(node, number)| KeyringChange::Held { node, number }),
+            kek().prop_map(KeyringChange::Activated),
+            vec(rewrapped, 0..12).prop_map(KeyringChange::Rewrapped),
+            kek().prop_map(KeyringChange::Retired),
         ]
     }
 

@@ -4,6 +4,8 @@
 mod no_backups;
 #[path = "../../../api/tests/rest/no_dns.rs"]
 mod no_dns;
+#[path = "../../../api/tests/rest/no_keyring.rs"]
+mod no_keyring;
 #[path = "../../../api/tests/rest/one_node.rs"]
 mod one_node;
 #[path = "../../../api/tests/rest/server.rs"]

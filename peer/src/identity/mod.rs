@@ -5,6 +5,8 @@
 
 mod authority;
 mod chain;
+mod escrow;
+mod keeping;
 mod key;
 mod keyring;
 pub mod private_file;

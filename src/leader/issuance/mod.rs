@@ -21,13 +21,12 @@ use pangolin_core::{
     ClusterState, HostName,
     issuance::{Step, Task, next_wake, tasks},
 };
-use pangolin_peer::identity::Keyring;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Leading, RETRY};
-use crate::clock;
+use crate::{clock, keys::Keys};
 use steps::Work;
 
 /// Orders that are worked on at the same time: enough that one slow name holds nobody up, few enough for any issuer.
@@ -90,7 +89,7 @@ fn key(task: &Task) -> Key {
 
 impl Leading {
     /// Looks after certificates of public issuers; ends only by being dropped.
-    pub(super) async fn issuance_loop(&self, keyring: &Arc<Keyring>) {
+    pub(super) async fn issuance_loop(&self, keyring: &Keys) {
         let clients = Clients::default();
         tokio::join!(
             self.orders_loop(keyring, &clients),
@@ -99,7 +98,7 @@ impl Leading {
         );
     }
 
-    async fn orders_loop(&self, keyring: &Arc<Keyring>, clients: &Clients) {
+    async fn orders_loop(&self, keyring: &Keys, clients: &Clients) {
         let mut states = self.cluster.watch();
         let mut running = FuturesUnordered::new();
         // What is under way.
@@ -114,7 +113,13 @@ impl Leading {
                 for task in tasks(&state, now) {
                     let key = key(&task);
                     if running.len() < AT_ONCE && busy.insert(key.clone()) {
-                        let work = Work { leading: self, keyring, clients, state: state.clone(), task };
+                        let work = Work {
+                            leading: self,
+                            keyring: keyring.now(),
+                            clients,
+                            state: state.clone(),
+                            task,
+                        };
                         running.push(async move { (key, work.run().await) });
                     }
                 }

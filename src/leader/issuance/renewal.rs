@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,12 +12,12 @@ use pangolin_core::{
     issuance::{CertificatesChange, Source, Window, select},
     record::Certificate,
 };
-use pangolin_peer::identity::{Keyring, inspect_certificate};
+use pangolin_peer::identity::inspect_certificate;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::{Clients, steps::account};
-use crate::leader::Leading;
+use crate::{keys::Keys, leader::Leading};
 
 /// How often it is looked whether an issuer is to be asked or told something.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -97,7 +96,7 @@ impl Leading {
     }
 
     /// Tells issuers which certificates are void.
-    pub(super) async fn revocations_loop(&self, keyring: &Arc<Keyring>, clients: &Clients) {
+    pub(super) async fn revocations_loop(&self, keyring: &Keys, clients: &Clients) {
         let mut next: Asked = BTreeMap::new();
         loop {
             let state = self.cluster.state();
@@ -107,7 +106,7 @@ impl Leading {
                     continue;
                 }
                 let told = async {
-                    let account = account(&state, keyring, &revocation.directory)?;
+                    let account = account(&state, &keyring.now(), &revocation.directory)?;
                     let client = clients.get(&state, &revocation.directory).map_err(|e| e.to_string())?;
                     let revoked = client.revoke(&account, &revocation.certificate, revocation.reason).await;
                     revoked.map_err(|error| error.to_string())?;

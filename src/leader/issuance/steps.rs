@@ -35,7 +35,7 @@ const AHEAD_MAX: Duration = Duration::from_secs(86_400);
 /// What one step needs.
 pub(super) struct Work<'a> {
     pub(super) leading: &'a Leading,
-    pub(super) keyring: &'a Arc<Keyring>,
+    pub(super) keyring: Arc<Keyring>,
     pub(super) clients: &'a Clients,
     pub(super) state: Arc<ClusterState>,
     pub(super) task: Task,
@@ -128,7 +128,7 @@ impl Work<'_> {
 
     /// The client of an order's issuer, and the account there.
     fn account(&self, directory: &str) -> Result<(Arc<AcmeClient>, Account), Trouble> {
-        let account = account(&self.state, self.keyring, directory).map_err(Trouble::Here)?;
+        let account = account(&self.state, &self.keyring, directory).map_err(Trouble::Here)?;
         Ok((self.client(directory)?, account))
     }
 

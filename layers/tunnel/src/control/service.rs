@@ -24,6 +24,7 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
+use zeroize::Zeroizing;
 
 use super::{
     Clock, SiteControl,
@@ -105,6 +106,11 @@ impl ControlService {
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
         }
+    }
+
+    /// Takes other keys for tokens: the first one makes them, all are accepted.
+    pub fn set_token_keys(&self, keys: &[Zeroizing<[u8; 32]>]) {
+        self.tokens.set(keys);
     }
 
     /// Whether requests for this path belong here.

@@ -3,9 +3,13 @@
 //! A token names a site and an end, and is authenticated together with the digest of the site's present secret: it
 //! becomes worthless the moment the secret changes.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use pangolin_core::{SiteId, Timestamp, record::Digest};
+use zeroize::Zeroizing;
 
 /// How long a token is good for. It is looked at only when a socket is opened, and fetched anew for each.
 pub(super) const TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
@@ -23,22 +27,32 @@ pub(super) enum TokenError {
     Expired,
 }
 
-/// Makes and checks tokens.
+/// Makes tokens with the first key, accepts those of all.
 pub(super) struct Tokens {
-    key: hmac::Key,
+    keys: ArcSwap<Vec<hmac::Key>>,
 }
 
 impl Tokens {
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
+        Self { keys: ArcSwap::from_pointee(vec![hmac::Key::new(hmac::HMAC_SHA256, key)]) }
+    }
+
+    /// Without any, those of before stay.
+    pub(super) fn set(&self, keys: &[Zeroizing<[u8; 32]>]) {
+        if !keys.is_empty() {
+            let keys = keys.iter().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()));
+            self.keys.store(Arc::new(keys.collect()));
+        }
     }
 
     pub(super) fn issue(&self, site: SiteId, credential: Digest, now: Timestamp) -> String {
         let mut token = vec![FORMAT];
         token.extend_from_slice(&site.0.to_be_bytes());
         token.extend_from_slice(&(now + TOKEN_LIFETIME).0.to_be_bytes());
-        let tag = hmac::sign(&self.key, &[&token, credential.0.as_slice()].concat());
-        token.extend_from_slice(tag.as_ref());
+        if let Some(key) = self.keys.load().first() {
+            let tag = hmac::sign(key, &[&token, credential.0.as_slice()].concat());
+            token.extend_from_slice(tag.as_ref());
+        }
         URL_SAFE_NO_PAD.encode(token)
     }
 
@@ -60,9 +74,9 @@ impl Tokens {
             |at: usize| said[at..at + 8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         let (site, end) = (SiteId(number(1)), Timestamp(number(9)));
         let credential = credential(site).ok_or(TokenError::Invalid)?;
-        hmac::verify(&self.key, &[said, credential.0.as_slice()].concat(), tag)
-            .map_err(|_| TokenError::Invalid)?;
-        if said[0] != FORMAT {
+        let signed = [said, credential.0.as_slice()].concat();
+        let good = self.keys.load().iter().any(|key| hmac::verify(key, &signed, tag).is_ok());
+        if !good || said[0] != FORMAT {
             return Err(TokenError::Invalid);
         }
         if end < now {
@@ -96,6 +110,19 @@ mod tests {
         assert_eq!(tokens.check(&token, NOW, |_| Some(Digest([4; 32]))), Err(TokenError::Invalid));
         let other = Tokens::new(&[2; 32]);
         assert_eq!(other.check(&token, NOW, |_| Some(SECRET)), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_token_outlives_the_key_that_it_was_made_with_as_long_as_that_one_is_accepted() {
+        let key = |n| Zeroizing::new([n; 32]);
+        let tokens = Tokens::new(&[1; 32]);
+        let token = tokens.issue(SiteId(5), SECRET, NOW);
+        tokens.set(&[key(2), key(1)]);
+        assert!(tokens.check(&token, NOW, |_| Some(SECRET)).is_ok());
+        let newer = tokens.issue(SiteId(5), SECRET, NOW);
+        tokens.set(&[key(2)]);
+        assert!(tokens.check(&newer, NOW, |_| Some(SECRET)).is_ok());
+        assert_eq!(tokens.check(&token, NOW, |_| Some(SECRET)), Err(TokenError::Invalid));
     }
 
     #[test]
