@@ -101,7 +101,7 @@ fn a_node_that_is_away_holds_up_the_end_and_nothing_else() {
     let mut story = Story::new();
     story.tell(Body::TokenCreated(Box::new(token(3, Timestamp(u64::MAX)))));
     story.tell(admitted(3, spec("n3", 3)));
-    let third = *story.state.nodes().keys().last().expect("a node");
+    let third = *story.state.nodes().keys().next_back().expect("a node");
     story.tell(Body::NodeVerdict { node: third, verdict: Verdict::Down });
     story.made(2);
     story.held(2);
@@ -163,7 +163,7 @@ fn a_witness_holds_no_keys() {
         pangolin_core::record::JoinToken { role: NodeRole::Witness, ..token(3, Timestamp(u64::MAX)) };
     story.tell(Body::TokenCreated(Box::new(witness)));
     story.tell(admitted(3, spec("n3", 3)));
-    let third = *story.state.nodes().keys().last().expect("a node");
+    let third = *story.state.nodes().keys().next_back().expect("a node");
     story.made(2);
     assert!(story.refused(C::Held { node: third, number: 2 }).contains("witness"));
     story.held(2);

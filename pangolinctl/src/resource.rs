@@ -88,6 +88,7 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
                     ("subdomain", or_dash(resource.subdomain)),
                     ("enabled", yes(resource.enabled).to_owned()),
                     ("targets", list(&resource.target_ids)),
+                    ("DNS answers", resource.answers.to_string()),
                     ("created", print::moment(resource.created_at)),
                 ])
             })

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use pangolin_core::{
     DomainId, HostName, NodeId, ResourceId, RoleId, SiteId, Slug, TargetId, UserId,
+    dns::AnswerPolicy,
     record::{KeyScope, Method},
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -216,6 +217,9 @@ answer! {
         target_ids: Vec<TargetId>,
         /// When it was made.
         created_at: Moment,
+        /// Which nodes its name leads to.
+        #[serde(default)]
+        answers: AnswerPolicy,
     }
 
     /// Answer of `GET /org/{orgId}/resources`.

@@ -121,5 +121,6 @@ fn render(state: &ClusterState, resource: &record::Resource) -> Resource {
         enabled: resource.enabled,
         target_ids: state.targets_of(resource.id).map(|target| target.id).collect(),
         created_at: resource.created_at.into(),
+        answers: state.dns().policy(resource.id),
     }
 }

@@ -258,17 +258,28 @@ async fn parents_of(apex: &HostName) -> Result<Vec<SocketAddr>, String> {
             .collect();
         let mut servers = Vec::new();
         for name in names.iter().take(SERVERS_MAX) {
-            let reply = ask(resolver, name, Rtype::A, true).await.map_err(|why| cannot(&why))?;
-            servers.extend(typed(&reply).find_map(|(_, data)| match data {
-                AllRecordData::A(data) => Some(SocketAddr::new(IpAddr::V4(data.addr()), PORT)),
-                _ => None,
-            }));
+            for kind in [Rtype::A, Rtype::AAAA] {
+                let reply = ask(resolver, name, kind, true).await.map_err(|why| cannot(&why))?;
+                let address = typed(&reply).find_map(|(_, data)| match data {
+                    AllRecordData::A(data) => Some(IpAddr::V4(data.addr())),
+                    AllRecordData::Aaaa(data) => Some(IpAddr::V6(data.addr())),
+                    _ => None,
+                });
+                servers.extend(address.map(|ip| SocketAddr::new(ip, PORT)).filter(|at| has_route(*at)));
+            }
         }
-        if !servers.is_empty() {
-            return Ok(servers);
+        if !names.is_empty() {
+            let none = || cannot("this host has no way to any of their addresses");
+            return if servers.is_empty() { Err(none()) } else { Ok(servers) };
         }
     }
     Err(cannot("no zone above it has servers"))
+}
+
+/// Whether the host has a way to an address, as far as it knows: many have IPv4 alone. Nothing is sent.
+fn has_route(server: SocketAddr) -> bool {
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    std::net::UdpSocket::bind(any).and_then(|socket| socket.connect(server)).is_ok()
 }
 
 type Reply = Message<Vec<u8>>;

@@ -136,6 +136,18 @@ fn delegation_signer_data(apex: &[u8], dnskey: &[u8]) -> Vec<u8> {
     data
 }
 
+/// What stands at the apex of a zone for the key with this public half: DNSKEY, and CDS and CDNSKEY for parents that look
+/// for them (RFC 7344).
+pub(crate) fn key_sets(apex: &[u8], public: &[u8]) -> [Set; 3] {
+    let key = dnskey(public);
+    let ds = delegation_signer_data(apex, &key);
+    [
+        Set::single(Rtype::DNSKEY, KEY_TTL, &key),
+        Set::single(Rtype::CDS, KEY_TTL, &ds),
+        Set::single(Rtype::CDNSKEY, KEY_TTL, &key),
+    ]
+}
+
 /// DS data of a zone with this public half; empty if the zone's name has no DNS form.
 pub(crate) fn signer_data(zone: &HostName, public: &[u8]) -> Vec<u8> {
     wire_name(zone).map(|apex| delegation_signer_data(apex.as_slice(), &dnskey(public))).unwrap_or_default()
@@ -171,14 +183,9 @@ impl ZoneSigner {
         &self.dnskey[4..]
     }
 
-    /// What stands at the apex for the key: DNSKEY, and CDS and CDNSKEY for parents that look for them (RFC 7344).
+    /// What stands at the apex for the key.
     pub(crate) fn apex_sets(&self) -> [Set; 3] {
-        let ds = delegation_signer_data(&self.apex, &self.dnskey);
-        [
-            Set::single(Rtype::DNSKEY, KEY_TTL, &self.dnskey),
-            Set::single(Rtype::CDS, KEY_TTL, &ds),
-            Set::single(Rtype::CDNSKEY, KEY_TTL, &self.dnskey),
-        ]
+        key_sets(&self.apex, self.public())
     }
 
     /// RRSIG data for a set owned by `owner`, a name in wire form in lower case (RFC 4034 §3). None if the system

@@ -23,6 +23,7 @@ use pangolin_core::{
 use crate::{
     DnsError,
     record::{Set, wire_name},
+    sign::key_sets,
     transfer::contents,
 };
 
@@ -162,7 +163,8 @@ fn caa(wire: &[u8]) -> Option<RecordData> {
     Some(RecordData::Caa(*flags, std::str::from_utf8(tag).ok()?.to_owned(), value.to_vec()))
 }
 
-/// A zone as it is served to clients of whom nothing is known, in the form of a zone file.
+/// A zone as it is served to clients of whom nothing is known, in the form of a zone file; of what belongs to signing, the
+/// keys: signatures are made as they are answered.
 ///
 /// # Errors
 /// The zone's SOA record has no DNS form.
@@ -170,9 +172,11 @@ pub fn print_zone(zone: &ZonePlan) -> Result<String, DnsError> {
     let refuse = |why: String| DnsError::Zone { apex: zone.apex.clone(), why };
     let apex = wire_name(&zone.apex).map_err(|defect| refuse(defect.to_string()))?;
     let soa = Set::soa(zone).map_err(|defect| refuse(defect.to_string()))?;
+    let keys = zone.key.iter().flat_map(|key| key_sets(apex.as_slice(), &key.public));
+    let keys: Vec<_> = keys.map(|set| (apex.clone(), set)).collect();
+    let made = std::iter::once((apex, soa)).chain(keys);
     let mut text = String::new();
-    for (owner, set) in std::iter::once((apex, soa)).chain(contents(zone, &std::collections::BTreeMap::new()))
-    {
+    for (owner, set) in made.chain(contents(zone, &std::collections::BTreeMap::new())) {
         for data in set.data() {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{}", print_record(&owner, set.kind, set.ttl(), data));
@@ -295,6 +299,36 @@ svc IN HTTPS 1 . alpn=h2
             lines
         };
         assert_eq!(sorted(&imported), sorted(&again), "{text}");
+    }
+
+    #[test]
+    fn a_signed_zone_is_printed_with_its_keys_and_they_are_not_brought_in_elsewhere() {
+        let zone = host("z.test");
+        let (_, public) = crate::new_zone_key().expect("a key");
+        let private = pangolin_core::record::Sealed { kek: 1, wrapped_key: Vec::new(), content: Vec::new() };
+        let made_at = pangolin_core::Timestamp(0);
+        let key = pangolin_core::dns::ZoneKey { public: public.clone(), private, made_at };
+        let plan = ZonePlan {
+            apex: zone.clone(),
+            primary: host("n1.z.test"),
+            contact: host("hostmaster.z.test"),
+            serial: 7,
+            negative_ttl: 30,
+            sets: pangolin_core::plan::RecordSets::new(),
+            regional: BTreeMap::new(),
+            fail_open: BTreeMap::new(),
+            key: Some(key),
+            secondaries: Vec::new(),
+        };
+        let text = print_zone(&plan).expect("a zone file");
+        for kind in [" IN DNSKEY 257 3 13 ", " IN CDNSKEY 257 3 13 ", " IN CDS "] {
+            assert!(text.contains(kind), "{kind}: {text}");
+        }
+        let signer = crate::delegation_signer(&zone, &public);
+        let ds = signer.split_once(" DS ").expect("a DS record").1;
+        assert!(text.to_uppercase().contains(&format!(" CDS {ds}")), "{ds}: {text}");
+        let imported = read_zone(&zone, &text).expect("a zone");
+        assert!(imported.sets.is_empty() && imported.skipped.len() == 4, "{imported:?}");
     }
 
     #[test]
