@@ -47,6 +47,7 @@ use crate::{
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
+        targets::Targets,
         txt::OwnDns,
         witness::Witness,
         zones::Zones,
@@ -240,6 +241,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         journal,
         backups,
         zones: Zones::new(cluster.clone(), keyring.clone()),
+        targets: Targets::default(),
         left: left_tx,
         stopping: stopping.clone(),
     };
@@ -405,6 +407,7 @@ async fn start_layers(
     };
     let host = ControlHost { control: control.clone(), api };
     let (edge, edge_task) = edge.start(Arc::new(dialer), Arc::new(host));
+    core.answers.targets.serve(edge.clone());
     core.peers.serve(Service::Relay, Arc::new(Relay { tunnel: tunnel.clone() }));
 
     let (reached_tx, mut reached) = watch::channel(Default::default());
@@ -434,6 +437,7 @@ async fn start_layers(
             tunnels: tunnel.seen(),
             sockets: control.attached(),
             targets: control.target_health(),
+            closed_ports: edge.port_problems(),
         },
         started: core.started,
         stopping: core.stopping.clone(),

@@ -21,6 +21,7 @@ use crate::{
         RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
     time::Timestamp,
+    traffic::TrafficChange,
 };
 
 /// Who is behind a command.
@@ -252,6 +253,8 @@ pub enum Body {
     Dns(Box<DnsChange>),
     /// Issuers, accounts and orders of certificates were changed.
     Certificates(Box<CertificatesChange>),
+    /// How traffic comes in, or is shared among targets, was changed.
+    Traffic(Box<TrafficChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -289,6 +292,7 @@ impl Body {
             Self::CertificateRemoved(_) => "CertificateRemoved",
             Self::Dns(change) => change.name(),
             Self::Certificates(_) => "Certificates",
+            Self::Traffic(change) => change.name(),
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

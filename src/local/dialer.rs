@@ -2,7 +2,7 @@
 //!
 //! A relayed request is never relayed again: the node that is asked uses its own tunnel or says no.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -11,9 +11,9 @@ use pangolin_core::{
     NodeId, SiteId, codec,
     plan::{EdgePlan, RouteTarget},
 };
-use pangolin_edge::{DialError, Dialed, Dialer, Via};
+use pangolin_edge::{BoxedDatagrams, Datagrams, DialError, Dialed, Dialer, Via};
 use pangolin_peer::{Handler, PeerStream, Peers, Service};
-use pangolin_tunnel::TunnelLayer;
+use pangolin_tunnel::{DialError as TunnelDialError, TunnelDatagrams, TunnelLayer};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
@@ -48,6 +48,19 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = codec::decode::<RelayHeader>(bytes, HEADER_MAX);
 }
 
+/// Datagrams through a tunnel of this node.
+struct Session(TunnelDatagrams);
+
+impl Datagrams for Session {
+    fn send<'a>(&'a self, datagram: &'a [u8]) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(self.0.send(datagram))
+    }
+
+    fn receive<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, io::Result<usize>> {
+        Box::pin(self.0.recv(buffer))
+    }
+}
+
 /// Reaches targets for the edge.
 pub struct NodeDialer {
     /// This node.
@@ -66,6 +79,24 @@ impl Dialer for NodeDialer {
     fn dial(&self, target: &RouteTarget, exclude: &[NodeId]) -> BoxFuture<'_, Result<Dialed, DialError>> {
         let (site, port, exclude) = (target.site, target.port, exclude.to_vec());
         Box::pin(async move { self.reach(site, port, &exclude).await })
+    }
+
+    /// Through this node's own tunnel: relays between nodes carry streams.
+    fn dial_datagrams(
+        &self,
+        target: &RouteTarget,
+        exclude: &[NodeId],
+    ) -> BoxFuture<'_, Result<(BoxedDatagrams, Via), DialError>> {
+        let (site, port) = (target.site, target.port);
+        let usable = !exclude.contains(&self.node);
+        Box::pin(async move {
+            if !usable || !self.tunnel.seen().borrow().get(&site).is_some_and(|seen| seen.alive) {
+                return Err(DialError::no_path(format!("this node has no live tunnel to site {site}")));
+            }
+            let datagrams = self.tunnel.dial_udp(site, port).await;
+            let datagrams = datagrams.map_err(|error| DialError::at(Via::Local, error.to_string()))?;
+            Ok((Box::new(Session(datagrams)) as BoxedDatagrams, Via::Local))
+        })
     }
 
     fn own_node(&self) -> Option<NodeId> {
@@ -103,7 +134,10 @@ impl NodeDialer {
 
     async fn local(&self, site: SiteId, port: u16) -> Result<Dialed, DialError> {
         let dialed = self.tunnel.dial_tcp(site, port, DIAL_TIMEOUT).await;
-        let io = dialed.map_err(|error| DialError::at(Via::Local, error.to_string()))?;
+        let io = dialed.map_err(|error| match error {
+            TunnelDialError::Refused { .. } => DialError::refused(Via::Local, error.to_string()),
+            _ => DialError::at(Via::Local, error.to_string()),
+        })?;
         Ok(Dialed { io: Box::new(io), via: Via::Local })
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use pangolin_core::{
-    NodeId, Revision,
+    NodeId, Revision, SiteId,
     plan::{EdgePlan, Plan, PlannedCertificate, TunnelPlan, plan},
 };
 use pangolin_dns::{DnsServer, Secret};
@@ -152,13 +152,18 @@ impl Health {
         let mut changes = self.reports.changes();
         let mut peers = self.peers.seen();
         let mut tunnels = self.tunnel.seen();
-        let mut told = BTreeMap::new();
+        let (mut told, mut told_sites) = (BTreeMap::new(), None);
         let mut period = None;
         loop {
             let health = self.reports.target_health();
             if health != told {
                 told.clone_from(&health);
                 self.edge.set_target_health(health);
+            }
+            let unreachable = self.unreachable_sites();
+            if told_sites.as_ref() != Some(&unreachable) {
+                told_sites = Some(unreachable.clone());
+                self.edge.set_unreachable(unreachable);
             }
             for (node, _) in peers.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
                 self.edge.forget_via(*node);
@@ -179,6 +184,16 @@ impl Health {
                 else => return Ok(()),
             }
         }
+    }
+
+    /// The sites to which nobody has a live tunnel, as far as this node knows.
+    fn unreachable_sites(&self) -> BTreeSet<SiteId> {
+        let reached = self.reports.reached_sites(|node| self.peers.is_suspect(node));
+        let own = self.tunnel.seen();
+        let own = own.borrow();
+        let carries = |site: &SiteId| own.get(site).is_some_and(|seen| seen.alive);
+        let state = self.cluster.state();
+        state.sites().keys().filter(|site| !reached.contains(*site) && !carries(*site)).copied().collect()
     }
 
     /// Without a leader, DNS goes on with the last state; where this node has no tunnel, it names the others first.

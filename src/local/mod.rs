@@ -12,6 +12,7 @@ pub mod layers;
 pub mod reports;
 pub mod socket;
 pub mod status;
+pub mod targets;
 pub mod txt;
 pub mod witness;
 pub mod zones;

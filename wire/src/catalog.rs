@@ -7,11 +7,12 @@ use std::net::Ipv4Addr;
 use pangolin_core::{
     DomainId, HostName, NodeId, ResourceId, RoleId, SiteId, Slug, TargetId, UserId,
     record::{KeyScope, Method},
+    traffic::Balancing,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    Moment, Pagination,
+    Moment, Pagination, TargetState,
     shape::{answer, request},
 };
 
@@ -216,6 +217,10 @@ answer! {
         target_ids: Vec<TargetId>,
         /// When it was made.
         created_at: Moment,
+        /// Which of the targets that are equally well is chosen.
+        balancing: Balancing,
+        /// Its open ports: `25565/tcp`, `53/udp`, `tls`.
+        ports: Vec<String>,
     }
 
     /// Answer of `GET /org/{orgId}/resources`.
@@ -244,8 +249,14 @@ answer! {
         internal_port: u16,
         /// Off = gets no traffic.
         enabled: bool,
-        /// How it is checked; none = taken as healthy.
+        /// How it is checked; none = not at all.
         health_check: Option<HealthCheck>,
+        /// How much of the traffic it gets, in proportion to the weights of the others.
+        weight: u16,
+        /// 0 serves, 1 is the backup, 2 the backup's backup.
+        priority: u8,
+        /// How it stands; none from a node that carries no traffic.
+        state: Option<TargetState>,
     }
 
     /// Answer of `GET /resource/{resourceId}/targets`.

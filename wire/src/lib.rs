@@ -19,6 +19,7 @@ mod journal;
 mod moment;
 mod shape;
 mod text;
+mod traffic;
 mod why;
 
 pub use backup::*;
@@ -31,6 +32,7 @@ pub use dns::*;
 pub use envelope::{Code, Envelope, Failure, PAGE_MAX, Pagination};
 pub use journal::{ApiWrite, JournalEntry, JournalEvent, JournalLine, JournalPage, NamedNode, NamedSite};
 pub use moment::Moment;
+pub use traffic::*;
 pub use why::{Event, EventPage, EventSubject, Explanation, Fact, Step};
 
 /// Every route begins with this.

@@ -9,6 +9,7 @@ mod no_dns;
 mod one_node;
 mod protocol;
 mod server;
+mod traffic;
 mod unsealed;
 mod why;
 

@@ -4,6 +4,7 @@
 
 mod dns;
 mod issuance;
+mod traffic;
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
@@ -33,6 +34,7 @@ impl ClusterState {
         changes.published();
         changes.dns();
         changes.issuance();
+        changes.traffic();
         changes.found
     }
 

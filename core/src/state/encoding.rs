@@ -66,6 +66,7 @@ sections! {
     28 decisions
     29 dns
     30 issuance
+    33 traffic
     #[cfg(pangolin_next)]
     200 notes
 }

@@ -16,6 +16,7 @@ mod nodes;
 mod requests;
 mod restore;
 mod sites;
+mod traffic;
 mod upgrade;
 
 use std::net::Ipv4Addr;
@@ -46,6 +47,7 @@ use crate::{
         User,
     },
     time::Timestamp,
+    traffic::Traffic,
 };
 use requests::Requests;
 use restore::Staged;
@@ -84,6 +86,7 @@ pub struct ClusterState {
     decisions: Decisions,
     dns: Dns,
     issuance: Issuance,
+    traffic: Traffic,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
@@ -133,6 +136,8 @@ impl ClusterState {
         certificates: OrdMap<CertificateId, Certificate>;
         /// What is kept about DNS beside the record sets.
         dns: Dns;
+        /// What is kept about traffic beside resources and targets.
+        traffic: Traffic;
     }
 
     /// How far the log has been applied.
@@ -336,6 +341,7 @@ impl ClusterState {
             Body::CertificateRemoved(id) => self.remove_certificate(*id),
             Body::Dns(change) => self.change_dns(change),
             Body::Certificates(change) => self.change_certificates(change),
+            Body::Traffic(change) => self.change_traffic(change),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;
