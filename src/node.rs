@@ -44,6 +44,7 @@ use crate::{
         dialer::{NodeDialer, Relay},
         journal::Journal,
         layers::{Health, Layers},
+        local_sites::LocalSites,
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
@@ -398,17 +399,19 @@ async fn start_layers(
     };
     let token_key = keyring.derive("connector session tokens");
     let control = Arc::new(ControlService::new(Arc::new(port), token_key, clock::now));
+    let local_sites = LocalSites { node: core.node, plan: edge_plan.clone() };
     let dialer = NodeDialer {
         node: core.node,
         tunnel: tunnel.clone(),
         peers: core.peers.clone(),
         reports: core.reports.clone(),
         plan: edge_plan.clone(),
+        local_sites: local_sites.clone(),
     };
     let host = ControlHost { control: control.clone(), api };
     let (edge, edge_task) = edge.start(Arc::new(dialer), Arc::new(host));
     core.answers.targets.serve(edge.clone());
-    core.peers.serve(Service::Relay, Arc::new(Relay { tunnel: tunnel.clone() }));
+    core.peers.serve(Service::Relay, Arc::new(Relay { tunnel: tunnel.clone(), local_sites }));
 
     let (reached_tx, mut reached) = watch::channel(Default::default());
     let layers = Layers {

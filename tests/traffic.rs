@@ -12,11 +12,11 @@ use pangolin_chaos::{
     cluster::{Cluster, Options, START_PATIENCE},
     site::{ORG, Site},
 };
-use pangolin_core::record::Method;
+use pangolin_core::{SiteId, record::Method};
 use pangolin_node as _;
 use pangolin_wire::{
-    Client, ClientError, CreateTarget, HealthCheck, OpenPort, Port, PortList, Resource, SetShare, Standing,
-    Target, TargetList,
+    self as wire, Client, ClientError, CreateTarget, CreatedSite, HealthCheck, OpenPort, Port, PortList,
+    Resource, SetShare, Standing, Target, TargetList,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -106,9 +106,15 @@ async fn resource(client: &Client, host: &str) -> Resource {
     client.put(&format!("/org/{ORG}/resource"), &request).await.expect("a resource")
 }
 
-async fn target(client: &Client, resource: &Resource, site: &Site, at: SocketAddr, method: Method) -> Target {
+async fn target(
+    client: &Client,
+    resource: &Resource,
+    site_id: SiteId,
+    at: SocketAddr,
+    method: Method,
+) -> Target {
     let request = CreateTarget {
-        site_id: site.id,
+        site_id,
         ip: at.ip().to_string(),
         port: at.port(),
         method: Some(method),
@@ -168,7 +174,7 @@ async fn ports_lead_to_backends_from_every_node_and_say_what_is_in_the_way() {
     let game = resource(&client, &format!("game.{zone}")).await;
 
     // TCP, from every node, with the client's address.
-    target(&client, &game, &site, echo().await, Method::Tcp).await;
+    target(&client, &game, site.id, echo().await, Method::Tcp).await;
     let told = json!({ "proxyProtocol": "v1" });
     open(&client, &game, &format!("{number}/tcp"), told).await.expect("opened");
     for node in &cluster.nodes {
@@ -179,7 +185,7 @@ async fn ports_lead_to_backends_from_every_node_and_say_what_is_in_the_way() {
     }
 
     // UDP, from the node that has the tunnel.
-    target(&client, &game, &site, udp_echo().await, Method::Udp).await;
+    target(&client, &game, site.id, udp_echo().await, Method::Udp).await;
     open(&client, &game, &format!("{number}/udp"), json!({})).await.expect("opened");
     let status = cluster.status().await.expect("a status");
     let carrier = status.sites.iter().find(|known| known.site_id == site.id).expect("known").tunnels[0];
@@ -233,6 +239,31 @@ async fn ports_lead_to_backends_from_every_node_and_say_what_is_in_the_way() {
     assert!(echoed(SocketAddr::new(cluster.nodes[2].address, blocked)).await.is_some());
 
     passes_tls_on(&cluster, &site, &client).await;
+    needs_no_connector(&cluster, &client, number + 2).await;
+}
+
+/// A site that one node reaches by itself is served by all of them.
+async fn needs_no_connector(cluster: &Cluster, client: &Client, number: u16) {
+    let site: CreatedSite =
+        client.put(&format!("/org/{ORG}/site"), &json!({ "name": "Rack" })).await.expect("a site");
+    let site = site.site.site_id;
+    let status = cluster.status().await.expect("a status");
+    let near =
+        status.nodes.iter().find(|node| node.name.as_str() == cluster.nodes[1].name).expect("known").id;
+    let local = json!({ "nodes": [near] });
+    let shown: wire::Site = client.post(&format!("/site/{site}/local"), &local).await.expect("local");
+    assert_eq!(shown.local, Some(vec![near]));
+    let rack = resource(client, &format!("rack.{}", cluster.options.zone)).await;
+    target(client, &rack, site, echo().await, Method::Tcp).await;
+    target(client, &rack, site, udp_echo().await, Method::Udp).await;
+    open(client, &rack, &format!("{number}/tcp"), json!({})).await.expect("opened");
+    open(client, &rack, &format!("{number}/udp"), json!({})).await.expect("opened");
+    for node in &cluster.nodes {
+        let at = SocketAddr::new(node.address, number);
+        until("the node, or one that it asks, reaches the backend", || echoed(at)).await;
+    }
+    let at = SocketAddr::new(cluster.nodes[1].address, number);
+    until("datagrams come back", || udp_echoed(at)).await;
 }
 
 /// TLS for a name goes to the backend as it is, from every node, beside names that end at the edge.
@@ -240,7 +271,7 @@ async fn passes_tls_on(cluster: &Cluster, site: &Site, client: &Client) {
     let host = format!("vault.{}", cluster.options.zone);
     let (at, certificate) = tls_backend(&host).await;
     let vault = resource(client, &host).await;
-    target(client, &vault, site, at, Method::Tcp).await;
+    target(client, &vault, site.id, at, Method::Tcp).await;
     open(client, &vault, "tls", json!({})).await.expect("opened");
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate.clone().into()).expect("a root");
@@ -283,8 +314,8 @@ async fn a_resource_at_two_sites_goes_on_when_one_is_lost_and_tells_how_its_targ
     let client = cluster.nodes[0].client().with_deadline(PATIENCE);
     let both = resource(&client, &format!("both.{}", cluster.options.zone)).await;
     let backends = [backend_of(&client, &one).await, backend_of(&client, &two).await];
-    let first = target(&client, &both, &one, backends[0], Method::Http).await;
-    let second = target(&client, &both, &two, backends[1], Method::Http).await;
+    let first = target(&client, &both, one.id, backends[0], Method::Http).await;
+    let second = target(&client, &both, two.id, backends[1], Method::Http).await;
     let checked =
         json!({ "healthCheck": HealthCheck { interval: 1, ..HealthCheck::of(Some("/".to_owned())) } });
     let _: Target = client.post(&format!("/target/{}", second.target_id), &checked).await.expect("checked");

@@ -2,11 +2,11 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ResourceId, TargetId};
+use crate::id::{NodeId, ResourceId, SiteId, TargetId};
 
 /// Most open ports of a cluster: each is a listener per address on every node.
 pub const PORTS_MAX: usize = 1024;
@@ -224,6 +224,9 @@ pub struct Traffic {
     pub shares: OrdMap<TargetId, Share>,
     /// Open ports, by the resource that they belong to.
     pub ports: OrdMap<(ResourceId, PortKind), PortRules>,
+    /// Sites whose targets nodes reach by themselves, without a connector, and which nodes do; none named = every one
+    /// with data.
+    pub local_sites: OrdMap<SiteId, OrdSet<NodeId>>,
 }
 
 impl Traffic {
@@ -248,7 +251,10 @@ impl Traffic {
     /// Nothing is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.balancing.is_empty() && self.shares.is_empty() && self.ports.is_empty()
+        self.balancing.is_empty()
+            && self.shares.is_empty()
+            && self.ports.is_empty()
+            && self.local_sites.is_empty()
     }
 }
 
@@ -285,6 +291,13 @@ pub enum TrafficChange {
         /// Which port.
         kind: PortKind,
     },
+    /// Nodes reach the targets of a site by themselves from here on, or its connector does again.
+    LocalSiteSet {
+        /// The site.
+        site: SiteId,
+        /// The nodes that do, an empty list = every one with data; none = the connector.
+        nodes: Option<Vec<NodeId>>,
+    },
 }
 
 impl TrafficChange {
@@ -296,6 +309,7 @@ impl TrafficChange {
             Self::ShareSet { .. } => "ShareSet",
             Self::PortOpened { .. } => "PortOpened",
             Self::PortClosed { .. } => "PortClosed",
+            Self::LocalSiteSet { .. } => "LocalSiteSet",
         }
     }
 }

@@ -107,7 +107,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 78;
+const VARIANTS: usize = 79;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -295,6 +295,10 @@ fn traffic() -> Vec<Body> {
         opened(PortKind::Tls, PortRules::usual(PortKind::Tls)),
         T::PortClosed { resource, kind: talk },
         T::PortClosed { resource, kind: talk },
+        T::LocalSiteSet { site: SiteId(2), nodes: Some(vec![]) },
+        T::LocalSiteSet { site: SiteId(2), nodes: Some(vec![NodeId(1_000_000)]) },
+        T::LocalSiteSet { site: SiteId(2), nodes: Some(vec![NodeId(99)]) },
+        T::LocalSiteSet { site: SiteId(2), nodes: None },
     ]
     .map(|change| Body::Traffic(Box::new(change)))
     .to_vec()

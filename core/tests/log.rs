@@ -161,6 +161,7 @@ fn check(state: &ClusterState) {
     let traffic = state.traffic();
     assert!(traffic.balancing.keys().all(|resource| state.resources().contains_key(resource)));
     assert!(traffic.shares.keys().all(|target| state.targets().contains_key(target)));
+    assert!(traffic.local_sites.keys().all(|site| state.sites().contains_key(site)));
     assert!(traffic.ports.keys().all(|(resource, _)| state.resources().contains_key(resource)));
     assert!(traffic.ports.iter().all(|((_, kind), rules)| rules.check(*kind).is_ok()));
     no_doubles("port", traffic.ports.keys().map(|(_, kind)| *kind).filter(|kind| *kind != PortKind::Tls));

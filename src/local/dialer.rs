@@ -11,7 +11,7 @@ use pangolin_core::{
     NodeId, SiteId, codec,
     plan::{EdgePlan, RouteTarget},
 };
-use pangolin_edge::{BoxedDatagrams, Datagrams, DialError, Dialed, Dialer, Via};
+use pangolin_edge::{BoxedDatagrams, BoxedIo, Datagrams, DialError, Dialed, Dialer, Via};
 use pangolin_peer::{Handler, PeerStream, Peers, Service};
 use pangolin_tunnel::{DialError as TunnelDialError, TunnelDatagrams, TunnelLayer};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::reports::Reports;
+use super::{local_sites::LocalSites, reports::Reports};
 
 /// How long a connection through a tunnel may take: a live one answers in a round trip.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,6 +73,8 @@ pub struct NodeDialer {
     pub reports: Reports,
     /// Home and standbys of each site.
     pub plan: Arc<ArcSwap<EdgePlan>>,
+    /// Sites that need no tunnel.
+    pub local_sites: LocalSites,
 }
 
 impl Dialer for NodeDialer {
@@ -90,6 +92,10 @@ impl Dialer for NodeDialer {
         let (site, port) = (target.site, target.port);
         let usable = !exclude.contains(&self.node);
         Box::pin(async move {
+            if usable && self.local_sites.is_here(site) {
+                let datagrams = self.local_sites.connect_udp(site, port).await?;
+                return Ok((Box::new(datagrams) as BoxedDatagrams, Via::Local));
+            }
             if !usable || !self.tunnel.seen().borrow().get(&site).is_some_and(|seen| seen.alive) {
                 return Err(DialError::no_path(format!("this node has no live tunnel to site {site}")));
             }
@@ -128,11 +134,19 @@ impl NodeDialer {
         let remote = self.reports.tunnels_to(site);
         let plan = self.plan.load();
         let placement = plan.placements.get(&site).map_or(&[][..], Vec::as_slice);
+        let (local, remote) = match self.local_sites.nodes(site) {
+            Some(nodes) => (nodes.contains(&self.node), nodes),
+            None => (local, remote),
+        };
         let usable = |node: NodeId| !exclude.contains(&node) && !self.peers.is_suspect(node);
         ways(self.node, local, &remote, placement, usable)
     }
 
     async fn local(&self, site: SiteId, port: u16) -> Result<Dialed, DialError> {
+        if self.local_sites.is_here(site) {
+            let io = self.local_sites.connect(site, port).await?;
+            return Ok(Dialed { io: Box::new(io), via: Via::Local });
+        }
         let dialed = self.tunnel.dial_tcp(site, port, DIAL_TIMEOUT).await;
         let io = dialed.map_err(|error| match error {
             TunnelDialError::Refused { .. } => DialError::refused(Via::Local, error.to_string()),
@@ -206,6 +220,8 @@ async fn read_answer(stream: &mut PeerStream) -> Result<(), String> {
 pub struct Relay {
     /// This node's tunnels.
     pub tunnel: TunnelLayer,
+    /// Sites that need none.
+    pub local_sites: LocalSites,
 }
 
 impl Handler for Relay {
@@ -223,14 +239,24 @@ impl Handler for Relay {
 }
 
 impl Relay {
+    async fn open(&self, site: SiteId, port: u16) -> Result<BoxedIo, String> {
+        if self.local_sites.is_here(site) {
+            let stream = self.local_sites.connect(site, port).await.map_err(|error| error.to_string())?;
+            return Ok(Box::new(stream));
+        }
+        let stream =
+            self.tunnel.dial_tcp(site, port, DIAL_TIMEOUT).await.map_err(|error| error.to_string())?;
+        Ok(Box::new(stream))
+    }
+
     async fn carry(&self, mut stream: PeerStream) -> Result<(), String> {
         let frame = timeout(RELAY_TIMEOUT, read_frame(&mut stream))
             .await
             .map_err(|_| "no header came".to_owned())??;
         let header: RelayHeader = codec::decode(&frame, HEADER_MAX).map_err(|error| error.to_string())?;
-        let mut target = match self.tunnel.dial_tcp(header.site, header.port, DIAL_TIMEOUT).await {
+        let mut target = match self.open(header.site, header.port).await {
             Ok(target) => target,
-            Err(error) => return refuse(&mut stream, &error.to_string()).await,
+            Err(reason) => return refuse(&mut stream, &reason).await,
         };
         stream.write_u8(ACCEPTED).await.map_err(|error| error.to_string())?;
         stream.flush().await.map_err(|error| error.to_string())?;

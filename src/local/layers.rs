@@ -193,7 +193,9 @@ impl Health {
         let own = own.borrow();
         let carries = |site: &SiteId| own.get(site).is_some_and(|seen| seen.alive);
         let state = self.cluster.state();
-        state.sites().keys().filter(|site| !reached.contains(*site) && !carries(*site)).copied().collect()
+        let local = |site: &SiteId| state.traffic().local_sites.contains_key(site);
+        let away = |site: &SiteId| !reached.contains(site) && !carries(site) && !local(site);
+        state.sites().keys().filter(|site| away(site)).copied().collect()
     }
 
     /// Without a leader, DNS goes on with the last state; where this node has no tunnel, it names the others first.
@@ -205,7 +207,9 @@ impl Health {
             let state = self.cluster.state();
             let tunnels = self.tunnel.seen();
             let tunnels = tunnels.borrow();
-            let reached = |site| tunnels.get(&site).is_some_and(|seen| seen.alive);
+            let local = |site| state.traffic().local_sites.get(&site);
+            let near = |site| local(site).is_some_and(|nodes| nodes.is_empty() || nodes.contains(&self.node));
+            let reached = |site| near(site) || tunnels.get(&site).is_some_and(|seen| seen.alive);
             own = state
                 .nodes()
                 .get(&self.node)

@@ -9,6 +9,7 @@ pub mod control;
 pub mod dialer;
 pub mod journal;
 pub mod layers;
+pub mod local_sites;
 pub mod reports;
 pub mod socket;
 pub mod status;

@@ -765,6 +765,7 @@ fn compose(
                     standbys: placement.map(|placement| placement.standbys.clone()).unwrap_or_default(),
                     tunnels: seen.tunnels_to(site.id, now).collect(),
                     socket: seen.fresh(now).find(|(_, r)| r.sockets.contains(&site.id)).map(|(id, _)| id),
+                    local: state.traffic().local_sites.contains_key(&site.id),
                 }
             })
             .collect(),

@@ -143,6 +143,9 @@ answer! {
         standbys: Vec<NodeId>,
         /// When it was made.
         created_at: Moment,
+        /// The nodes that reach its targets by themselves, an empty list = every one with data; none = its connector
+        /// does.
+        local: Option<Vec<NodeId>>,
     }
 
     /// The connector that last registered for a site.
@@ -544,6 +547,7 @@ mod tests {
             epoch: None,
             standbys: vec![],
             created_at: Moment(pangolin_core::Timestamp(0)),
+            local: None,
         };
         let created = CreatedSite { site, secret: Some("s".into()), endpoint: "https://p.example".into() };
         let value = serde_json::to_value(&created).expect("JSON");

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use pangolin_core::{
-    HostName, ResourceId,
+    HostName, NodeId, ResourceId,
     traffic::{Balancing, PortKind, PortRules, ProxyProtocol, Share},
 };
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,14 @@ request! {
         /// Seconds without a byte until one is ended; 3600 if not said, for UDP 60.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         idle_seconds: Option<u32>,
+    }
+
+    /// Request of `POST /site/{siteId}/local`.
+    SetLocal {
+        /// The nodes that reach its targets by themselves, an empty list = every one with data; none = its connector
+        /// does.
+        #[serde(default)]
+        nodes: Option<Vec<NodeId>>,
     }
 
     /// Request of `POST /resource/{resourceId}/port/close`.

@@ -1,12 +1,12 @@
 //! Ports, balancing, shares.
 
 use pangolin_core::{
-    Body, ResourceId, Slug, TargetId, record,
+    Body, ResourceId, SiteId, Slug, TargetId, record,
     traffic::{PortKind, TrafficChange},
 };
-use pangolin_wire::{ClosePort, OpenPort, Port, PortList, SetBalancing, SetShare};
+use pangolin_wire::{ClosePort, OpenPort, Port, PortList, SetBalancing, SetLocal, SetShare};
 
-use super::{Routes, resource, target};
+use super::{Routes, resource, site, target};
 use crate::{
     answer::Answer,
     call::{Call, Changed},
@@ -19,6 +19,7 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.get("/org/{orgId}/ports", list);
     routes.put("/resource/{resourceId}/port", open);
     routes.post("/resource/{resourceId}/port/close", close);
+    routes.post("/site/{siteId}/local", set_local);
 }
 
 async fn change(call: &Call, change: TrafficChange) -> Result<Changed, ApiFailure> {
@@ -99,4 +100,20 @@ async fn close(call: Call) -> Result<Answer, ApiFailure> {
     let kind = kind(&port)?;
     let changed = change(&call, TrafficChange::PortClosed { resource: id, kind }).await?;
     Ok(Answer::done(changed.revision, format!("{kind} of resource {id} is closed")))
+}
+
+/// Who publishes what a node reaches, its own loopback included, has to be trusted with the cluster.
+async fn set_local(call: Call) -> Result<Answer, ApiFailure> {
+    let id: SiteId = call.parameter("siteId")?;
+    call.view().site(id)?;
+    call.administrator()?;
+    let SetLocal { nodes } = call.body()?;
+    let message = match &nodes {
+        None => format!("targets of site {id} are reached by its connector"),
+        Some(nodes) if nodes.is_empty() => format!("targets of site {id} are reached by every node itself"),
+        Some(_) => format!("targets of site {id} are reached by these nodes themselves"),
+    };
+    let changed = change(&call, TrafficChange::LocalSiteSet { site: id, nodes }).await?;
+    let site = site::render(&changed.state, call.view_of(&changed).site(id)?);
+    Answer::ok(changed.revision, message, &site)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use crate::{
     id::{CertificateId, NodeId, ResourceId, SiteId, TargetId},
     name::HostName,
-    record::{Method, Resource, Sealed},
+    record::{Method, NodeRole, Resource, Sealed},
     state::ClusterState,
     traffic::{Balancing, PortKind, PortRules, Share},
 };
@@ -81,6 +81,17 @@ pub struct EdgePlan {
     pub placements: BTreeMap<SiteId, Vec<NodeId>>,
     /// Open ports of enabled resources, by resource and port.
     pub ports: Vec<PlannedPort>,
+    /// Enabled sites whose targets nodes reach by themselves.
+    pub local_sites: BTreeMap<SiteId, LocalSite>,
+}
+
+/// A site whose targets nodes reach by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalSite {
+    /// The nodes that do, by id.
+    pub nodes: Vec<NodeId>,
+    /// Host and port of each enabled target, by the port that stands for it in a tunnel.
+    pub targets: BTreeMap<u16, (String, u16)>,
 }
 
 pub(super) fn plan(state: &ClusterState, _node: NodeId) -> EdgePlan {
@@ -115,7 +126,21 @@ pub(super) fn plan(state: &ClusterState, _node: NodeId) -> EdgePlan {
         certificates,
         placements,
         ports: ports(state),
+        local_sites: local_sites(state),
     }
+}
+
+fn local_sites(state: &ClusterState) -> BTreeMap<SiteId, LocalSite> {
+    let data = || state.nodes().values().filter(|node| node.spec.role == NodeRole::Data).map(|node| node.id);
+    let planned = state.traffic().local_sites.iter().filter_map(|(id, named)| {
+        let site = state.sites().get(id).filter(|site| site.enabled)?;
+        let nodes = data().filter(|node| named.is_empty() || named.contains(node)).collect();
+        let targets = state.targets_at(site.id).filter(|target| target.enabled);
+        let targets =
+            targets.map(|target| (target.tunnel_port, (target.host.clone(), target.port))).collect();
+        Some((site.id, LocalSite { nodes, targets }))
+    });
+    planned.collect()
 }
 
 fn ports(state: &ClusterState) -> Vec<PlannedPort> {

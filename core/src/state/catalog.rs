@@ -380,6 +380,7 @@ impl ClusterState {
         }
         let site = self.sites.remove(&id).ok_or(Refusal::NotFound(Object::Site(id)))?;
         self.index.remove_site(&site);
+        self.traffic.local_sites.remove(&id);
         self.forget_site(id);
         Ok(None)
     }

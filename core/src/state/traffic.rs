@@ -4,7 +4,7 @@ use imbl::OrdMap;
 
 use super::{Applied, ClusterState, dns::retain};
 use crate::{
-    id::{ResourceId, TargetId},
+    id::{NodeId, ResourceId, SiteId, TargetId},
     outcome::{Object, Refusal},
     traffic::{Balancing, PORTS_MAX, PortKind, PortRules, Share, Traffic, TrafficChange},
 };
@@ -20,6 +20,7 @@ impl ClusterState {
             TrafficChange::ShareSet { target, share } => self.set_share(*target, *share),
             TrafficChange::PortOpened { resource, kind, rules } => self.open_port(*resource, *kind, rules),
             TrafficChange::PortClosed { resource, kind } => self.close_port(*resource, *kind),
+            TrafficChange::LocalSiteSet { site, nodes } => self.set_local_site(*site, nodes.as_deref()),
         }
     }
 
@@ -67,6 +68,21 @@ impl ClusterState {
             .ok_or_else(|| Refusal::Invalid(format!("{kind} is not open for resource {resource}")))
     }
 
+    fn set_local_site(&mut self, site: SiteId, nodes: Option<&[NodeId]>) -> Applied {
+        if !self.sites.contains_key(&site) {
+            return Err(Refusal::NotFound(Object::Site(site)));
+        }
+        let Some(nodes) = nodes else {
+            self.traffic.local_sites.remove(&site);
+            return Ok(None);
+        };
+        if let Some(unknown) = nodes.iter().find(|id| !self.nodes.contains_key(*id)) {
+            return Err(Refusal::NotFound(Object::Node(*unknown)));
+        }
+        self.traffic.local_sites.insert(site, nodes.iter().copied().collect());
+        Ok(None)
+    }
+
     /// What nodes themselves listen for on a port.
     fn own_listener(&self, kind: PortKind) -> Option<String> {
         let of_all = |what: &str| format!("the nodes keep it for {what}");
@@ -98,10 +114,11 @@ impl ClusterState {
 
     /// Forgets what hangs on resources and targets that are gone.
     pub(super) fn tidy_traffic(&mut self) {
-        let (resources, targets) = (&self.resources, &self.targets);
+        let (resources, targets, sites) = (&self.resources, &self.targets, &self.sites);
         retain(&mut self.traffic.balancing, |resource| resources.contains_key(resource));
         retain(&mut self.traffic.shares, |target| targets.contains_key(target));
         retain(&mut self.traffic.ports, |(resource, _)| resources.contains_key(resource));
+        retain(&mut self.traffic.local_sites, |site| sites.contains_key(site));
     }
 }
 

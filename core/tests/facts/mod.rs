@@ -376,6 +376,7 @@ pub(crate) mod any {
                 rules: rules.unwrap_or_else(|| PortRules::usual(kind))
             }),
             (number(), port_kind()).prop_map(|(id, kind)| T::PortClosed { resource: ResourceId(id), kind }),
+            (site(), option::of(vec(node(), 0..3))).prop_map(|(site, nodes)| T::LocalSiteSet { site, nodes }),
         ]
     }
 

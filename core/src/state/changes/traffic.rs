@@ -1,8 +1,11 @@
 //! What differs in how traffic comes in and is shared.
 
+use imbl::OrdSet;
+
 use super::{Changes, Edits, Record, dns::moved};
 use crate::{
     decision::{Subject, What},
+    id::NodeId,
     traffic::{PortRules, ProxyProtocol},
 };
 
@@ -36,9 +39,28 @@ impl Changes<'_> {
                 .value(&format!("port {kind}"), &change.old, &change.new, |rules| text(*rules));
             found.push((resource(id), edits.done()));
         }
+        for change in moved(&before.local_sites, &after.local_sites) {
+            let edits = Edits::default()
+                .value("reached by", &change.old, &change.new, |nodes| self.reached_by(*nodes));
+            let subject = self.after.sites.get(change.key).map(|site| site.subject(self.after));
+            found.push((subject, edits.done()));
+        }
         for (subject, what) in found {
             if let Some((subject, what)) = subject.zip(what) {
                 self.push(subject, what);
+            }
+        }
+    }
+}
+
+impl Changes<'_> {
+    fn reached_by(&self, nodes: Option<&OrdSet<NodeId>>) -> String {
+        match nodes {
+            None => "its connector".to_owned(),
+            Some(nodes) if nodes.is_empty() => "every node itself".to_owned(),
+            Some(nodes) => {
+                let names = nodes.iter().map(|id| self.after.node_name(*id).to_string());
+                names.collect::<Vec<_>>().join(", ")
             }
         }
     }
