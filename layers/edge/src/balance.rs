@@ -61,7 +61,7 @@ pub(crate) fn choose(candidates: &[Candidate], failed: &[usize], pick: Pick) -> 
         let last_resort = candidate.standing.max(Standing::Unknown);
         (failed.contains(&index), last_resort, candidate.share.priority, candidate.standing)
     };
-    let ranked = || candidates.iter().enumerate().map(|(index, candidate)| (index, candidate));
+    let ranked = || candidates.iter().enumerate();
     let best = ranked().map(|(index, candidate)| rank(index, candidate)).min()?;
     let equals = ranked().filter(move |(index, candidate)| rank(*index, candidate) == best);
     match pick {

@@ -14,7 +14,7 @@ use crate::lab::{Lab, Speaks, Target, name};
 
 const HOST: &str = "app.test.example";
 
-async fn lab(balancing: Balancing, shares: &[(u64, u16, u8)], targets: &[&Target]) -> Lab {
+fn lab(balancing: Balancing, shares: &[(u64, u16, u8)], targets: &[&Target]) -> Lab {
     let mut lab = Lab::start();
     let ways: Vec<_> = targets.iter().map(|target| [(Via::Local, target.address)]).collect();
     let ways: Vec<_> = ways.iter().map(|way| &way[..]).collect();
@@ -44,7 +44,7 @@ async fn answers(lab: &Lab, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn requests_are_shared_by_weight() {
     let (one, two) = (Target::start("one", Speaks::Http1).await, Target::start("two", Speaks::Http1).await);
-    let lab = lab(Balancing::RoundRobin, &[(1, 3, 0)], &[&one, &two]).await;
+    let lab = lab(Balancing::RoundRobin, &[(1, 3, 0)], &[&one, &two]);
     let names = answers(&lab, 40).await;
     assert_eq!(names.iter().filter(|name| *name == "one").count(), 30, "{names:?}");
 }
@@ -52,7 +52,7 @@ async fn requests_are_shared_by_weight() {
 #[tokio::test]
 async fn a_backup_serves_while_the_first_choice_is_unhealthy_or_its_site_is_away() {
     let (one, two) = (Target::start("one", Speaks::Http1).await, Target::start("two", Speaks::Http1).await);
-    let lab = lab(Balancing::RoundRobin, &[(2, 1, 1)], &[&one, &two]).await;
+    let lab = lab(Balancing::RoundRobin, &[(2, 1, 1)], &[&one, &two]);
     let only = |names: Vec<String>, name: &str| assert!(names.iter().all(|n| n == name), "{names:?}");
     only(answers(&lab, 4).await, "one");
     lab.edge.set_target_health(BTreeMap::from([(TargetId(1), TargetHealth::Unhealthy)]));
@@ -70,7 +70,7 @@ async fn a_backup_serves_while_the_first_choice_is_unhealthy_or_its_site_is_away
 #[tokio::test]
 async fn a_browser_comes_back_to_its_target_by_its_cookie_which_the_target_does_not_see() {
     let targets = [Target::start("one", Speaks::Http1).await, Target::start("two", Speaks::Http1).await];
-    let lab = lab(Balancing::Cookie, &[], &[&targets[0], &targets[1]]).await;
+    let lab = lab(Balancing::Cookie, &[], &[&targets[0], &targets[1]]);
     let mut seen = BTreeSet::new();
     for _ in 0..20 {
         let first = lab.get(HOST, "/").await;
@@ -96,7 +96,7 @@ async fn a_browser_comes_back_to_its_target_by_its_cookie_which_the_target_does_
 #[tokio::test]
 async fn one_address_goes_to_one_target_and_elsewhere_when_that_is_gone() {
     let (one, two) = (Target::start("one", Speaks::Http1).await, Target::start("two", Speaks::Http1).await);
-    let lab = lab(Balancing::Address, &[], &[&one, &two]).await;
+    let lab = lab(Balancing::Address, &[], &[&one, &two]);
     let mut names = answers(&lab, 5).await;
     names.extend(answers(&lab, 5).await);
     names.dedup();
@@ -112,7 +112,7 @@ async fn a_target_that_refuses_is_ejected_and_no_request_is_lost() {
     let gone = Target::start("gone", Speaks::Http1).await;
     let address = gone.address;
     drop(gone);
-    let mut lab = lab(Balancing::RoundRobin, &[], &[&whole, &whole]).await;
+    let mut lab = lab(Balancing::RoundRobin, &[], &[&whole, &whole]);
     lab.dialer.set(2, &[(Via::Local, address)]);
     lab.apply();
     let names = answers(&lab, 12).await;

@@ -582,13 +582,13 @@ impl Client {
 
 /// Waits until something is so.
 pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..4000 {
         if so() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("not within 5 s: {what}");
+    panic!("not within 20 s: {what}");
 }
 
 #[derive(Debug)]
