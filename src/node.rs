@@ -46,10 +46,13 @@ use crate::{
         journal::Journal,
         keyring::{Keeper, KeyringForPeers},
         layers::{Health, Layers, SESSION_TOKENS},
+        local_sites::LocalSites,
         moves::Moves,
+        reach::Reach,
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         status::{ForPeers, NodeAnswers},
+        targets::Targets,
         txt::OwnDns,
         witness::Witness,
         zones::Zones,
@@ -255,6 +258,7 @@ async fn start_core(config: Config, member: Member, tasks: &mut Tasks) -> anyhow
         journal,
         backups,
         zones: Zones::new(cluster.clone(), keyring.clone()),
+        targets: Targets::default(),
         left: left_tx,
         stopping: stopping.clone(),
     };
@@ -420,17 +424,20 @@ async fn start_layers(
     // `Health` looks after it from here on.
     let token_key = keyring.now().derive_one(SESSION_TOKENS);
     let control = Arc::new(ControlService::new(Arc::new(port), *token_key, clock::now));
+    let local_sites = LocalSites { node: core.node, plan: edge_plan.clone() };
+    let reach = Reach { tunnel: tunnel.clone(), local_sites };
     let dialer = NodeDialer {
         node: core.node,
-        tunnel: tunnel.clone(),
+        reach: reach.clone(),
         peers: core.peers.clone(),
         reports: core.reports.clone(),
         plan: edge_plan.clone(),
     };
     let host = ControlHost { control: control.clone(), api };
     let (edge, edge_task) = edge.start(Arc::new(dialer), Arc::new(host));
-    core.peers.serve(Service::Relay, Arc::new(Relay { tunnel: tunnel.clone() }));
-    core.peers.serve(Service::Datagrams, Arc::new(DatagramRelay { tunnel: tunnel.clone() }));
+    core.answers.targets.serve(edge.clone());
+    core.peers.serve(Service::Relay, Arc::new(Relay(reach.clone())));
+    core.peers.serve(Service::Datagrams, Arc::new(DatagramRelay(reach)));
 
     let (reached_tx, mut reached) = watch::channel(Default::default());
     let layers = Layers {
@@ -459,6 +466,7 @@ async fn start_layers(
             tunnels: tunnel.seen(),
             sockets: control.attached(),
             targets: control.target_health(),
+            closed_ports: edge.port_problems(),
         },
         started: core.started,
         stopping: core.stopping.clone(),

@@ -6,11 +6,15 @@ use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
-use pangolin_core::{Cause, NodeId, RequestId, Slug, id::ClientId, record::NodeRole};
+use pangolin_core::{
+    Cause, ClusterState, NodeId, RequestId, Slug,
+    id::ClientId,
+    record::{NodeRole, Target},
+};
 use pangolin_raft::Cluster;
 use pangolin_wire::{
     ApiWrite, ClusterStatus, Code, CreatedToken, JournalPage, LATEST, MIN_REVISION_HEADER, REQUEST_BODY_MAX,
-    REQUEST_ID_HEADER,
+    REQUEST_ID_HEADER, TargetState,
 };
 use sha2::{Digest as _, Sha256};
 use tower::Service as _;
@@ -110,6 +114,9 @@ pub trait NodePort: Send + Sync + 'static {
 
     /// Keys and certificates that come in from operators.
     fn certificates(&self) -> &dyn CertificatePort;
+
+    /// How a target stands, as this node sees it; none from a node that carries no traffic.
+    fn target_state(&self, state: &ClusterState, target: &Target) -> Option<TargetState>;
 
     /// Takes note of a write that was asked for, as the last thing before its answer. Must not block.
     fn audit(&self, write: ApiWrite);

@@ -22,6 +22,7 @@ use crate::{
         RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
     time::Timestamp,
+    traffic::TrafficChange,
 };
 
 /// Who is behind a command.
@@ -255,6 +256,8 @@ pub enum Body {
     Certificates(Box<CertificatesChange>),
     /// The keys that seal were changed.
     Keyring(Box<KeyringChange>),
+    /// How traffic comes in, or is shared among targets, was changed.
+    Traffic(Box<TrafficChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -293,6 +296,7 @@ impl Body {
             Self::Dns(change) => change.name(),
             Self::Certificates(_) => "Certificates",
             Self::Keyring(change) => change.name(),
+            Self::Traffic(change) => change.name(),
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

@@ -31,6 +31,7 @@ pub mod planted;
 pub mod record;
 pub mod state;
 pub mod time;
+pub mod traffic;
 pub mod why;
 
 pub use self::time::Timestamp;

@@ -12,6 +12,7 @@ use crate::{
     feature::FeatureLevel,
     id::{NodeId, Revision, SiteId, TargetId},
     time::Timestamp,
+    traffic::PortKind,
 };
 
 /// A report older than this says nothing any more. Nodes report every second, and at once when something changes.
@@ -67,6 +68,8 @@ pub struct Report {
     pub feature_level: FeatureLevel,
     /// Hashes of its state at the latest checkpoints, oldest first.
     pub hashes: Vec<StateHash>,
+    /// The ports of resources that it cannot open, and why.
+    pub closed_ports: BTreeMap<PortKind, String>,
 }
 
 impl Report {

@@ -22,6 +22,7 @@ use pangolin_core::{
         AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
         RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
+    traffic::{Balancing, PortKind, PortRules, ProxyProtocol, Share, TrafficChange},
 };
 
 const GOLDEN: &str = include_str!("golden/commands.txt");
@@ -55,7 +56,8 @@ fn variant(body: &Body) -> &'static str {
         | Body::LeadershipHanded { .. }
         | Body::CertificateRemoved(_)
         | Body::Dns(_)
-        | Body::Keyring(_) => body.name(),
+        | Body::Keyring(_)
+        | Body::Traffic(_) => body.name(),
         Body::Certificates(change) => match &**change {
             CertificatesChange::IssuersSet(_) => "IssuersSet",
             CertificatesChange::AccountKeyMade { .. } => "AccountKeyMade",
@@ -107,7 +109,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 79;
+const VARIANTS: usize = 84;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -140,7 +142,8 @@ fn list() -> Vec<Command> {
     list.extend(dns().into_iter().zip(at..).map(|(body, at)| command(at, body)));
     issuance(&mut list);
     let at = 1_800_000_000_000 + list.len() as u64;
-    list.extend(keyring().into_iter().zip(at..).map(|(body, at)| command(at, body)));
+    let bodies = keyring().into_iter().chain(traffic());
+    list.extend(bodies.zip(at..).map(|(body, at)| command(at, body)));
     list
 }
 
@@ -299,6 +302,39 @@ fn dns() -> Vec<Body> {
         D::SigningStopped(host("demo.test")),
     ]
     .map(|change| Body::Dns(Box::new(change)))
+    .to_vec()
+}
+
+/// Shares, balancing, and ports, for the resource 4 that came back with the catalog, and its target 5.
+fn traffic() -> Vec<Body> {
+    use TrafficChange as T;
+    let resource = ResourceId(4);
+    let rules = |kind| PortRules {
+        proxy_protocol: Some(ProxyProtocol::V2),
+        allow: vec!["192.0.2.0/24".parse().expect("a network")],
+        deny: vec!["2001:db8::/32".parse().expect("a network")],
+        ..PortRules::usual(kind)
+    };
+    let opened = |kind, rules| T::PortOpened { resource, kind, rules };
+    let (game, own, talk) = (PortKind::Tcp(25_565), PortKind::Tcp(443), PortKind::Udp(25_565));
+    [
+        T::BalancingSet { resource, balancing: Balancing::Address },
+        T::BalancingSet { resource: ResourceId(99), balancing: Balancing::Cookie },
+        T::ShareSet { target: TargetId(5), share: Share { weight: 3, priority: 1 } },
+        T::ShareSet { target: TargetId(5), share: Share { weight: 0, priority: 1 } },
+        opened(game, rules(game)),
+        opened(talk, rules(talk)),
+        opened(talk, PortRules::usual(talk)),
+        opened(own, rules(own)),
+        opened(PortKind::Tls, PortRules::usual(PortKind::Tls)),
+        T::PortClosed { resource, kind: talk },
+        T::PortClosed { resource, kind: talk },
+        T::LocalSiteSet { site: SiteId(2), nodes: Some(vec![]) },
+        T::LocalSiteSet { site: SiteId(2), nodes: Some(vec![NodeId(1_000_000)]) },
+        T::LocalSiteSet { site: SiteId(2), nodes: Some(vec![NodeId(99)]) },
+        T::LocalSiteSet { site: SiteId(2), nodes: None },
+    ]
+    .map(|change| Body::Traffic(Box::new(change)))
     .to_vec()
 }
 

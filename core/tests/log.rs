@@ -14,6 +14,7 @@ use pangolin_core::{
     observation::Seen,
     plan,
     record::{RecordData, RecordKind, Sealed, Site},
+    traffic::PortKind,
     why::{About, why},
 };
 use proptest::{collection::vec, prelude::*};
@@ -62,6 +63,7 @@ fn same(before: &ClusterState, after: &ClusterState) -> bool {
         && before.placements() == after.placements()
         && before.connectors() == after.connectors()
         && before.dns() == after.dns()
+        && before.traffic() == after.traffic()
         && told_certificates(before) == told_certificates(after)
         && told_issuance(before) == told_issuance(after)
         && told_keys(before) == told_keys(after)
@@ -164,6 +166,13 @@ fn check(state: &ClusterState) {
     for placement in state.placements().values() {
         assert!(!placement.standbys.contains(&placement.home));
     }
+    let traffic = state.traffic();
+    assert!(traffic.balancing.keys().all(|resource| state.resources().contains_key(resource)));
+    assert!(traffic.shares.keys().all(|target| state.targets().contains_key(target)));
+    assert!(traffic.local_sites.keys().all(|site| state.sites().contains_key(site)));
+    assert!(traffic.ports.keys().all(|(resource, _)| state.resources().contains_key(resource)));
+    assert!(traffic.ports.iter().all(|((_, kind), rules)| rules.check(*kind).is_ok()));
+    no_doubles("port", traffic.ports.keys().map(|(_, kind)| *kind).filter(|kind| *kind != PortKind::Tls));
     for (name, _) in state.record_sets().keys().filter(|(_, kind)| *kind == RecordKind::Cname) {
         let beside = state.record_sets().keys().filter(|(other, _)| other == name).count();
         assert_eq!(beside, 1, "a CNAME beside other records at {name}");

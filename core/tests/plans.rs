@@ -13,6 +13,7 @@ use pangolin_core::{
     plan,
     plan::ZonePlan,
     record::{AdminState, Method, NodeRole, NodeSpec, RecordData, RecordKind, RecordSet, TunnelKey, Verdict},
+    traffic::{Balancing, PortKind, PortRules, Share, TrafficChange},
 };
 
 const SITE: SiteId = SiteId(2);
@@ -50,6 +51,10 @@ impl Cluster {
 
     fn catalog(&mut self, change: C) {
         self.tell(Body::Catalog(Box::new(change)));
+    }
+
+    fn traffic(&mut self, change: TrafficChange) {
+        self.tell(Body::Traffic(Box::new(change)));
     }
 
     fn dns(&mut self, change: DnsChange) {
@@ -440,4 +445,65 @@ fn a_removed_node_is_no_peer_any_more_and_gets_an_empty_plan() {
     assert!(!cluster.plan().peers.nodes.contains_key(&gone));
     assert_eq!(plan(&cluster.state, gone).tunnel.address, None);
     assert!(!cluster.answers("hello.demo.test").contains(&3));
+}
+
+/// The resource of the beginning, with a target of each sort and a TCP and a UDP port.
+fn with_ports() -> Cluster {
+    let mut cluster = Cluster::new();
+    for (method, port) in [(Method::Tcp, 22), (Method::Udp, 53)] {
+        let (resource, host) = (ResourceId(4), "10.0.0.9".to_owned());
+        let (id, health_check) = (None, None);
+        cluster.catalog(C::TargetCreated { id, resource, site: SITE, method, host, port, health_check });
+    }
+    for kind in [PortKind::Tcp(2222), PortKind::Udp(2222)] {
+        let rules = PortRules::usual(kind);
+        cluster.traffic(TrafficChange::PortOpened { resource: ResourceId(4), kind, rules });
+    }
+    cluster
+}
+
+#[test]
+fn ports_lead_to_targets_of_their_kind_while_the_resource_is_enabled() {
+    let mut cluster = with_ports();
+    cluster.traffic(TrafficChange::BalancingSet { resource: ResourceId(4), balancing: Balancing::Address });
+    let plan = cluster.plan().edge;
+    let methods = |targets: &[pangolin_core::plan::RouteTarget]| -> Vec<Method> {
+        targets.iter().map(|target| target.method).collect()
+    };
+    assert_eq!(methods(&plan.routes[&host("hello.demo.test")].targets), [Method::Http]);
+    let ports: Vec<_> = plan.ports.iter().map(|port| (port.kind, methods(&port.route.targets))).collect();
+    let wanted = [(PortKind::Tcp(2222), vec![Method::Tcp]), (PortKind::Udp(2222), vec![Method::Udp])];
+    assert_eq!(ports, wanted);
+    assert!(plan.ports.iter().all(|port| port.route.balancing == Balancing::Address));
+
+    let tcp = plan.ports[0].route.targets[0].id;
+    let share = Share { weight: 2, priority: 1 };
+    cluster.traffic(TrafficChange::ShareSet { target: tcp, share });
+    let plan = cluster.plan().edge;
+    assert_eq!(plan.ports[0].route.shares.get(&tcp), Some(&share));
+    assert!(plan.ports[1].route.shares.is_empty());
+
+    let name = "Hello".to_owned();
+    cluster.catalog(C::ResourceChanged { id: ResourceId(4), name, enabled: false });
+    assert!(cluster.plan().edge.ports.is_empty());
+}
+
+#[test]
+fn what_nodes_reach_by_themselves_has_no_tunnel_and_is_known_by_address() {
+    let mut cluster = with_ports();
+    assert!(cluster.plan().edge.local_sites.is_empty());
+    cluster.traffic(TrafficChange::LocalSiteSet { site: SITE, nodes: Some(vec![]) });
+    let plan = cluster.plan();
+    assert!(!plan.tunnel.sites.contains_key(&SITE));
+    let local = &plan.edge.local_sites[&SITE];
+    assert_eq!(local.nodes, cluster.n);
+    let addresses: Vec<&(String, u16)> = local.targets.values().collect();
+    let there = |host: &str, port| (host.to_owned(), port);
+    assert_eq!(addresses, [&there("127.0.0.1", 8080), &there("10.0.0.9", 22), &there("10.0.0.9", 53)]);
+
+    let second = cluster.n[1];
+    cluster.traffic(TrafficChange::LocalSiteSet { site: SITE, nodes: Some(vec![second]) });
+    assert_eq!(cluster.plan().edge.local_sites[&SITE].nodes, [second]);
+    cluster.traffic(TrafficChange::LocalSiteSet { site: SITE, nodes: None });
+    assert!(cluster.plan().tunnel.sites.contains_key(&SITE));
 }

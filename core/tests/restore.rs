@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use facts::{any, beginning, command, spec};
 use pangolin_core::{
-    Body, CatalogChange, ClusterState, Command, Epoch, NodeId, Object, Outcome, Refusal, Revision, SiteId,
+    Body, CatalogChange, ClusterState, Command, Epoch, NodeId, Object, Outcome, Refusal, ResourceId,
+    Revision, SiteId, TargetId,
     command::LineageBegun,
     record::Digest,
     state::{Catalog, begin_index},
+    traffic::{Balancing, PortKind, PortRules, Share, TrafficChange},
 };
 use proptest::prelude::*;
 
@@ -182,4 +184,30 @@ fn what_was_changed_and_removed_comes_back_but_not_the_credentials() {
     assert_eq!((state.resources(), state.targets()), (then.resources(), then.targets()));
     let site = state.sites().get(&SiteId(2)).expect("it is back");
     assert_eq!((site.address, site.connector_secret), (then.sites()[&SiteId(2)].address, Digest([0; 32])));
+}
+
+#[test]
+fn ports_shares_and_local_sites_come_back_with_their_resources_targets_and_sites() {
+    let mut state = facts::applied(&beginning());
+    let tell = |state: &mut ClusterState, body| {
+        let index = state.revision().index + 1;
+        let outcome = state.apply(index, &command(0, body));
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    };
+    let (resource, kind) = (ResourceId(4), PortKind::Tcp(2222));
+    for change in [
+        TrafficChange::BalancingSet { resource, balancing: Balancing::Cookie },
+        TrafficChange::ShareSet { target: TargetId(5), share: Share { weight: 3, priority: 1 } },
+        TrafficChange::PortOpened { resource, kind, rules: PortRules::usual(kind) },
+        TrafficChange::LocalSiteSet { site: SiteId(2), nodes: Some(vec![]) },
+    ] {
+        tell(&mut state, Body::Traffic(Box::new(change)));
+    }
+    let (catalog, wanted) = (state.catalog(), state.traffic().clone());
+    tell(&mut state, Body::Catalog(Box::new(CatalogChange::ResourceRemoved(resource))));
+    tell(&mut state, Body::Catalog(Box::new(CatalogChange::SiteRemoved(SiteId(2)))));
+    assert!(state.traffic().is_empty(), "all of it was gone with them: {:?}", state.traffic());
+    let outcome = restore(&mut state, &catalog);
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    assert_eq!(state.traffic(), &wanted);
 }

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
 use crate::{
-    autopilot, backup, cert, dns, domain, events, journal, key, keyring, leader, node, org, resource, role,
-    site, status, target, token, upgrade, user, why,
+    autopilot, backup, cert, dns, domain, events, journal, key, keyring, leader, node, org, port, resource,
+    role, site, status, target, token, upgrade, user, why,
 };
 
 #[derive(Debug, Parser)]
@@ -141,6 +141,9 @@ pub(crate) enum Command {
     /// Addresses behind sites that resources lead to
     #[command(subcommand)]
     Target(target::Verb),
+    /// Ports of nodes that lead to resources: TCP, UDP, and TLS that is passed on
+    #[command(subcommand)]
+    Port(port::Verb),
     /// Certificates, and the issuers that they come from
     #[command(subcommand)]
     Cert(cert::Verb),

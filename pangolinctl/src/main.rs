@@ -19,6 +19,7 @@ mod local;
 mod names;
 mod node;
 mod org;
+mod port;
 mod print;
 mod resource;
 mod role;
@@ -93,6 +94,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Domain(verb) => domain::run(session, verb).await,
         Command::Resource(verb) => resource::run(session, verb).await,
         Command::Target(verb) => target::run(session, verb).await,
+        Command::Port(verb) => port::run(session, verb).await,
         Command::Cert(verb) => cert::run(session, verb).await,
         Command::Key(verb) => key::run(session, verb).await,
         Command::Keyring(verb) => keyring::run(session, verb).await,

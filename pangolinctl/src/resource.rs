@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use pangolin_core::{HostName, Slug};
-use pangolin_wire::{CreateResource, Resource, ResourceList, UpdateResource};
+use pangolin_wire::{CreateResource, Resource, ResourceList, SetBalancing, UpdateResource};
 
 use crate::{
     failure::Failure,
@@ -41,6 +41,15 @@ pub(crate) enum Verb {
         /// Published, or not
         #[arg(long, value_name = "true|false")]
         enabled: Option<bool>,
+    },
+    /// Say which of its targets that are equally well gets the next request, connection or UDP flow
+    Balance {
+        /// Id, host, short name or ORG/SHORT-NAME
+        resource: String,
+        /// In turn by weight, the one with the least under way, the same one for each browser, or the same one for
+        /// each client address
+        #[arg(value_parser = ["round-robin", "least-connections", "cookie", "address"])]
+        balancing: String,
     },
     /// Remove a resource with its targets
     Delete {
@@ -89,6 +98,8 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
                     ("enabled", yes(resource.enabled).to_owned()),
                     ("targets", list(&resource.target_ids)),
                     ("DNS answers", resource.answers.to_string()),
+                    ("balancing", resource.balancing.to_string()),
+                    ("ports", list(&resource.ports)),
                     ("created", print::moment(resource.created_at)),
                 ])
             })
@@ -97,6 +108,12 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
             let id = names::resource(session, &resource).await?;
             let update = UpdateResource { name, enabled };
             session.done(&session.post(&format!("/resource/{id}"), &update).await?)
+        }
+        Verb::Balance { resource, balancing } => {
+            let id = names::resource(session, &resource).await?;
+            let balancing = balancing.parse().map_err(Failure::usage)?;
+            let request = SetBalancing { balancing };
+            session.done(&session.post(&format!("/resource/{id}/balancing"), &request).await?)
         }
         Verb::Delete { resource } => {
             let id = names::resource(session, &resource).await?;

@@ -3,7 +3,8 @@
 use clap::Subcommand;
 use pangolin_core::Slug;
 use pangolin_wire::{
-    Answer, ChangeSiteSecret, CreateSite, CreatedSite, Site, SiteList, UpdateSite, random_id, random_secret,
+    Answer, ChangeSiteSecret, CreateSite, CreatedSite, SetLocal, Site, SiteList, UpdateSite, random_id,
+    random_secret,
 };
 
 use crate::{
@@ -40,6 +41,22 @@ pub(crate) enum Verb {
         /// In use, or not: a site that is not gets no tunnel
         #[arg(long, value_name = "true|false")]
         enabled: Option<bool>,
+    },
+    /// Let nodes reach the targets of a site by themselves, without a connector; needs the right to administer the
+    /// cluster, because what a node reaches may be its own loopback
+    #[command(group = clap::ArgGroup::new("who").required(true).args(["nodes", "every_node", "off"]))]
+    Local {
+        /// Id, short name or ORG/SHORT-NAME
+        site: String,
+        /// This node does (may be repeated); others ask it
+        #[arg(long = "node", value_name = "NODE")]
+        nodes: Vec<String>,
+        /// Every node does
+        #[arg(long)]
+        every_node: bool,
+        /// Its connector does again
+        #[arg(long)]
+        off: bool,
     },
     /// Give a site's connector a new secret; the old one is worthless at once
     Secret {
@@ -87,6 +104,15 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
             let id = names::site(session, &site).await?;
             session.done(&session.post(&format!("/site/{id}"), &UpdateSite { name, enabled }).await?)
         }
+        Verb::Local { site, nodes, every_node: _, off } => {
+            let id = names::site(session, &site).await?;
+            let mut ids = Vec::new();
+            for node in &nodes {
+                ids.push(names::node(session, node).await?);
+            }
+            let request = SetLocal { nodes: (!off).then_some(ids) };
+            session.done(&session.post(&format!("/site/{id}/local"), &request).await?)
+        }
         Verb::Secret { site } => {
             let id = names::site(session, &site).await?;
             let request = ChangeSiteSecret { secret: Some(random_secret()) };
@@ -116,8 +142,18 @@ fn show(site: &Site) -> String {
         ("connector", connector),
         ("home", or_dash(site.home.map(|node| format!("node {node}")))),
         ("standbys", list(&site.standbys)),
+        ("reached by", reached_by(site)),
         ("created", print::moment(site.created_at)),
     ])
+}
+
+fn reached_by(site: &Site) -> String {
+    match site.local.as_deref() {
+        None => "its connector".to_owned(),
+        Some([]) => "every node itself".to_owned(),
+        Some([node]) => format!("node {node} itself"),
+        Some(nodes) => format!("nodes {} themselves", list(nodes)),
+    }
 }
 
 /// Prints what a connector needs.

@@ -149,7 +149,11 @@ fn sites(sites: &[SiteStatus], name: &dyn Fn(&NodeId) -> String) -> String {
         [
             cell(site.site_id),
             cell(format!("{}/{}", site.org_id, site.nice_id)),
-            state(if site.tunnels.is_empty() { "offline" } else { "online" }, !site.tunnels.is_empty()),
+            match (site.local, site.tunnels.is_empty()) {
+                (true, _) => state("local", true),
+                (false, true) => state("offline", false),
+                (false, false) => state("online", true),
+            },
             cell(or_dash(site.home.as_ref().map(name))),
             cell(names(&site.standbys)),
             cell(names(&site.tunnels)),

@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use pangolin_core::{TargetId, record};
-use pangolin_wire::{CreateTarget, HealthCheck, Target, TargetList, UpdateTarget};
+use pangolin_wire::{
+    CreateTarget, HealthCheck, SetShare, Standing, Target, TargetList, TargetState, UpdateTarget,
+};
 
 use crate::{
     failure::Failure,
@@ -32,6 +34,8 @@ pub(crate) enum Verb {
         method: Method,
         #[command(flatten)]
         check: Check,
+        #[command(flatten)]
+        share: Share,
     },
     /// List the targets of a resource
     List {
@@ -65,12 +69,32 @@ pub(crate) enum Verb {
         /// End the health checks
         #[arg(long, conflicts_with_all = ["health_path", "health_tcp"])]
         no_health: bool,
+        #[command(flatten)]
+        share: Share,
     },
     /// Remove a target
     Delete {
         /// Its id
         id: TargetId,
     },
+}
+
+/// How much of the traffic a target gets.
+#[derive(Debug, Args)]
+pub(crate) struct Share {
+    /// Its part of the traffic, in proportion to the weights of the others: 1 to 256 [default: 1]
+    #[arg(long)]
+    weight: Option<u16>,
+    /// 0 serves; 1 is the backup, which serves while no target of priority 0 can; and so on [default: 0]
+    #[arg(long)]
+    priority: Option<u8>,
+}
+
+impl Share {
+    fn into_wire(self) -> Option<SetShare> {
+        let Self { weight, priority } = self;
+        (weight.is_some() || priority.is_some()).then_some(SetShare { weight, priority })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +134,10 @@ pub(crate) enum Method {
     Https,
     /// HTTP/2 in the clear
     H2c,
+    /// Bytes, for a port (`pangolinctl port open`)
+    Tcp,
+    /// Datagrams, for a port
+    Udp,
 }
 
 impl From<Method> for record::Method {
@@ -118,18 +146,23 @@ impl From<Method> for record::Method {
             Method::Http => Self::Http,
             Method::Https => Self::Https,
             Method::H2c => Self::H2c,
+            Method::Tcp => Self::Tcp,
+            Method::Udp => Self::Udp,
         }
     }
 }
 
 pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Create { resource, site, ip, port, method, check } => {
+        Verb::Create { resource, site, ip, port, method, check, share } => {
             let health_check = check.into_wire()?;
             let resource = names::resource(session, &resource).await?;
             let site_id = names::site(session, &site).await?;
             let request = CreateTarget { site_id, ip, port, method: Some(method.into()), health_check };
-            session.done(&session.put(&format!("/resource/{resource}/target"), &request).await?)
+            let created = session.put(&format!("/resource/{resource}/target"), &request).await?;
+            let Some(share) = share.into_wire() else { return session.done(&created) };
+            let target: Target = session.parse(&created)?;
+            session.done(&session.post(&format!("/target/{}/share", target.target_id), &share).await?)
         }
         Verb::List { resource } => {
             let id = names::resource(session, &resource).await?;
@@ -140,11 +173,16 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
                         cell(target.site_id),
                         cell(print::word(target.method)),
                         cell(format!("{}:{}", target.ip, target.port)),
-                        cell(yes(target.enabled)),
+                        cell(target.weight),
+                        cell(target.priority),
                         cell(health(target)),
+                        standing(target),
+                        cell(target.state.as_ref().map_or("-", |state| state.reason.as_str())),
                     ]
                 });
-                print::table(["ID", "SITE", "METHOD", "ADDRESS", "ENABLED", "HEALTH CHECK"], rows)
+                let headings =
+                    ["ID", "SITE", "METHOD", "ADDRESS", "WEIGHT", "PRIORITY", "HEALTH CHECK", "STATE", "WHY"];
+                print::table(headings, rows)
             })
         }
         Verb::Show { id } => session.show(&session.get(&format!("/target/{id}")).await?, |target: Target| {
@@ -157,15 +195,40 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
                 ("tunnel port", target.internal_port.to_string()),
                 ("enabled", yes(target.enabled).to_owned()),
                 ("health check", health(&target)),
+                ("weight", target.weight.to_string()),
+                ("priority", target.priority.to_string()),
+                ("state", target.state.as_ref().map_or_else(|| "-".to_owned(), told)),
             ])
         }),
-        Verb::Update { id, ip, port, method, enabled, check, no_health } => {
+        Verb::Update { id, ip, port, method, enabled, check, no_health, share } => {
             let health_check = if no_health { Some(None) } else { check.into_wire()?.map(Some) };
             let update = UpdateTarget { ip, port, method: method.map(Into::into), enabled, health_check };
-            session.done(&session.post(&format!("/target/{id}"), &update).await?)
+            let same = UpdateTarget { ip: None, port: None, method: None, enabled: None, health_check: None };
+            let share = share.into_wire();
+            if share.is_none() || update != same {
+                let updated = session.post(&format!("/target/{id}"), &update).await?;
+                if share.is_none() {
+                    return session.done(&updated);
+                }
+            }
+            session.done(&session.post(&format!("/target/{id}/share"), &share).await?)
         }
         Verb::Delete { id } => session.delete(&format!("/target/{id}")).await,
     }
+}
+
+fn standing(target: &Target) -> comfy_table::Cell {
+    match &target.state {
+        None => cell("-"),
+        Some(state) => {
+            let good = matches!(state.standing, Standing::Healthy | Standing::Unknown);
+            print::state(print::word(state.standing), good)
+        }
+    }
+}
+
+fn told(state: &TargetState) -> String {
+    format!("{}: {}", print::word(state.standing), state.reason)
 }
 
 fn health(target: &Target) -> String {

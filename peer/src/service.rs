@@ -34,7 +34,7 @@ pub enum Service {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Raft,
         Self::Snapshot,
         Self::Propose,

@@ -7,11 +7,11 @@
 use std::{io, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use pangolin_core::SiteId;
 #[cfg(any(test, fuzzing))]
 use pangolin_core::codec;
-use pangolin_edge::Via;
-use pangolin_tunnel::TunnelDatagrams;
+use pangolin_edge::Datagrams;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
@@ -49,32 +49,16 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     }
 }
 
-/// A session of datagrams with a target. Dropping it ends it.
-pub struct Datagrams {
-    /// Which way they take.
-    pub via: Via,
-    way: Way,
-}
-
-enum Way {
-    Local(TunnelDatagrams),
-    Relay(Relayed),
-}
-
-struct Relayed {
+/// A session of datagrams on a stream to a node that has accepted it. Dropping it ends it.
+pub(crate) struct Relayed {
     out: mpsc::Sender<Bytes>,
     incoming: Mutex<mpsc::Receiver<Bytes>>,
     /// Reads and writes the stream.
     _pump: AbortOnDropHandle<()>,
 }
 
-impl Datagrams {
-    pub(crate) fn local(datagrams: TunnelDatagrams) -> Self {
-        Self { via: Via::Local, way: Way::Local(datagrams) }
-    }
-
-    /// A session on a stream to a node that has accepted it.
-    pub(crate) fn relayed<S>(via: Via, stream: S) -> Self
+impl Relayed {
+    pub(crate) fn on<S>(stream: S) -> Self
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -100,52 +84,34 @@ impl Datagrams {
                 _ = read => {}
             }
         });
-        let _pump = AbortOnDropHandle::new(pump);
-        Self { via, way: Way::Relay(Relayed { out, incoming: Mutex::new(incoming), _pump }) }
+        Self { out, incoming: Mutex::new(incoming), _pump: AbortOnDropHandle::new(pump) }
     }
 
-    /// The longest datagram that can be sent, in bytes. A tunnel elsewhere may take less; it then drops what is longer.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        match &self.way {
-            Way::Local(datagrams) => datagrams.limit(),
-            Way::Relay(_) => DATAGRAM_MAX,
+    fn try_send(&self, datagram: &[u8]) -> io::Result<()> {
+        if datagram.len() > DATAGRAM_MAX {
+            let text = format!("a datagram of {} bytes; {DATAGRAM_MAX} are allowed", datagram.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        match self.out.try_send(Bytes::copy_from_slice(datagram)) {
+            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
+}
 
-    /// Sends a datagram. Like any network, it may lose it.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a datagram longer than [`Datagrams::limit`]; `BrokenPipe` when the session has ended.
-    pub async fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        match &self.way {
-            Way::Local(datagrams) => datagrams.send(datagram).await,
-            Way::Relay(_) if datagram.len() > DATAGRAM_MAX => {
-                let text = format!("a datagram of {} bytes; {DATAGRAM_MAX} are allowed", datagram.len());
-                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
-            }
-            Way::Relay(relayed) => match relayed.out.try_send(Bytes::copy_from_slice(datagram)) {
-                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
-                Err(mpsc::error::TrySendError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
-            },
-        }
+impl Datagrams for Relayed {
+    /// Never waits: a tunnel elsewhere may take less than [`DATAGRAM_MAX`]; it then drops what is longer.
+    fn send<'a>(&'a self, datagram: &'a [u8]) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async { self.try_send(datagram) })
     }
 
-    /// Waits for the next datagram and writes it to `buffer`, cut to its length.
-    ///
-    /// # Errors
-    /// `TimedOut` or `UnexpectedEof` when the session has ended, or what the system says.
-    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.way {
-            Way::Local(datagrams) => datagrams.recv(buffer).await,
-            Way::Relay(relayed) => {
-                let datagram =
-                    relayed.incoming.lock().await.recv().await.ok_or(io::ErrorKind::UnexpectedEof)?;
-                let length = datagram.len().min(buffer.len());
-                buffer[..length].copy_from_slice(&datagram[..length]);
-                Ok(length)
-            }
-        }
+    fn receive<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, io::Result<usize>> {
+        Box::pin(async move {
+            let datagram = self.incoming.lock().await.recv().await.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let length = datagram.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&datagram[..length]);
+            Ok(length)
+        })
     }
 }
 
@@ -153,7 +119,7 @@ impl Datagrams {
 ///
 /// # Errors
 /// What ended it, other than its end.
-pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, target: &TunnelDatagrams) -> io::Result<()> {
+pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, target: &dyn Datagrams) -> io::Result<()> {
     let (mut reader, mut writer) = split(stream);
     let (busy, mut quiet) = tokio::sync::watch::channel(());
     let to_target = async {
@@ -167,7 +133,7 @@ pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, target: &TunnelDa
     let from_target = async {
         let mut buffer = [0; DATAGRAM_MAX];
         loop {
-            let length = target.recv(&mut buffer).await?;
+            let length = target.receive(&mut buffer).await?;
             busy.send_replace(());
             write_frame(&mut writer, &buffer[..length]).await?;
         }
@@ -208,24 +174,21 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<
 
 #[cfg(test)]
 mod tests {
-    use pangolin_core::NodeId;
-
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);
-    const VIA: Via = Via::Relay(NodeId(2));
 
     #[tokio::test]
     async fn datagrams_arrive_whole_and_apart_in_both_directions() {
         let (near, mut far) = tokio::io::duplex(64 << 10);
-        let session = Datagrams::relayed(VIA, near);
+        let session = Relayed::on(near);
         for datagram in [&b"one"[..], b"", &[7; DATAGRAM_MAX]] {
             session.send(datagram).await.unwrap();
             let arrived = timeout(PATIENCE, read_frame(&mut far)).await.unwrap().unwrap().unwrap();
             assert_eq!(arrived, datagram);
             write_frame(&mut far, &arrived).await.unwrap();
             let mut buffer = [0; DATAGRAM_MAX];
-            let length = timeout(PATIENCE, session.recv(&mut buffer)).await.unwrap().unwrap();
+            let length = timeout(PATIENCE, session.receive(&mut buffer)).await.unwrap().unwrap();
             assert_eq!(&buffer[..length], datagram);
         }
         let error = session.send(&[0; DATAGRAM_MAX + 1]).await.unwrap_err();
@@ -235,23 +198,23 @@ mod tests {
     #[tokio::test]
     async fn a_sender_never_waits_for_a_stream_that_is_stuck() {
         let (near, far) = tokio::io::duplex(10);
-        let session = Datagrams::relayed(VIA, near);
+        let session = Relayed::on(near);
         for _ in 0..10 * QUEUE {
             timeout(PATIENCE, session.send(b"into the void")).await.expect("it does not wait").unwrap();
         }
         drop(far);
         let mut buffer = [0; 10];
-        let ended = timeout(PATIENCE, session.recv(&mut buffer)).await.expect("it ends").unwrap_err();
+        let ended = timeout(PATIENCE, session.receive(&mut buffer)).await.expect("it ends").unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]
     async fn a_frame_above_the_limit_ends_the_session() {
         let (near, mut far) = tokio::io::duplex(1 << 10);
-        let session = Datagrams::relayed(VIA, near);
+        let session = Relayed::on(near);
         far.write_all(&u16::try_from(DATAGRAM_MAX + 1).unwrap().to_be_bytes()).await.unwrap();
         let mut buffer = [0; 10];
-        let ended = timeout(PATIENCE, session.recv(&mut buffer)).await.expect("it ends").unwrap_err();
+        let ended = timeout(PATIENCE, session.receive(&mut buffer)).await.expect("it ends").unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -11,9 +11,8 @@ use pangolin_core::{
     NodeId, SiteId, codec,
     plan::{EdgePlan, RouteTarget},
 };
-use pangolin_edge::{DialError, Dialed, Dialer, Via};
+use pangolin_edge::{BoxedDatagrams, DialError, Dialed, Dialer, Via};
 use pangolin_peer::{Handler, PeerStream, Peers, Service};
-use pangolin_tunnel::TunnelLayer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
@@ -22,12 +21,11 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    datagrams::{self, DatagramHeader, Datagrams},
+    datagrams::{self, DatagramHeader, Relayed},
+    reach::Reach,
     reports::Reports,
 };
 
-/// How long a connection through a tunnel may take: a live one answers in a round trip.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the node that relays may take to answer, its own dialing included.
 const RELAY_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Largest header or refusal on a relay stream.
@@ -37,6 +35,8 @@ const BUFFER: usize = 64 * 1024;
 /// First byte of the answer to a relay header.
 const ACCEPTED: u8 = 0;
 const REFUSED: u8 = 1;
+/// The relaying node has reached the site, and the target refuses.
+const TARGET_REFUSED: u8 = 2;
 
 /// What the first bytes of a relay stream say.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +55,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 pub struct NodeDialer {
     /// This node.
     pub node: NodeId,
-    /// Its own tunnels.
-    pub tunnel: TunnelLayer,
+    /// What it reaches by itself.
+    pub reach: Reach,
     /// The way to other nodes.
     pub peers: Peers,
     /// Who has which tunnel.
@@ -68,7 +68,46 @@ pub struct NodeDialer {
 impl Dialer for NodeDialer {
     fn dial(&self, target: &RouteTarget, exclude: &[NodeId]) -> BoxFuture<'_, Result<Dialed, DialError>> {
         let (site, port, exclude) = (target.site, target.port, exclude.to_vec());
-        Box::pin(async move { self.reach(site, port, &exclude).await })
+        Box::pin(async move {
+            let mut failure = None;
+            for node in self.ways(site, &exclude) {
+                let dialed = if node == self.node {
+                    self.reach.connect(site, port).await.map(|io| Dialed { io, via: Via::Local })
+                } else {
+                    let stream = self.open(node, Service::Relay, &RelayHeader { site, port }).await;
+                    stream.map(|stream| Dialed { io: Box::new(stream), via: Via::Relay(node) })
+                };
+                match dialed {
+                    Ok(dialed) => return Ok(dialed),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            Err(failure.unwrap_or_else(|| no_tunnel(site)))
+        })
+    }
+
+    fn dial_datagrams(
+        &self,
+        target: &RouteTarget,
+        exclude: &[NodeId],
+    ) -> BoxFuture<'_, Result<(BoxedDatagrams, Via), DialError>> {
+        let (site, port, exclude) = (target.site, target.port, exclude.to_vec());
+        Box::pin(async move {
+            let mut failure = None;
+            for node in self.ways(site, &exclude) {
+                let opened = if node == self.node {
+                    self.reach.datagrams(site, port).await.map(|datagrams| (datagrams, Via::Local))
+                } else {
+                    let stream = self.open(node, Service::Datagrams, &DatagramHeader { site, port }).await;
+                    stream.map(|stream| (Box::new(Relayed::on(stream)) as BoxedDatagrams, Via::Relay(node)))
+                };
+                match opened {
+                    Ok(opened) => return Ok(opened),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            Err(failure.unwrap_or_else(|| no_tunnel(site)))
+        })
     }
 
     fn own_node(&self) -> Option<NodeId> {
@@ -77,88 +116,34 @@ impl Dialer for NodeDialer {
 }
 
 impl NodeDialer {
-    async fn reach(&self, site: SiteId, port: u16, exclude: &[NodeId]) -> Result<Dialed, DialError> {
-        let mut failures = Vec::new();
-        for node in self.ways(site, exclude) {
-            let dialed = if node == self.node {
-                self.local(site, port).await
-            } else {
-                self.relay(node, site, port).await
-            };
-            match dialed {
-                Ok(dialed) => return Ok(dialed),
-                Err(error) => failures.push(error),
-            }
-        }
-        Err(failures.pop().unwrap_or_else(|| no_tunnel(site)))
-    }
-
     fn ways(&self, site: SiteId, exclude: &[NodeId]) -> Vec<NodeId> {
-        let local = self.tunnel.seen().borrow().get(&site).is_some_and(|seen| seen.alive);
-        let remote = self.reports.tunnels_to(site);
+        let (local, remote) = self.reach.nodes(self.node, site, self.reports.tunnels_to(site));
         let plan = self.plan.load();
         let placement = plan.placements.get(&site).map_or(&[][..], Vec::as_slice);
         let usable = |node: NodeId| !exclude.contains(&node) && !self.peers.is_suspect(node);
         ways(self.node, local, &remote, placement, usable)
     }
 
-    async fn local(&self, site: SiteId, port: u16) -> Result<Dialed, DialError> {
-        let dialed = self.tunnel.dial_tcp(site, port, DIAL_TIMEOUT).await;
-        let io = dialed.map_err(|error| DialError::at(Via::Local, error.to_string()))?;
-        Ok(Dialed { io: Box::new(io), via: Via::Local })
-    }
-
-    async fn relay(&self, node: NodeId, site: SiteId, port: u16) -> Result<Dialed, DialError> {
-        let stream = self.open(node, Service::Relay, &RelayHeader { site, port }).await?;
-        Ok(Dialed { io: Box::new(stream), via: Via::Relay(node) })
-    }
-
-    /// A session of datagrams with a port of the site's tunnel address: through the local tunnel if it is alive, else
-    /// relayed by a node whose tunnel is; the next node is tried when one fails. Nodes in `exclude` are not used.
-    ///
-    /// # Errors
-    /// [`DialError`] of the last way, or that there is none.
-    pub async fn datagrams(
-        &self,
-        site: SiteId,
-        port: u16,
-        exclude: &[NodeId],
-    ) -> Result<Datagrams, DialError> {
-        let mut failure = None;
-        for node in self.ways(site, exclude) {
-            let opened = if node == self.node {
-                let local = self.tunnel.dial_udp(site, port).await.map(Datagrams::local);
-                local.map_err(|error| DialError::at(Via::Local, error.to_string()))
-            } else {
-                let stream = self.open(node, Service::Datagrams, &DatagramHeader { site, port }).await;
-                stream.map(|stream| Datagrams::relayed(Via::Relay(node), stream))
-            };
-            match opened {
-                Ok(datagrams) => return Ok(datagrams),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or_else(|| no_tunnel(site)))
-    }
-
-    /// A stream to a node that has accepted to relay. It reaches into its own tunnel or says no: one hop at most.
+    /// A stream to a node that has accepted to relay. It reaches the target itself or says no: one hop at most.
     async fn open(
         &self,
         node: NodeId,
         service: Service,
         header: &impl Serialize,
     ) -> Result<PeerStream, DialError> {
+        let via = Via::Relay(node);
         let open = async {
             let mut stream = self.peers.open(node, service).await.map_err(|error| error.to_string())?;
             write_header(&mut stream, header).await?;
-            read_answer(&mut stream).await?;
-            Ok::<_, String>(stream)
+            Ok::<_, String>((read_answer(&mut stream).await?, stream))
         };
-        let via = Via::Relay(node);
-        timeout(RELAY_TIMEOUT, open)
-            .await
-            .map_err(|_| DialError::at(via, "no answer from the relaying node"))?
-            .map_err(|reason| DialError::at(via, reason))
+        match timeout(RELAY_TIMEOUT, open).await {
+            Err(_) => Err(DialError::at(via, "no answer from the relaying node")),
+            Ok(Err(reason)) => Err(DialError::at(via, reason)),
+            Ok(Ok((Said::No(reason), _))) => Err(DialError::at(via, reason)),
+            Ok(Ok((Said::TargetRefused(reason), _))) => Err(DialError::refused(via, reason)),
+            Ok(Ok((Said::Yes, stream))) => Ok(stream),
+        }
     }
 }
 
@@ -202,19 +187,25 @@ async fn read_frame(stream: &mut PeerStream) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-async fn read_answer(stream: &mut PeerStream) -> Result<(), String> {
-    match stream.read_u8().await.map_err(|error| error.to_string())? {
-        ACCEPTED => Ok(()),
-        _ => Err(String::from_utf8_lossy(&read_frame(stream).await?).into_owned()),
-    }
+/// What a node says that is asked to relay.
+enum Said {
+    Yes,
+    No(String),
+    TargetRefused(String),
 }
 
-/// Answers other nodes that ask for a target behind this node's tunnel.
-#[derive(Clone)]
-pub struct Relay {
-    /// This node's tunnels.
-    pub tunnel: TunnelLayer,
+async fn read_answer(stream: &mut PeerStream) -> Result<Said, String> {
+    let answer = stream.read_u8().await.map_err(|error| error.to_string())?;
+    if answer == ACCEPTED {
+        return Ok(Said::Yes);
+    }
+    let reason = String::from_utf8_lossy(&read_frame(stream).await?).into_owned();
+    Ok(if answer == TARGET_REFUSED { Said::TargetRefused(reason) } else { Said::No(reason) })
 }
+
+/// Answers other nodes that ask for a target which this node reaches.
+#[derive(Clone)]
+pub struct Relay(pub Reach);
 
 impl Handler for Relay {
     fn request(&self, _from: NodeId, _body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
@@ -233,9 +224,9 @@ impl Handler for Relay {
 impl Relay {
     async fn carry(&self, mut stream: PeerStream) -> Result<(), String> {
         let header: RelayHeader = read_header(&mut stream).await?;
-        let mut target = match self.tunnel.dial_tcp(header.site, header.port, DIAL_TIMEOUT).await {
+        let mut target = match self.0.connect(header.site, header.port).await {
             Ok(target) => target,
-            Err(error) => return refuse(&mut stream, &error.to_string()).await,
+            Err(error) => return refuse(&mut stream, &error).await,
         };
         accept(&mut stream).await?;
         copy_bidirectional_with_sizes(&mut stream, &mut target, BUFFER, BUFFER)
@@ -245,12 +236,9 @@ impl Relay {
     }
 }
 
-/// Answers other nodes that have datagrams for a target behind this node's tunnel.
+/// Answers other nodes that have datagrams for a target which this node reaches.
 #[derive(Clone)]
-pub struct DatagramRelay {
-    /// This node's tunnels.
-    pub tunnel: TunnelLayer,
-}
+pub struct DatagramRelay(pub Reach);
 
 impl Handler for DatagramRelay {
     fn request(&self, _from: NodeId, _body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
@@ -269,12 +257,12 @@ impl Handler for DatagramRelay {
 impl DatagramRelay {
     async fn carry(&self, mut stream: PeerStream) -> Result<(), String> {
         let header: DatagramHeader = read_header(&mut stream).await?;
-        let target = match self.tunnel.dial_udp(header.site, header.port).await {
+        let target = match self.0.datagrams(header.site, header.port).await {
             Ok(target) => target,
-            Err(error) => return refuse(&mut stream, &error.to_string()).await,
+            Err(error) => return refuse(&mut stream, &error).await,
         };
         accept(&mut stream).await?;
-        datagrams::carry(stream, &target).await.map_err(|error| error.to_string())
+        datagrams::carry(stream, &*target).await.map_err(|error| error.to_string())
     }
 }
 
@@ -289,10 +277,10 @@ async fn accept(stream: &mut PeerStream) -> Result<(), String> {
     stream.flush().await.map_err(|error| error.to_string())
 }
 
-async fn refuse(stream: &mut PeerStream, reason: &str) -> Result<(), String> {
-    let text: String = reason.chars().take(HEADER_MAX / 4).collect();
+async fn refuse(stream: &mut PeerStream, error: &DialError) -> Result<(), String> {
+    let text: String = error.reason.chars().take(HEADER_MAX / 4).collect();
     let length = u16::try_from(text.len()).map_err(|error| error.to_string())?;
-    let mut frame = vec![REFUSED];
+    let mut frame = vec![if error.by_target { TARGET_REFUSED } else { REFUSED }];
     frame.extend(length.to_be_bytes());
     frame.extend(text.as_bytes());
     stream.write_all(&frame).await.map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use pangolin_core::{
-    NodeId, Revision,
+    NodeId, Revision, SiteId,
     plan::{EdgePlan, Plan, PlannedCertificate, TunnelPlan, plan},
 };
 use pangolin_dns::{DnsServer, Secret};
@@ -162,7 +162,7 @@ impl Health {
         let mut changes = self.reports.changes();
         let mut peers = self.peers.seen();
         let mut tunnels = self.tunnel.seen();
-        let mut told = BTreeMap::new();
+        let (mut told, mut told_sites) = (BTreeMap::new(), None);
         let mut period = None;
         let mut keyrings = self.keyring.watch();
         loop {
@@ -170,6 +170,11 @@ impl Health {
             if health != told {
                 told.clone_from(&health);
                 self.edge.set_target_health(health);
+            }
+            let unreachable = self.unreachable_sites();
+            if told_sites.as_ref() != Some(&unreachable) {
+                told_sites = Some(unreachable.clone());
+                self.edge.set_unreachable(unreachable);
             }
             for (node, _) in peers.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
                 self.edge.forget_via(*node);
@@ -196,6 +201,18 @@ impl Health {
         }
     }
 
+    /// The sites to which nobody has a live tunnel, as far as this node knows.
+    fn unreachable_sites(&self) -> BTreeSet<SiteId> {
+        let reached = self.reports.reached_sites(|node| self.peers.is_suspect(node));
+        let own = self.tunnel.seen();
+        let own = own.borrow();
+        let carries = |site: &SiteId| own.get(site).is_some_and(|seen| seen.alive);
+        let state = self.cluster.state();
+        let local = |site: &SiteId| state.traffic().local_sites.contains_key(site);
+        let away = |site: &SiteId| !reached.contains(site) && !carries(site) && !local(site);
+        state.sites().keys().filter(|site| away(site)).copied().collect()
+    }
+
     /// Without a leader, DNS goes on with the last state; where this node has no tunnel, it names the others first.
     fn tell_dns(&self) {
         let contact = in_contact(&self.cluster.status());
@@ -205,7 +222,9 @@ impl Health {
             let state = self.cluster.state();
             let tunnels = self.tunnel.seen();
             let tunnels = tunnels.borrow();
-            let reached = |site| tunnels.get(&site).is_some_and(|seen| seen.alive);
+            let local = |site| state.traffic().local_sites.get(&site);
+            let near = |site| local(site).is_some_and(|nodes| nodes.is_empty() || nodes.contains(&self.node));
+            let reached = |site| near(site) || tunnels.get(&site).is_some_and(|seen| seen.alive);
             own = state
                 .nodes()
                 .get(&self.node)

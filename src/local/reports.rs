@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use pangolin_core::{
     NodeId, Observations, Report, SiteId, TargetId, Timestamp, codec, feature,
     observation::{Seen, TargetHealth},
+    traffic::PortKind,
 };
 use pangolin_peer::{Handler, Peers, Service};
 use pangolin_raft::Cluster;
@@ -65,6 +66,15 @@ impl Reports {
     #[must_use]
     pub fn tunnels_to(&self, site: SiteId) -> Vec<NodeId> {
         self.seen.read().tunnels_to(site, clock::steady()).collect()
+    }
+
+    /// The sites to which a node that is not suspect has a live tunnel.
+    #[must_use]
+    pub fn reached_sites(&self, is_suspect: impl Fn(NodeId) -> bool) -> BTreeSet<SiteId> {
+        let (seen, now) = (self.seen.read(), clock::steady());
+        let answering = seen.fresh(now).filter(|(node, _)| !is_suspect(*node));
+        let tunnels = answering.flat_map(|(_, report)| report.tunnels.iter());
+        tunnels.filter(|(_, seen)| seen.alive).map(|(site, _)| *site).collect()
     }
 
     /// What is known of the targets.
@@ -132,6 +142,8 @@ pub struct Carried {
     pub sockets: watch::Receiver<BTreeSet<SiteId>>,
     /// What their connectors say of targets.
     pub targets: watch::Receiver<BTreeMap<TargetId, TargetHealth>>,
+    /// Which ports cannot be opened, and why.
+    pub closed_ports: watch::Receiver<BTreeMap<PortKind, String>>,
 }
 
 impl Carried {
@@ -143,6 +155,7 @@ impl Carried {
             tunnels: watch::channel(BTreeMap::new()).1,
             sockets: watch::channel(BTreeSet::new()).1,
             targets: watch::channel(BTreeMap::new()).1,
+            closed_ports: watch::channel(BTreeMap::new()).1,
         }
     }
 }
@@ -179,7 +192,8 @@ impl Reporter {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut peers_seen = self.peers.seen();
         let nothing = Carried::nothing();
-        let Carried { mut tunnels, mut sockets, mut targets } = std::mem::replace(&mut self.carried, nothing);
+        let Carried { mut tunnels, mut sockets, mut targets, mut closed_ports } =
+            std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
         loop {
             let report = Report {
@@ -195,6 +209,7 @@ impl Reporter {
                 sockets: sockets.borrow_and_update().clone(),
                 targets: targets.borrow_and_update().clone(),
                 stopping: self.stopping.is_cancelled(),
+                closed_ports: closed_ports.borrow_and_update().clone(),
             };
             let to_stop = !report.stopping;
             self.tell(report, &mut deliveries);
@@ -204,6 +219,7 @@ impl Reporter {
                     Ok(()) = tunnels.changed() => {}
                     Ok(()) = sockets.changed() => {}
                     Ok(()) = targets.changed() => {}
+                    Ok(()) = closed_ports.changed() => {}
                     else => std::future::pending().await,
                 }
                 tokio::time::sleep(SETTLE).await;

@@ -10,20 +10,21 @@ use pangolin_core::{
     Timestamp, TokenId,
     command::UpgradeChange,
     decide::{check_promotion, check_removal, common_level, remarks, willingness},
-    record::{AdminState, JoinToken, NodeRole, Upgrade},
+    record::{AdminState, JoinToken, NodeRole, Target, Upgrade},
+    traffic::PortKind,
 };
 use pangolin_peer::{Handler, Peers, Service, join::JoinTokenText};
 use pangolin_raft::{Cluster, Proposal, RaftError, RaftStatus};
 use pangolin_wire::{
     ApiWrite, ClusterStatus, Code, CreatedToken, JournalEvent, JournalPage, LeaderStatus, Moment, NodeStatus,
-    QuorumStatus, RaftPart, SiteStatus, UpgradeNodeStatus, UpgradeStatus,
+    QuorumStatus, RaftPart, SiteStatus, TargetState, UpgradeNodeStatus, UpgradeStatus,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{journal::Journal, reports::Reports, zones::Zones};
+use super::{journal::Journal, reports::Reports, targets::Targets, zones::Zones};
 use crate::{
     backup::Backups,
     clock,
@@ -70,6 +71,8 @@ pub struct NodeAnswers {
     pub backups: Backups,
     /// Its DNS.
     pub zones: Zones,
+    /// How targets stand.
+    pub targets: Targets,
     /// Told when this node has left the cluster.
     pub left: watch::Sender<bool>,
     /// Told when this node is about to stop.
@@ -127,7 +130,7 @@ enum Done {
 impl NodeAnswers {
     fn view(&self) -> Option<ClusterStatus> {
         let (state, raft) = (self.cluster.state(), self.cluster.status());
-        let remarks = if raft.leader == Some(self.node) {
+        let mut remarks = if raft.leader == Some(self.node) {
             let voting = self.leading.voting();
             let mut remarks = remarks(&state, &voting);
             remarks.extend(self.leading.timing_advice(&state, &voting));
@@ -135,7 +138,9 @@ impl NodeAnswers {
         } else {
             Vec::new()
         };
-        compose(&state, &raft, &self.reports.snapshot(), clock::steady(), remarks)
+        let (seen, now) = (self.reports.snapshot(), clock::steady());
+        remarks.extend(closed_ports(&state, &seen, now));
+        compose(&state, &raft, &seen, now, remarks)
     }
 
     async fn leaders_view(&self) -> Result<ClusterStatus, String> {
@@ -593,6 +598,10 @@ impl NodePort for NodeAnswers {
         self
     }
 
+    fn target_state(&self, state: &ClusterState, target: &Target) -> Option<TargetState> {
+        self.targets.state(state, target)
+    }
+
     fn stopping(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.stopping.cancelled())
     }
@@ -670,6 +679,22 @@ fn upgrade_status(upgrade: &Upgrade) -> UpgradeStatus {
     }
 }
 
+/// The ports that nodes cannot open.
+fn closed_ports(state: &ClusterState, seen: &Observations, now: Timestamp) -> Vec<String> {
+    let host = |kind: &PortKind| {
+        let (resource, _) = state.traffic().ports.keys().find(|(_, known)| known == kind)?;
+        state.resources().get(resource).map(|resource| format!(" of {}", resource.host))
+    };
+    let told =
+        seen.fresh(now).flat_map(|(node, report)| report.closed_ports.iter().map(move |told| (node, told)));
+    told.map(|(node, (kind, reason))| {
+        let name =
+            state.nodes().get(&node).map_or_else(|| node.to_string(), |node| node.spec.name.to_string());
+        format!("{name} does not open {kind}{}: {reason}", host(kind).unwrap_or_default())
+    })
+    .collect()
+}
+
 /// How the cluster stands, as one node knows it; none before the cluster is made.
 fn compose(
     state: &ClusterState,
@@ -745,6 +770,7 @@ fn compose(
                     standbys: placement.map(|placement| placement.standbys.clone()).unwrap_or_default(),
                     tunnels: seen.tunnels_to(site.id, now).collect(),
                     socket: seen.fresh(now).find(|(_, r)| r.sockets.contains(&site.id)).map(|(id, _)| id),
+                    local: state.traffic().local_sites.contains_key(&site.id),
                 }
             })
             .collect(),

@@ -8,11 +8,12 @@ use pangolin_core::{
     DomainId, HostName, NodeId, ResourceId, RoleId, SiteId, Slug, TargetId, UserId,
     dns::AnswerPolicy,
     record::{KeyScope, Method},
+    traffic::Balancing,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    Moment, Pagination,
+    Moment, Pagination, TargetState,
     shape::{answer, request},
 };
 
@@ -143,6 +144,9 @@ answer! {
         standbys: Vec<NodeId>,
         /// When it was made.
         created_at: Moment,
+        /// The nodes that reach its targets by themselves, an empty list = every one with data; none = its connector
+        /// does.
+        local: Option<Vec<NodeId>>,
     }
 
     /// The connector that last registered for a site.
@@ -220,6 +224,10 @@ answer! {
         /// Which nodes its name leads to.
         #[serde(default)]
         answers: AnswerPolicy,
+        /// Which of the targets that are equally well is chosen.
+        balancing: Balancing,
+        /// Its open ports: `25565/tcp`, `53/udp`, `tls`.
+        ports: Vec<String>,
     }
 
     /// Answer of `GET /org/{orgId}/resources`.
@@ -248,8 +256,14 @@ answer! {
         internal_port: u16,
         /// Off = gets no traffic.
         enabled: bool,
-        /// How it is checked; none = taken as healthy.
+        /// How it is checked; none = not at all.
         health_check: Option<HealthCheck>,
+        /// How much of the traffic it gets, in proportion to the weights of the others.
+        weight: u16,
+        /// 0 serves, 1 is the backup, 2 the backup's backup.
+        priority: u8,
+        /// How it stands; none from a node that carries no traffic.
+        state: Option<TargetState>,
     }
 
     /// Answer of `GET /resource/{resourceId}/targets`.
@@ -537,6 +551,7 @@ mod tests {
             epoch: None,
             standbys: vec![],
             created_at: Moment(pangolin_core::Timestamp(0)),
+            local: None,
         };
         let created = CreatedSite { site, secret: Some("s".into()), endpoint: "https://p.example".into() };
         let value = serde_json::to_value(&created).expect("JSON");

@@ -274,6 +274,9 @@ pub struct SiteStatus {
     pub tunnels: Vec<NodeId>,
     /// The node that holds its control socket.
     pub socket: Option<NodeId>,
+    /// Nodes reach its targets by themselves: it needs no tunnel.
+    #[serde(default)]
+    pub local: bool,
 }
 
 /// A node as the catalog of the cluster knows it.

@@ -20,6 +20,7 @@ mod keyring;
 mod moment;
 mod shape;
 mod text;
+mod traffic;
 mod why;
 
 pub use backup::*;
@@ -33,6 +34,7 @@ pub use envelope::{Code, Envelope, Failure, PAGE_MAX, Pagination};
 pub use journal::{ApiWrite, JournalEntry, JournalEvent, JournalLine, JournalPage, NamedNode, NamedSite};
 pub use keyring::*;
 pub use moment::Moment;
+pub use traffic::*;
 pub use why::{Event, EventPage, EventSubject, Explanation, Fact, Step};
 
 /// Every route begins with this.

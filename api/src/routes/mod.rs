@@ -18,6 +18,7 @@ mod role;
 mod site;
 mod target;
 mod token;
+mod traffic;
 mod user;
 mod why;
 
@@ -92,7 +93,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 16] = [
+    let nouns: [fn(&mut Routes); 17] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -110,6 +111,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         dns::routes,
         why::routes,
         certificate::routes,
+        traffic::routes,
     ];
     let mut table = Vec::new();
     let mut filters: Vec<Route> = vec![cluster::health(&app)];

@@ -107,7 +107,7 @@ async fn remove(call: Call) -> Result<Answer, ApiFailure> {
     Ok(Answer::done(changed.revision, format!("resource {id} deleted")))
 }
 
-fn render(state: &ClusterState, resource: &record::Resource) -> Resource {
+pub(super) fn render(state: &ClusterState, resource: &record::Resource) -> Resource {
     let base = state.domains().get(&resource.domain).map(|domain| domain.name.as_str()).unwrap_or_default();
     let front = resource.host.as_str().strip_suffix(base).map(|front| front.trim_end_matches('.'));
     Resource {
@@ -122,5 +122,7 @@ fn render(state: &ClusterState, resource: &record::Resource) -> Resource {
         target_ids: state.targets_of(resource.id).map(|target| target.id).collect(),
         created_at: resource.created_at.into(),
         answers: state.dns().policy(resource.id),
+        balancing: state.traffic().balancing(resource.id),
+        ports: state.traffic().ports_of(resource.id).map(|(kind, _)| kind.to_string()).collect(),
     }
 }

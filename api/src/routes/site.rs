@@ -121,7 +121,8 @@ fn endpoint(state: &ClusterState) -> String {
     }
 }
 
-fn render(state: &ClusterState, site: &record::Site) -> Site {
+pub(super) fn render(state: &ClusterState, site: &record::Site) -> Site {
+    let local = state.traffic().local_sites.get(&site.id);
     let connector = state.connectors().get(&site.id).map(|connector| Connector {
         version: connector.version.clone(),
         multi_homed: connector.multi_homed,
@@ -141,5 +142,6 @@ fn render(state: &ClusterState, site: &record::Site) -> Site {
         epoch: placement.map(|placement| placement.epoch.0),
         standbys: placement.map(|placement| placement.standbys.clone()).unwrap_or_default(),
         created_at: site.created_at.into(),
+        local: local.map(|nodes| nodes.iter().copied().collect()),
     }
 }

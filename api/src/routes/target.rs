@@ -1,7 +1,7 @@
 //! Targets.
 
 use pangolin_core::{
-    CatalogChange, Object, ResourceId, TargetId,
+    CatalogChange, ClusterState, Object, ResourceId, TargetId,
     record::{self, Method},
 };
 use pangolin_wire::{CreateTarget, Target, TargetList, UpdateTarget};
@@ -22,38 +22,33 @@ async fn create(call: Call) -> Result<Answer, ApiFailure> {
     call.view().resource(resource)?;
     let CreateTarget { site_id: site, ip: host, port, method, health_check } = call.body()?;
     call.view().site(site)?;
-    let (method, health_check) = (carried(method.unwrap_or(Method::Http))?, health_check.map(Into::into));
+    let (method, health_check) = (method.unwrap_or(Method::Http), health_check.map(Into::into));
     let change = CatalogChange::TargetCreated { id: None, resource, site, method, host, port, health_check };
     let changed = call.change(change).await?;
     let id = changed.made(|object| match object {
         Object::Target(id) => Some(*id),
         _ => None,
     })?;
-    let target = render(call.view_of(&changed).target(id)?);
+    let target = render(&call, &changed.state, call.view_of(&changed).target(id)?);
     Answer::created(changed.revision, format!("target {id} of resource {resource} created"), &target)
-}
-
-/// Resources are HTTP: the other methods carry nothing to them.
-fn carried(method: Method) -> Result<Method, ApiFailure> {
-    match method {
-        Method::Http | Method::Https | Method::H2c => Ok(method),
-        Method::Tcp | Method::Udp => {
-            Err(ApiFailure::invalid("method is http, https or h2c for the target of an HTTP resource"))
-        }
-    }
 }
 
 async fn list(call: Call) -> Result<Answer, ApiFailure> {
     let resource: ResourceId = call.parameter("resourceId")?;
     call.view().resource(resource)?;
-    let (targets, pagination) = call.page(call.state.targets_of(resource).map(render))?;
+    let (targets, pagination) =
+        call.page(call.state.targets_of(resource).map(|target| render(&call, &call.state, target)))?;
     let message = format!("targets of resource {resource}");
     Answer::ok(call.state.revision(), message, &TargetList { targets, pagination })
 }
 
 async fn show(call: Call) -> Result<Answer, ApiFailure> {
     let id = call.parameter("targetId")?;
-    Answer::ok(call.state.revision(), format!("target {id}"), &render(call.view().target(id)?))
+    Answer::ok(
+        call.state.revision(),
+        format!("target {id}"),
+        &render(&call, &call.state, call.view().target(id)?),
+    )
 }
 
 async fn update(call: Call) -> Result<Answer, ApiFailure> {
@@ -68,7 +63,7 @@ async fn update(call: Call) -> Result<Answer, ApiFailure> {
     let UpdateTarget { ip, port, method, enabled, health_check } = update;
     let change = CatalogChange::TargetChanged {
         id,
-        method: carried(method.unwrap_or(target.method))?,
+        method: method.unwrap_or(target.method),
         host: ip.unwrap_or_else(|| target.host.clone()),
         port: port.unwrap_or(target.port),
         enabled: enabled.unwrap_or(target.enabled),
@@ -78,7 +73,7 @@ async fn update(call: Call) -> Result<Answer, ApiFailure> {
         },
     };
     let changed = call.change(change).await?;
-    let target = render(call.view_of(&changed).target(id)?);
+    let target = render(&call, &changed.state, call.view_of(&changed).target(id)?);
     Answer::ok(changed.revision, format!("target {id} updated"), &target)
 }
 
@@ -89,7 +84,8 @@ async fn remove(call: Call) -> Result<Answer, ApiFailure> {
     Ok(Answer::done(changed.revision, format!("target {id} deleted")))
 }
 
-fn render(target: &record::Target) -> Target {
+pub(super) fn render(call: &Call, state: &ClusterState, target: &record::Target) -> Target {
+    let share = state.traffic().share(target.id);
     Target {
         target_id: target.id,
         resource_id: target.resource,
@@ -100,5 +96,8 @@ fn render(target: &record::Target) -> Target {
         internal_port: target.tunnel_port,
         enabled: target.enabled,
         health_check: target.health_check.clone().map(Into::into),
+        weight: share.weight,
+        priority: share.priority,
+        state: call.app.node.target_state(state, target),
     }
 }

@@ -271,7 +271,7 @@ async fn a_target_is_created_changed_checked_and_deleted() {
         (json!({"siteId": site, "ip": "10.0.0.6", "port": 70000}), Code::Invalid, "at port: invalid value"),
         (json!({"siteId": site, "ip": "a b", "port": 1}), Code::Invalid, "neither an IP address nor"),
         (json!({"siteId": 4711, "ip": "a", "port": 1}), Code::NotFound, "site 4711"),
-        (json!({"siteId": site, "ip": "a", "port": 1, "method": "udp"}), Code::Invalid, "http, https or h2c"),
+        (json!({"siteId": site, "ip": "a", "port": 1, "method": "sctp"}), Code::Invalid, "unknown variant"),
         (
             json!({"siteId": site, "ip": "a", "port": 1, "healthCheck": {"interval": "x"}}),
             Code::Invalid,

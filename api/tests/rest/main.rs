@@ -10,6 +10,7 @@ mod no_keyring;
 mod one_node;
 mod protocol;
 mod server;
+mod traffic;
 mod unsealed;
 mod why;
 

@@ -16,14 +16,14 @@ use pangolin_api::{
     NodePort,
 };
 use pangolin_core::{
-    Actor, Body, Cause, ClusterId, Fence, NodeId, Object, Outcome, RequestId, Slug, TokenId,
+    Actor, Body, Cause, ClusterId, ClusterState, Fence, NodeId, Object, Outcome, RequestId, Slug, TokenId,
     command::ClusterCreated,
-    record::{Authority, Digest, JoinToken, NodeRole, NodeSpec, Sealed, Settings, TunnelKey},
+    record::{self, Authority, Digest, JoinToken, NodeRole, NodeSpec, Sealed, Settings, TunnelKey},
 };
 use pangolin_raft::{Cluster, Proposal};
 use pangolin_wire::{
     ApiWrite, Client, ClusterStatus, Code, CreatedToken, JournalEntry, JournalEvent, JournalLine,
-    JournalPage, LeaderStatus, NodeStatus, QuorumStatus, RaftPart,
+    JournalPage, LeaderStatus, NodeStatus, QuorumStatus, RaftPart, Standing, TargetState,
 };
 use serde_json::Value;
 use tokio::{
@@ -374,6 +374,10 @@ impl NodePort for OneNode {
 
     fn certificates(&self) -> &dyn CertificatePort {
         &Unsealed
+    }
+
+    fn target_state(&self, _: &ClusterState, _: &record::Target) -> Option<TargetState> {
+        Some(TargetState { standing: Standing::Unknown, reason: "nobody looks".to_owned() })
     }
 
     fn stopping(&self) -> BoxFuture<'_, ()> {

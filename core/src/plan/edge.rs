@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use crate::{
     id::{CertificateId, NodeId, ResourceId, SiteId, TargetId},
     name::HostName,
-    record::{Method, Sealed},
+    record::{Method, NodeRole, Resource, Sealed},
     state::ClusterState,
+    traffic::{Balancing, PortKind, PortRules, Share},
 };
 
 /// A target as the edge knows it.
@@ -16,7 +17,7 @@ pub struct RouteTarget {
     pub id: TargetId,
     /// The site behind whose tunnel it lies.
     pub site: SiteId,
-    /// How it is spoken to; only the HTTP methods appear here.
+    /// How it is spoken to.
     pub method: Method,
     /// Where the connector listens for it inside the tunnel.
     pub address: Ipv4Addr,
@@ -26,13 +27,30 @@ pub struct RouteTarget {
     pub host: String,
 }
 
-/// Where requests for one host go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where requests for one host, or connections to one port, go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// The resource.
     pub resource: ResourceId,
     /// Enabled targets, in order of their ids.
     pub targets: Vec<RouteTarget>,
+    /// How one of them is chosen.
+    pub balancing: Balancing,
+    /// Their shares; those not named have the usual one.
+    pub shares: BTreeMap<TargetId, Share>,
+}
+
+/// An open port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedPort {
+    /// The name that it belongs to: with [`PortKind::Tls`] the server name that selects it.
+    pub host: HostName,
+    /// Which port.
+    pub kind: PortKind,
+    /// Who may use it, and how much.
+    pub rules: PortRules,
+    /// Where connections go.
+    pub route: Route,
 }
 
 /// A certificate to serve.
@@ -61,31 +79,28 @@ pub struct EdgePlan {
     pub certificates: Vec<PlannedCertificate>,
     /// Home and standbys of each site: the order in which nodes are tried for a relay.
     pub placements: BTreeMap<SiteId, Vec<NodeId>>,
+    /// Open ports of enabled resources, by resource and port.
+    pub ports: Vec<PlannedPort>,
+    /// Enabled sites whose targets nodes reach by themselves.
+    pub local_sites: BTreeMap<SiteId, LocalSite>,
+}
+
+/// A site whose targets nodes reach by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalSite {
+    /// The nodes that do, by id.
+    pub nodes: Vec<NodeId>,
+    /// Host and port of each enabled target, by the port that stands for it in a tunnel.
+    pub targets: BTreeMap<u16, (String, u16)>,
 }
 
 pub(super) fn plan(state: &ClusterState, _node: NodeId) -> EdgePlan {
+    let is_http = |method: Method| !matches!(method, Method::Tcp | Method::Udp);
     let routes = state
         .resources()
         .values()
         .filter(|resource| resource.enabled)
-        .map(|resource| {
-            let targets = state
-                .targets_of(resource.id)
-                .filter(|target| target.enabled && !matches!(target.method, Method::Tcp | Method::Udp))
-                .filter_map(|target| {
-                    let site = state.sites().get(&target.site).filter(|site| site.enabled)?;
-                    Some(RouteTarget {
-                        id: target.id,
-                        site: site.id,
-                        method: target.method,
-                        address: site.address,
-                        port: target.tunnel_port,
-                        host: target.host.clone(),
-                    })
-                })
-                .collect();
-            (resource.host.clone(), Route { resource: resource.id, targets })
-        })
+        .map(|resource| (resource.host.clone(), route(state, resource, is_http)))
         .collect();
     let certificates = state
         .certificates()
@@ -110,5 +125,57 @@ pub(super) fn plan(state: &ClusterState, _node: NodeId) -> EdgePlan {
         routes,
         certificates,
         placements,
+        ports: ports(state),
+        local_sites: local_sites(state),
+    }
+}
+
+fn local_sites(state: &ClusterState) -> BTreeMap<SiteId, LocalSite> {
+    let data = || state.nodes().values().filter(|node| node.spec.role == NodeRole::Data).map(|node| node.id);
+    let planned = state.traffic().local_sites.iter().filter_map(|(id, named)| {
+        let site = state.sites().get(id).filter(|site| site.enabled)?;
+        let nodes = data().filter(|node| named.is_empty() || named.contains(node)).collect();
+        let targets = state.targets_at(site.id).filter(|target| target.enabled);
+        let targets =
+            targets.map(|target| (target.tunnel_port, (target.host.clone(), target.port))).collect();
+        Some((site.id, LocalSite { nodes, targets }))
+    });
+    planned.collect()
+}
+
+fn ports(state: &ClusterState) -> Vec<PlannedPort> {
+    let planned = state.traffic().ports.iter().filter_map(|((id, kind), rules)| {
+        let resource = state.resources().get(id).filter(|resource| resource.enabled)?;
+        let spoken = if matches!(kind, PortKind::Udp(_)) { Method::Udp } else { Method::Tcp };
+        let route = route(state, resource, |method| method == spoken);
+        Some(PlannedPort { host: resource.host.clone(), kind: *kind, rules: rules.clone(), route })
+    });
+    planned.collect()
+}
+
+/// Where what comes in for a resource goes, among its targets that are spoken to in the right way.
+fn route(state: &ClusterState, resource: &Resource, right: impl Fn(Method) -> bool) -> Route {
+    let targets: Vec<RouteTarget> = state
+        .targets_of(resource.id)
+        .filter(|target| target.enabled && right(target.method))
+        .filter_map(|target| {
+            let site = state.sites().get(&target.site).filter(|site| site.enabled)?;
+            Some(RouteTarget {
+                id: target.id,
+                site: site.id,
+                method: target.method,
+                address: site.address,
+                port: target.tunnel_port,
+                host: target.host.clone(),
+            })
+        })
+        .collect();
+    let traffic = state.traffic();
+    let shares = targets.iter().filter_map(|target| Some((target.id, *traffic.shares.get(&target.id)?)));
+    Route {
+        resource: resource.id,
+        balancing: traffic.balancing(resource.id),
+        shares: shares.collect(),
+        targets,
     }
 }

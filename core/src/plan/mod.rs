@@ -9,7 +9,7 @@ mod tunnel;
 pub use challenges::{CHALLENGE_LABEL, challenge_names};
 pub use dns::{DnsPlan, PlannedSet, RecordSets, ZonePlan, served_below};
 pub(crate) use dns::{Serving, addresses_of, apexes, nodes_in_order};
-pub use edge::{EdgePlan, PlannedCertificate, Route, RouteTarget};
+pub use edge::{EdgePlan, LocalSite, PlannedCertificate, PlannedPort, Route, RouteTarget};
 pub use peers::{PeerPlan, PlannedPeer};
 pub use tunnel::{SiteTunnel, TunnelNode, TunnelPlan, TunnelTarget};
 

@@ -104,7 +104,8 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
     let sites = state
         .sites()
         .values()
-        .filter(|site| site.enabled)
+        // Nobody needs a tunnel to what nodes reach by themselves.
+        .filter(|site| site.enabled && !state.traffic().local_sites.contains_key(&site.id))
         .map(|site| {
             let placement = state.placements().get(&site.id);
             let connector = state.connectors().get(&site.id);

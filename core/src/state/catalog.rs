@@ -380,6 +380,7 @@ impl ClusterState {
         }
         let site = self.sites.remove(&id).ok_or(Refusal::NotFound(Object::Site(id)))?;
         self.index.remove_site(&site);
+        self.traffic.local_sites.remove(&id);
         self.forget_site(id);
         Ok(None)
     }
@@ -507,6 +508,7 @@ impl ClusterState {
             self.remove_target(target)?;
         }
         self.dns.policies.remove(&id);
+        self.forget_traffic_of(id);
         Ok(None)
     }
 
@@ -565,6 +567,7 @@ impl ClusterState {
     fn remove_target(&mut self, id: TargetId) -> Applied {
         let target = self.targets.remove(&id).ok_or(Refusal::NotFound(Object::Target(id)))?;
         self.index.remove_target(&target);
+        self.traffic.shares.remove(&id);
         self.touch_site(target.site);
         Ok(None)
     }

@@ -5,6 +5,7 @@
 mod dns;
 mod issuance;
 mod keyring;
+mod traffic;
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
@@ -40,6 +41,7 @@ impl ClusterState {
         changes.dns();
         changes.issuance();
         changes.keyring();
+        changes.traffic();
         changes.found
     }
 

@@ -207,7 +207,7 @@ impl ClusterState {
     }
 }
 
-fn retain<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, keep: impl Fn(&K) -> bool) {
+pub(super) fn retain<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, keep: impl Fn(&K) -> bool) {
     let gone: Vec<K> = map.keys().filter(|key| !keep(key)).cloned().collect();
     for key in gone {
         map.remove(&key);

@@ -67,6 +67,7 @@ sections! {
     29 dns
     30 issuance
     31 keys
+    33 traffic
     #[cfg(pangolin_next)]
     200 notes
 }

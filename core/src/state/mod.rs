@@ -17,6 +17,7 @@ mod nodes;
 mod requests;
 mod restore;
 mod sites;
+mod traffic;
 mod upgrade;
 
 use std::net::Ipv4Addr;
@@ -48,6 +49,7 @@ use crate::{
         User,
     },
     time::Timestamp,
+    traffic::Traffic,
 };
 use requests::Requests;
 use restore::Staged;
@@ -87,6 +89,7 @@ pub struct ClusterState {
     dns: Dns,
     issuance: Issuance,
     keys: Keys,
+    traffic: Traffic,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
@@ -136,6 +139,8 @@ impl ClusterState {
         certificates: OrdMap<CertificateId, Certificate>;
         /// What is kept about DNS beside the record sets.
         dns: Dns;
+        /// What is kept about traffic beside resources and targets.
+        traffic: Traffic;
     }
 
     /// How far the log has been applied.
@@ -340,6 +345,7 @@ impl ClusterState {
             Body::Dns(change) => self.change_dns(change),
             Body::Certificates(change) => self.change_certificates(change),
             Body::Keyring(change) => self.change_keyring(change),
+            Body::Traffic(change) => self.change_traffic(change),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

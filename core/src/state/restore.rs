@@ -22,6 +22,7 @@ use crate::{
     outcome::{Object, Refusal},
     record::{Digest, Domain, KeyScope, Org, RecordKind, RecordSet, Resource, Role, Site, Target, User},
     state::{Applied, ClusterState, catalog::SITE_FIRST},
+    traffic::Traffic,
 };
 
 /// Most bytes of one part: below the limit of a command.
@@ -42,6 +43,9 @@ pub struct Catalog {
     resources: OrdMap<ResourceId, Resource>,
     targets: OrdMap<TargetId, Target>,
     record_sets: OrdMap<(HostName, RecordKind), RecordSet>,
+    /// The last one, and left out where there is nothing: a reader takes what is missing at the end for nothing.
+    #[serde(skip_serializing_if = "Traffic::is_empty")]
+    traffic: Traffic,
 }
 
 impl Catalog {
@@ -111,6 +115,7 @@ impl ClusterState {
             resources: self.resources.clone(),
             targets: self.targets.clone(),
             record_sets: self.record_sets.clone(),
+            traffic: self.traffic.clone(),
         }
     }
 
@@ -146,7 +151,7 @@ impl ClusterState {
         if sha2::Sha256::digest(&bytes)[..] != digest.0 {
             return Err(invalid("the catalog that was brought in is not the one announced"));
         }
-        let catalog: Catalog = codec::decode(&bytes, CATALOG_MAX)
+        let catalog: Catalog = codec::decode_grown(&bytes, CATALOG_MAX)
             .map_err(|error| invalid(format!("the catalog cannot be read: {error}")))?;
         let catalog = self.with_credentials_of_now(catalog)?;
         catalog.check(self)?;
@@ -154,7 +159,8 @@ impl ClusterState {
         self.sequence = self.sequence.max(catalog.highest_id());
         let gone: Vec<SiteId> =
             self.sites.keys().filter(|id| !catalog.sites.contains_key(*id)).copied().collect();
-        let Catalog { orgs, users, roles, sites, domains, resources, targets, record_sets } = catalog;
+        let Catalog { orgs, users, roles, sites, domains, resources, targets, record_sets, traffic } =
+            catalog;
         self.api_keys = std::mem::take(&mut self.api_keys)
             .into_iter()
             .filter(|(_, key)| match &key.scope {
@@ -164,9 +170,10 @@ impl ClusterState {
             .collect();
         (self.orgs, self.users, self.roles, self.sites) = (orgs, users, roles, sites);
         (self.domains, self.resources, self.targets) = (domains, resources, targets);
-        self.record_sets = record_sets;
+        (self.record_sets, self.traffic) = (record_sets, traffic);
         self.index_anew();
         self.tidy_dns();
+        self.tidy_traffic();
         for site in gone {
             self.forget_site(site);
         }
@@ -233,7 +240,8 @@ impl Catalog {
         self.check_people()?;
         self.check_domains(state)?;
         self.check_published(state)?;
-        self.check_record_sets()
+        self.check_record_sets()?;
+        super::traffic::check(&self.traffic)
     }
 
     fn check_ids(&self) -> Result<(), Refusal> {

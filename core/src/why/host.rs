@@ -11,6 +11,7 @@ use crate::{
     plan::{Serving, addresses_of, nodes_in_order, served_below},
     record::{Node, NodeRole, RecordKind, RecordSet, Resource, Target},
     state::scheme,
+    traffic::{Balancing, PortKind, Share},
 };
 
 pub(super) fn why(history: &History<'_>, name: &HostName) -> Explanation {
@@ -174,6 +175,8 @@ fn route(history: &History<'_>, resource: &Resource) -> Vec<Fact> {
     if targets.is_empty() {
         facts.push(history.fact("requests go nowhere: it has no target", []));
     }
+    facts.extend(balancing(history, resource));
+    facts.extend(ports(history, resource));
     let mut sites: Vec<_> = targets.iter().filter_map(|target| state.sites().get(&target.site)).collect();
     sites.sort_by_key(|site| site.id);
     sites.dedup_by_key(|site| site.id);
@@ -184,20 +187,55 @@ fn route(history: &History<'_>, resource: &Resource) -> Vec<Fact> {
     facts
 }
 
+/// How its targets are chosen, where it is not in turn.
+fn balancing(history: &History<'_>, resource: &Resource) -> Option<Fact> {
+    let how = match history.state.traffic().balancing(resource.id) {
+        Balancing::RoundRobin => return None,
+        Balancing::LeastConnections => "the one with the least under way",
+        Balancing::Cookie => "the same one for each browser, by a cookie",
+        Balancing::Address => "the same one for each client address",
+    };
+    let decision = history.edit(&Object::Resource(resource.id), &["balancing"]);
+    Some(history.fact(format!("of targets that are equally well, it goes to {how}"), [decision]))
+}
+
+/// The ports that lead to it.
+fn ports(history: &History<'_>, resource: &Resource) -> Vec<Fact> {
+    let ports = history.state.traffic().ports_of(resource.id);
+    ports
+        .map(|(kind, _)| {
+            let text = match kind {
+                PortKind::Tcp(_) => format!("{kind} of every node leads to its targets of method tcp"),
+                PortKind::Udp(_) => format!("{kind} of every node leads to its targets of method udp"),
+                PortKind::Tls => {
+                    "TLS for its name goes to its targets of method tcp without being decrypted".to_owned()
+                }
+            };
+            let field = format!("port {kind}");
+            history.fact(text, [history.edit(&Object::Resource(resource.id), &[field.as_str()])])
+        })
+        .collect()
+}
+
 fn told_of_target(history: &History<'_>, target: &Target) -> Fact {
     let object = Object::Target(target.id);
     let site = history.state.sites().get(&target.site);
     let behind = site.map_or_else(String::new, |site| format!(" behind site {}/{}", site.org, site.nice_id));
     let address = format!("{}://{}:{}{behind}", scheme(target.method), target.host, target.port);
     let off = site.filter(|site| !site.enabled);
+    let share = match history.state.traffic().share(target.id) {
+        Share { weight: 1, priority: 0 } => String::new(),
+        Share { weight, priority: 0 } => format!(", weight {weight}"),
+        Share { weight, priority } => format!(", weight {weight}, a backup of priority {priority}"),
+    };
     let text = match (target.enabled, off) {
         (false, _) => format!("target {address} (id {}) gets no requests: it is disabled", target.id),
         (true, Some(_)) => {
             format!("target {address} (id {}) gets no requests: its site is disabled", target.id)
         }
-        (true, None) => format!("requests go to target {address} (id {})", target.id),
+        (true, None) => format!("requests go to target {address} (id {}{share})", target.id),
     };
-    let edited = history.edit(&object, &["enabled", "host", "port", "method"]);
+    let edited = history.edit(&object, &["enabled", "host", "port", "method", "weight", "priority"]);
     let site_edited = off.and_then(|site| history.edit(&Object::Site(site.id), &["enabled"]));
     history.fact(text, [site_edited, edited, history.beginning(&object)])
 }

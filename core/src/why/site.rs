@@ -11,7 +11,10 @@ use crate::{
 pub(super) fn why(history: &History<'_>, id: SiteId) -> Option<Explanation> {
     let object = Object::Site(id);
     let Some(site) = history.state.sites().get(&id) else { return gone(history, &object) };
-    let mut facts = vec![placement(history, site), connector(history, site), existence(history, site)];
+    let mut facts = match local(history, site) {
+        Some(local) => vec![local, existence(history, site)],
+        None => vec![placement(history, site), connector(history, site), existence(history, site)],
+    };
     facts.extend(history.earlier(&object, &facts));
     let about = format!("site {}/{} (id {id})", site.org, site.nice_id);
     Some(Explanation { about, owner: Some(site.org.clone()), facts })
@@ -25,9 +28,21 @@ fn gone(history: &History<'_>, object: &Object) -> Option<Explanation> {
     Some(Explanation { about, owner, facts })
 }
 
+/// That nodes reach its targets by themselves, if they do.
+fn local(history: &History<'_>, site: &Site) -> Option<Fact> {
+    let nodes = history.state.traffic().local_sites.get(&site.id)?;
+    let names: Vec<String> = nodes.iter().map(|id| history.node(*id).to_string()).collect();
+    let who = if names.is_empty() { "every node".to_owned() } else { names.join(", ") };
+    let text = format!("local: {who} reaches its targets without a tunnel");
+    Some(history.fact(text, [history.edit(&Object::Site(site.id), &["reached by"])]))
+}
+
 /// Where the tunnel of a site ends, as a fact of its own or as the reason of another.
 pub(super) fn placement(history: &History<'_>, site: &Site) -> Fact {
     let object = Object::Site(site.id);
+    if let Some(local) = local(history, site) {
+        return local;
+    }
     let Some(placement) = history.state.placements().get(&site.id) else {
         let text = if site.enabled {
             "no home yet: the leader gives it one as soon as a node is in service"

@@ -16,6 +16,7 @@ use pangolin_core::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole,
         NodeSpec, RecordData, RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
+    traffic::{Balancing, PortKind, PortRules, ProxyProtocol, Share, TrafficChange},
 };
 
 pub(crate) fn slug(text: &str) -> Slug {
@@ -343,6 +344,43 @@ pub(crate) mod any {
         ]
     }
 
+    fn port_kind() -> impl Strategy<Value = PortKind> {
+        select(&[0, 53, 443, 7420, 25_565, 51_820][..])
+            .prop_flat_map(|port| select(vec![PortKind::Tcp(port), PortKind::Udp(port), PortKind::Tls]))
+    }
+
+    fn traffic() -> impl Strategy<Value = TrafficChange> {
+        use TrafficChange as T;
+        let network =
+            || select(&["10.0.0.0/8", "10.1.0.1/8", "::/0"][..]).prop_map(|n| n.parse().expect("a network"));
+        let told = option::of(select(&[ProxyProtocol::V1, ProxyProtocol::V2][..]));
+        let rules = (told, vec(network(), 0..2), vec(network(), 0..2), 0..3u32, 0..3u32, 0..3u32).prop_map(
+            |(proxy_protocol, allow, deny, connections, per_source, idle)| PortRules {
+                proxy_protocol,
+                allow,
+                deny,
+                connections,
+                per_source,
+                idle,
+            },
+        );
+        prop_oneof![
+            (number(), select(&Balancing::ALL[..]))
+                .prop_map(|(id, balancing)| T::BalancingSet { resource: ResourceId(id), balancing }),
+            (number(), 0..4u16, 0..2u8).prop_map(|(id, weight, priority)| T::ShareSet {
+                target: TargetId(id),
+                share: Share { weight, priority }
+            }),
+            (number(), port_kind(), option::of(rules)).prop_map(|(id, kind, rules)| T::PortOpened {
+                resource: ResourceId(id),
+                kind,
+                rules: rules.unwrap_or_else(|| PortRules::usual(kind))
+            }),
+            (number(), port_kind()).prop_map(|(id, kind)| T::PortClosed { resource: ResourceId(id), kind }),
+            (site(), option::of(vec(node(), 0..3))).prop_map(|(site, nodes)| T::LocalSiteSet { site, nodes }),
+        ]
+    }
+
     fn people() -> impl Strategy<Value = CatalogChange> {
         use CatalogChange as C;
         let email = select(&["a@x", "A@X", "b@x", "nobody"][..]).prop_map(str::to_owned);
@@ -571,6 +609,7 @@ pub(crate) mod any {
     fn body() -> impl Strategy<Value = Body> {
         prop_oneof![
             1 => dns().prop_map(|change| Body::Dns(Box::new(change))),
+            1 => traffic().prop_map(|change| Body::Traffic(Box::new(change))),
             2 => cluster_life(),
             1 => people().prop_map(|change| Body::Catalog(Box::new(change))),
             2 => published().prop_map(|change| Body::Catalog(Box::new(change))),

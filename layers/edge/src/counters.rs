@@ -25,7 +25,7 @@ pub struct EdgeCounters {
     pub upstream_errors: u64,
     /// Requests sent again after such an error.
     pub retries: u64,
-    /// Requests sent, by site and way.
+    /// Requests, connections of ports and UDP flows, by site and way.
     pub paths: BTreeMap<(SiteId, Via), u64>,
     /// Client connections open now.
     pub active_connections: u64,

@@ -1,7 +1,7 @@
 //! The edge as a whole: bound, started, brought in line with plans, stopped.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,11 +9,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Response};
-use pangolin_core::{NodeId, Revision, SiteId, TargetId, observation::TargetHealth, plan::EdgePlan};
+use pangolin_core::{
+    NodeId, Revision, SiteId, TargetId, observation::TargetHealth, plan::EdgePlan, traffic::PortKind,
+};
 use parking_lot::Mutex;
 use rustls::{ServerConfig, server::NoServerSessionStorage};
 use socket2::Socket;
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -21,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
 use crate::{
+    balance::Standing,
     body::EdgeBody,
     certificates::{OpenKey, Opened, Resolver},
     config::{EdgeConfig, Limits},
@@ -30,6 +34,7 @@ use crate::{
     headers,
     limits::Admission,
     listen::{self, Scheme},
+    ports::OpenPorts,
     snapshot::{Pools, Snapshot},
     tickets::Tickets,
     upstream::{Connector, UpstreamTls},
@@ -53,6 +58,9 @@ pub(crate) struct World {
     pub(crate) tls: Arc<ServerConfig>,
     tickets: Arc<Tickets>,
     pools: Mutex<Pools>,
+    open_ports: Mutex<OpenPorts>,
+    /// Cancelled when clients are let in.
+    pub(crate) serving: CancellationToken,
     opened: Mutex<Opened>,
     /// No new connections and requests; those that run may end.
     pub(crate) stop: CancellationToken,
@@ -153,6 +161,8 @@ impl BoundEdge {
             tls: Arc::new(self.tls),
             tickets: self.tickets,
             pools: Mutex::default(),
+            open_ports: OpenPorts::new(self.https.iter().map(|(address, _)| *address)),
+            serving: CancellationToken::new(),
             opened: Mutex::default(),
             stop: CancellationToken::new(),
             close: CancellationToken::new(),
@@ -175,6 +185,19 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, Socket)>, EdgeE
         .collect()
 }
 
+/// How a target stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetState {
+    /// All in all.
+    pub standing: Standing,
+    /// What its checks say, or said a moment ago.
+    pub health: TargetHealth,
+    /// For how long it gets nothing, because connections to it failed.
+    pub ejected_for: Option<Duration>,
+    /// Requests and connections under way.
+    pub running: usize,
+}
+
 /// A handle on a running edge.
 #[derive(Clone)]
 pub struct Edge(Arc<World>);
@@ -191,15 +214,40 @@ impl Edge {
         let problems = opened.update(&plan.certificates, open);
         let mut pools = self.0.pools.lock();
         pools.update(plan, &self.0.counters);
-        self.0.snapshot.store(Arc::new(Snapshot::build(revision, plan, &pools, opened.index())));
+        let mut ports = self.0.open_ports.lock();
+        let gates = ports.gates(plan);
+        self.0.snapshot.store(Arc::new(Snapshot::build(revision, plan, &pools, gates, opened.index())));
+        ports.bring_in_line(&self.0);
         problems
     }
 
     /// Takes what is known of the targets' health; those not named are unknown.
     pub fn set_target_health(&self, health: BTreeMap<TargetId, TargetHealth>) {
-        for pool in self.0.pools.lock().all() {
-            pool.set_health(health.get(&pool.target.id).copied().unwrap_or_default());
-        }
+        self.0.pools.lock().set_health(health);
+    }
+
+    /// Takes the sites to which no node has a live tunnel: their targets get nothing while there are others.
+    pub fn set_unreachable(&self, sites: BTreeSet<SiteId>) {
+        self.0.pools.lock().set_unreachable(sites);
+    }
+
+    /// How a target stands, as this edge sees it; none if nothing that it serves leads there.
+    #[must_use]
+    pub fn target_state(&self, target: TargetId) -> Option<TargetState> {
+        let pools = self.0.pools.lock();
+        let pool = pools.get(target)?;
+        Some(TargetState {
+            standing: pool.standing(),
+            health: pool.health(),
+            ejected_for: pool.ejected_for(),
+            running: pool.load(),
+        })
+    }
+
+    /// The ports that cannot be opened, and why. They are tried again every second.
+    #[must_use]
+    pub fn port_problems(&self) -> watch::Receiver<BTreeMap<PortKind, String>> {
+        self.0.open_ports.lock().problems()
     }
 
     /// A node has become suspect: unused connections relayed by it are dropped, and requests that wait on one for a
@@ -250,7 +298,9 @@ impl EdgeTask {
     /// Another program listens there after all.
     pub fn listen(&self) -> Result<(), EdgeError> {
         let mut all = self.https.iter().chain(&self.http);
-        all.try_for_each(|(address, socket)| listen::listen(*address, socket))
+        all.try_for_each(|(address, socket)| listen::listen(*address, socket))?;
+        self.world.serving.cancel();
+        Ok(())
     }
 
     /// Serves until `shutdown`, then accepts nothing more, lets requests end within the grace, and closes the rest.
@@ -328,7 +378,7 @@ async fn first_end(listeners: &mut Listeners) -> EdgeError {
     }
 }
 
-async fn sweep(world: &World) {
+async fn sweep(world: &Arc<World>) {
     let mut tick = interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -339,6 +389,10 @@ async fn sweep(world: &World) {
             pool.sweep(now);
         }
         world.tickets.rotate(now);
+        let mut ports = world.open_ports.lock();
+        if ports.has_problems() {
+            ports.bring_in_line(world);
+        }
     }
 }
 

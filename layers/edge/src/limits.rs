@@ -9,26 +9,28 @@ use std::{
 use parking_lot::Mutex;
 
 /// Counts client connections, in total and per address.
+#[derive(Debug)]
 pub(crate) struct Admission {
     total: usize,
     per_address: usize,
     open: Mutex<Open>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Open {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
 }
 
 /// One admitted connection; given back on drop.
+#[derive(Debug)]
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     key: IpAddr,
 }
 
 /// What counts as one address: an IPv4 address, or the /64 of an IPv6 address, which is what one customer gets.
-fn key(address: IpAddr) -> IpAddr {
+pub(crate) fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -38,15 +40,32 @@ fn key(address: IpAddr) -> IpAddr {
     }
 }
 
+impl Permit {
+    /// What counts as the client's one address.
+    pub(crate) fn source(&self) -> IpAddr {
+        self.key
+    }
+}
+
 impl Admission {
     pub(crate) fn new(total: usize, per_address: usize) -> Arc<Self> {
         Arc::new(Self { total, per_address, open: Mutex::default() })
     }
 
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Permit> {
+        self.admit_within(address, self.total, self.per_address)
+    }
+
+    /// The same with other limits than its own.
+    pub(crate) fn admit_within(
+        self: &Arc<Self>,
+        address: IpAddr,
+        total: usize,
+        per_address: usize,
+    ) -> Option<Permit> {
         let key = key(address);
         let mut open = self.open.lock();
-        if open.total >= self.total || open.by_address.get(&key).is_some_and(|n| *n >= self.per_address) {
+        if open.total >= total || open.by_address.get(&key).is_some_and(|n| *n >= per_address) {
             return None;
         }
         open.total += 1;

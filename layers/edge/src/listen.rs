@@ -11,9 +11,9 @@ use tokio::{
 use crate::{counters::bump, edge::World, error::EdgeError, limits::Permit, service};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 /// After an accept that failed for want of something (file descriptors, memory), before the next.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client that says nothing is asked after so long whether it lives, and is given up after three silent answers.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -40,7 +40,7 @@ pub(crate) fn listen(address: SocketAddr, socket: &Socket) -> Result<(), EdgeErr
     socket.listen(BACKLOG).map_err(|error| problem(address, error))
 }
 
-fn problem(address: SocketAddr, source: io::Error) -> EdgeError {
+pub(crate) fn problem(address: SocketAddr, source: io::Error) -> EdgeError {
     match source.kind() {
         io::ErrorKind::AddrInUse => EdgeError::InUse { address },
         io::ErrorKind::PermissionDenied => EdgeError::Denied { address },
@@ -73,15 +73,18 @@ pub(crate) async fn accept(world: Arc<World>, listener: Socket, scheme: Scheme) 
         };
         match accepted {
             Ok((stream, peer)) => admit(&world, stream, peer, scheme),
-            // The client has gone away before it was accepted.
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error) if is_gone(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "the edge cannot accept connections; is the limit of open files too low?");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// The client has gone away before it was accepted.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
 fn admit(world: &Arc<World>, stream: TcpStream, peer: SocketAddr, scheme: Scheme) {
@@ -108,7 +111,7 @@ async fn serve(world: Arc<World>, stream: TcpStream, peer: SocketAddr, scheme: S
 }
 
 /// Small answers leave at once; clients that have vanished are noticed. Failures do not matter.
-fn prepare(stream: &TcpStream) {
+pub(crate) fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)

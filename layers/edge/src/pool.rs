@@ -8,7 +8,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -21,9 +21,11 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    balance::Standing,
     body::UpstreamBody,
     counters::{Counters, bump},
     dial::{DialError, Dialed, Via},
+    record::Record,
     upstream::{Connector, Protocol, Sender1, Sender2, is_excluded},
 };
 
@@ -94,7 +96,15 @@ pub(crate) enum AcquireError {
 pub(crate) struct TargetPool {
     pub(crate) target: RouteTarget,
     counters: Arc<Counters>,
-    health: AtomicU8,
+    record: Mutex<Record>,
+    /// The record has marks that a success removes.
+    marked: AtomicBool,
+    /// When it last answered over a connection that is no request's.
+    answered: Mutex<Option<Instant>>,
+    /// Some node has a live tunnel to its site, as far as is known.
+    reachable: AtomicBool,
+    /// Requests and connections under way.
+    running: Arc<AtomicUsize>,
     closed: AtomicBool,
     open: Arc<AtomicUsize>,
     idle: Mutex<Vec<Idle>>,
@@ -106,6 +116,9 @@ pub(crate) struct TargetPool {
     /// The way lost last: dials that are under way start anew, since they may be waiting on it.
     lost: watch::Sender<Via>,
 }
+
+/// For so long after an answer a target is trusted to accept connections.
+const LATELY: Duration = Duration::from_secs(10);
 
 /// No way to the target was found.
 #[derive(Clone, Copy)]
@@ -122,7 +135,11 @@ impl TargetPool {
         Self {
             target,
             counters,
-            health: AtomicU8::new(TargetHealth::Unknown as u8),
+            record: Mutex::default(),
+            marked: AtomicBool::new(false),
+            answered: Mutex::default(),
+            reachable: AtomicBool::new(true),
+            running: Arc::default(),
             closed: AtomicBool::new(false),
             open: Arc::default(),
             idle: Mutex::default(),
@@ -134,16 +151,70 @@ impl TargetPool {
         }
     }
 
+    /// How well it stands now.
+    pub(crate) fn standing(&self) -> Standing {
+        let (record, now) = (self.record.lock(), Instant::now());
+        Standing::of(self.reachable.load(Relaxed), record.health(now), record.is_ejected(now))
+    }
+
+    /// For how long it gets no traffic because connections to it failed.
+    pub(crate) fn ejected_for(&self) -> Option<Duration> {
+        self.record.lock().ejected_for(Instant::now())
+    }
+
+    /// What its checks say.
     pub(crate) fn health(&self) -> TargetHealth {
-        match self.health.load(Relaxed) {
-            h if h == TargetHealth::Healthy as u8 => TargetHealth::Healthy,
-            h if h == TargetHealth::Unhealthy as u8 => TargetHealth::Unhealthy,
-            _ => TargetHealth::Unknown,
-        }
+        self.record.lock().health(Instant::now())
     }
 
     pub(crate) fn set_health(&self, health: TargetHealth) {
-        self.health.store(health as u8, Relaxed);
+        self.record.lock().tell(Instant::now(), health);
+    }
+
+    pub(crate) fn set_reachable(&self, reachable: bool) {
+        self.reachable.store(reachable, Relaxed);
+    }
+
+    /// The target itself failed, not the way to it.
+    pub(crate) fn note_failure(&self) {
+        self.record.lock().failed(Instant::now());
+        self.marked.store(true, Relaxed);
+    }
+
+    /// The target answered.
+    pub(crate) fn note_success(&self) {
+        if self.marked.load(Relaxed) {
+            let mut record = self.record.lock();
+            record.succeeded(Instant::now());
+            self.marked.store(record.is_marked(), Relaxed);
+        }
+    }
+
+    /// The target sent something over a connection that is no request's.
+    pub(crate) fn note_answer(&self) {
+        *self.answered.lock() = Some(Instant::now());
+        self.note_success();
+    }
+
+    /// It did so a moment ago.
+    pub(crate) fn answered_lately(&self) -> bool {
+        self.answered.lock().is_some_and(|at| at.elapsed() < LATELY)
+    }
+
+    /// Told which way is lost, for those that can take another one.
+    pub(crate) fn lost(&self) -> watch::Receiver<Via> {
+        self.lost.subscribe()
+    }
+
+    /// Requests and connections under way.
+    pub(crate) fn load(&self) -> usize {
+        self.running.load(Relaxed)
+    }
+
+    /// Counts a request or connection for as long as what is given lives.
+    pub(crate) fn begin(&self) -> Running {
+        self.running.fetch_add(1, Relaxed);
+        Running(Arc::clone(&self.running))
     }
 
     /// A connection for one request. `fresh`: one that has not been used before.
@@ -168,7 +239,7 @@ impl TargetPool {
     }
 
     fn lease(self: &Arc<Self>, sender: Sender, link: Arc<Link>, reused: bool) -> Lease {
-        Lease { sender, link, pool: Arc::clone(self), reused }
+        Lease { sender, link, pool: Arc::clone(self), _running: self.begin(), reused }
     }
 
     async fn connect(
@@ -352,12 +423,22 @@ impl fmt::Debug for TargetPool {
 }
 
 fn failed(link: &Link, error: &hyper::Error) -> AcquireError {
-    AcquireError::Dial(DialError::at(link.via, format!("HTTP could not begin: {error}")))
+    AcquireError::Dial(DialError::refused(link.via, format!("HTTP could not begin: {error}")))
 }
 
 enum Sender {
     Http1(Sender1),
     Http2(Sender2, Stream),
+}
+
+/// One request or connection under way to a target.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// One request on a shared connection.
@@ -374,7 +455,8 @@ impl Drop for Stream {
 pub(crate) struct Lease {
     sender: Sender,
     pub(crate) link: Arc<Link>,
-    pool: Arc<TargetPool>,
+    pub(crate) pool: Arc<TargetPool>,
+    _running: Running,
     /// It carried requests before, so that its end may just be the target closing an idle connection.
     pub(crate) reused: bool,
 }

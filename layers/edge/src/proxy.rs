@@ -10,10 +10,11 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use pangolin_core::traffic::Balancing;
 use tokio::time::sleep;
 
 use crate::{
-    balance::choose,
+    balance::key_of,
     body::{ClientBody, EdgeBody, Replay, UpstreamBody},
     counters::bump,
     edge::World,
@@ -23,6 +24,7 @@ use crate::{
     pool::{AcquireError, Lease, TargetPool},
     request::{Host, path_of},
     snapshot::Route,
+    sticky,
     tries::{Failure, Next, Tries},
     upgrade,
     upstream::Protocol,
@@ -50,13 +52,14 @@ pub(crate) async fn forward(
         request.version() == Version::HTTP_11 && headers::wanted_upgrade(request.headers()).is_some()
     });
     let mut outgoing = Outgoing::new(request, &asker, upgrade.is_some(), world.limits.body_timeout);
-    let turn = route.turn();
+    let (key, new_cookie) = match route.balancing {
+        Balancing::Cookie => outgoing.cookie.map_or_else(fresh_cookie, |number| (number, None)),
+        _ => (key_of(asker.permit.source()), None),
+    };
+    let pick = route.pick(|| key);
     let mut tries = Tries::default();
     loop {
-        let health = |index: usize| route.targets[index].health();
-        let Some(index) = choose(route.targets.len(), health, &tries.failed, turn) else {
-            return Err(page::NO_TARGET);
-        };
+        let Some(index) = route.choose(&tries.failed, pick) else { return Err(page::NO_TARGET) };
         let pool = &route.targets[index];
         let protocol = Protocol::of(pool.target.method, outgoing.grpc);
         if upgrade.is_some() && protocol == Protocol::Http2 {
@@ -66,7 +69,11 @@ pub(crate) async fn forward(
             Err(verdict) => verdict,
             Ok(lease) => match exchange(world, lease, &mut outgoing, protocol).await {
                 Exchange::Answered(response, lease) => {
-                    return finish(world, response, lease, upgrade, asker.permit);
+                    let mut response = finish(world, response, lease, upgrade, asker.permit)?;
+                    if let Some(cookie) = new_cookie {
+                        response.headers_mut().append(header::SET_COOKIE, cookie);
+                    }
+                    return Ok(response);
                 }
                 Exchange::Late => return Err(page::LATE),
                 Exchange::NoBody => return Err(page::NO_BODY),
@@ -86,6 +93,12 @@ pub(crate) async fn forward(
     }
 }
 
+/// A number for a browser that has none, and the cookie that keeps it.
+fn fresh_cookie() -> (u64, Option<HeaderValue>) {
+    let number = rand::random();
+    (number, sticky::give(number))
+}
+
 /// A connection to a target, or what to do without.
 async fn acquire(
     world: &World,
@@ -103,6 +116,10 @@ async fn acquire(
     tracing::debug!(target_id = %pool.target.id, resource = %route.resource, via = ?error.via, %error, "no connection");
     let now = Instant::now();
     let next = match error.via {
+        Some(_) if error.by_target => {
+            pool.note_failure();
+            tries.target_failed(now, index)
+        }
         Some(via) => {
             let failure = Failure { target: index, via, reused: false };
             tries.way_failed(now, failure, world.connector.own_node())
@@ -138,19 +155,38 @@ async fn exchange(world: &World, mut lease: Lease, outgoing: &mut Outgoing, prot
             }
         };
         match tokio::time::timeout(world.limits.response_timeout, answered).await {
-            Ok(sent) => sent,
-            Err(_) => return Exchange::Late,
+            Ok(sent) => Ok(sent),
+            Err(_) => Err(Exchange::Late),
+        }
+    };
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(late) => {
+            lease.pool.note_failure();
+            return late;
         }
     };
     let (via, reused) = (lease.link.via, lease.reused);
     match sent {
-        Some(Ok(response)) => return Exchange::Answered(response, lease),
+        Some(Ok(response)) => {
+            // What a proxy before the target says when it reaches nobody (RFC 9110 §15.6.3 to §15.6.5).
+            match response.status() {
+                StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                    lease.pool.note_failure();
+                }
+                _ => lease.pool.note_success(),
+            }
+            return Exchange::Answered(response, lease);
+        }
         // The only thing of ours that can fail in there is the body.
         Some(Err(error)) if error.error().is_user() => return Exchange::NoBody,
         Some(Err(mut error)) => {
             tracing::debug!(%via, reused, error = %error.error(), "connection broke before a response");
             if let Some(request) = error.take_message() {
                 outgoing.give_back(request);
+            }
+            if !reused && !lost.is_cancelled() {
+                lease.pool.note_failure();
             }
         }
         None => tracing::debug!(%via, "way lost before a response"),
@@ -198,6 +234,8 @@ struct Outgoing {
     headers: Option<HeaderMap>,
     body: OutgoingBody,
     grpc: bool,
+    /// The number in the edge's own cookie.
+    cookie: Option<u64>,
 }
 
 enum OutgoingBody {
@@ -216,6 +254,7 @@ impl Outgoing {
         let mut headers = head.headers;
         let protocol = upgrade.then(|| headers::wanted_upgrade(&headers)).flatten();
         headers::clean_request(&mut headers, protocol);
+        let cookie = sticky::take(&mut headers);
         headers::identify(&mut headers, asker.fields, &asker.host.value, asker.request_id);
         let grpc = headers
             .get(header::CONTENT_TYPE)
@@ -234,6 +273,7 @@ impl Outgoing {
             headers: Some(headers),
             body,
             grpc,
+            cookie,
         }
     }
 

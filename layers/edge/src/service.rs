@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::{
     body::Incoming,
@@ -30,10 +31,14 @@ use crate::{
     counters::bump,
     edge::World,
     headers::{self, ClientFields},
+    hello::Hello,
     limits::Permit,
     page::{self, Page},
-    plain, proxy,
+    plain,
+    ports::{Ahead, Arrival, carry},
+    proxy,
     request::{Host, host_of},
+    snapshot::Port,
 };
 
 /// A fatal TLS alert `unrecognized_name` (RFC 6066 §3), before any answer to the ClientHello.
@@ -63,9 +68,24 @@ struct Client {
 /// Serves one connection to an HTTPS address.
 pub(crate) async fn serve_tls(world: Arc<World>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
     let accepted = Instant::now();
-    let Some(stream) = handshake(&world, stream).await else {
-        bump(&world.counters.failed_handshakes);
-        return;
+    let stream = match arrive(&world, stream, peer).await {
+        Arrived::Decrypted(stream) => stream,
+        Arrived::ForTarget { port, place, arrival } => {
+            // It may last for days, which is no reason to hold up the end of the edge.
+            world.upgraded.clone().spawn(async move {
+                let _places = (place, permit);
+                carry(&world, &port, arrival).await;
+            });
+            return;
+        }
+        Arrived::Refused => {
+            bump(&world.counters.refused_connections);
+            return;
+        }
+        Arrived::Failed => {
+            bump(&world.counters.failed_handshakes);
+            return;
+        }
     };
     let session = stream.get_ref().1;
     let h2 = session.alpn_protocol() == Some(b"h2");
@@ -135,9 +155,49 @@ fn http1_builder(world: &World) -> http1::Builder {
     builder
 }
 
-/// TLS up to its end, for names that have a certificate.
-async fn handshake(world: &World, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+/// What became of a connection to an HTTPS address.
+enum Arrived {
+    Decrypted(Box<TlsStream<Ahead<TcpStream>>>),
+    /// Its server name says that it goes to a target as it is.
+    ForTarget {
+        port: Arc<Port>,
+        place: Permit,
+        arrival: Arrival,
+    },
+    /// It would, but may not, or there are too many.
+    Refused,
+    Failed,
+}
+
+/// TLS up to its end, unless the server name says that the connection is passed on.
+async fn arrive(world: &World, mut stream: TcpStream, peer: SocketAddr) -> Arrived {
     let deadline = tokio::time::Instant::now() + world.limits.handshake_timeout;
+    let mut ahead = Bytes::new();
+    if world.snapshot.load().passes_tls() {
+        let Ok(Some(hello)) = timeout_at(deadline, Hello::read(&mut stream)).await else {
+            return Arrived::Failed;
+        };
+        let port = hello.name.and_then(|name| world.snapshot.load().tls(&name).cloned());
+        if let Some(port) = port {
+            let Some(place) = port.admit(peer.ip()) else { return Arrived::Refused };
+            return Arrived::ForTarget {
+                port,
+                place,
+                arrival: Arrival::with_ahead(stream, peer, hello.bytes),
+            };
+        }
+        ahead = hello.bytes;
+    }
+    let decrypted = handshake(world, Ahead::new(ahead, stream), deadline).await;
+    decrypted.map_or(Arrived::Failed, |stream| Arrived::Decrypted(Box::new(stream)))
+}
+
+/// TLS up to its end, for names that have a certificate.
+async fn handshake(
+    world: &World,
+    stream: Ahead<TcpStream>,
+    deadline: tokio::time::Instant,
+) -> Option<TlsStream<Ahead<TcpStream>>> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let Ok(Ok(mut start)) = timeout_at(deadline, hello).await else { return None };
     let known = start

@@ -64,6 +64,10 @@ impl Tries {
         if !failure.reused && !self.failed.contains(&failure.target) {
             self.failed.push(failure.target);
         }
+        self.next(now)
+    }
+
+    fn next(&mut self, now: Instant) -> Next {
         if self.made >= TRIES_MAX || self.is_over(now) {
             Next::GiveUp
         } else if self.made == 1 {
@@ -71,6 +75,15 @@ impl Tries {
         } else {
             Next::After(PAUSE)
         }
+    }
+
+    /// The way led to the target, which refused: nothing speaks against the way.
+    pub(crate) fn target_failed(&mut self, now: Instant, target: usize) -> Next {
+        self.made += 1;
+        if !self.failed.contains(&target) {
+            self.failed.push(target);
+        }
+        self.next(now)
     }
 
     /// There is no way to a target, for `unreachable` already. `targets` is how many the route has.

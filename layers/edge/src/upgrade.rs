@@ -13,9 +13,9 @@ use crate::{edge::World, limits::Permit, pool::Lease};
 pub(crate) fn join(world: &Arc<World>, client: OnUpgrade, target: OnUpgrade, held: (Arc<Permit>, Lease)) {
     let close = world.close.clone();
     let (permit, lease) = held;
-    let link = Arc::clone(&lease.link);
+    let held = (permit, Arc::clone(&lease.link), lease.pool.begin());
     world.upgraded.spawn(async move {
-        let _held = (permit, link);
+        let _held = held;
         let (Ok(client), Ok(target)) = tokio::join!(client, target) else { return };
         // HTTP is over on this connection; what remains are the bytes.
         drop(lease);

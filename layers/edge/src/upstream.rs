@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     body::UpstreamBody,
-    dial::{BoxedIo, DialError, Dialed, Dialer, Via},
+    dial::{BoxedDatagrams, BoxedIo, DialError, Dialed, Dialer, Via},
     pool::Link,
 };
 
@@ -97,8 +97,20 @@ impl Connector {
             return Ok(dialed);
         }
         let Dialed { io, via } = dialed;
-        let io = self.secure(target, protocol, io).await.map_err(|reason| DialError::at(via, reason))?;
+        let io = self.secure(target, protocol, io).await.map_err(|reason| DialError::refused(via, reason))?;
         Ok(Dialed { io, via })
+    }
+
+    /// A way for datagrams to the target.
+    pub(crate) async fn open_datagrams(
+        &self,
+        target: &RouteTarget,
+        exclude: &[NodeId],
+    ) -> Result<(BoxedDatagrams, Via), DialError> {
+        let dialed = timeout(DIAL_TIMEOUT, self.dialer.dial_datagrams(target, exclude)).await;
+        dialed.unwrap_or_else(|_| {
+            Err(DialError::no_path(format!("no way for datagrams within {} s", DIAL_TIMEOUT.as_secs())))
+        })
     }
 
     async fn secure(&self, target: &RouteTarget, protocol: Protocol, io: BoxedIo) -> Result<BoxedIo, String> {

@@ -87,6 +87,25 @@ async fn a_service_is_published_with_names_alone() {
         .await;
     let listed = ok(&server, &["target", "list", "--resource", "wiki.apps.example.org"]).await;
     assert!(listed.contains("10.0.0.5:8080") && listed.contains("/up every 30 s"), "{listed}");
+    assert!(listed.contains("unknown  nobody looks"), "{listed}");
+    ok(
+        &server,
+        &[&target[..], &["--ip", "10.0.0.6", "--port", "80", "--weight", "3", "--priority", "1"]].concat(),
+    )
+    .await;
+    let resources: ResourceList = server.operator().get("/org/lab/resources").await.expect("resources");
+    let path = format!("/resource/{}/targets", resources.resources[0].resource_id);
+    let backup = server.operator().get::<TargetList>(&path).await.expect("targets").targets.remove(1);
+    assert_eq!((backup.weight, backup.priority), (3, 1));
+    ok(&server, &["target", "update", &backup.target_id.to_string(), "--weight", "2"]).await;
+    ok(&server, &["resource", "balance", "wiki.apps.example.org", "cookie"]).await;
+    let open = ["port", "open", "2222/tcp", "--resource", "wiki.apps.example.org", "--proxy-protocol", "v1"];
+    let opened = ok(&server, &[&open[..], &["--allow", "192.0.2.0/24"]].concat()).await;
+    assert!(opened.contains("2222/tcp of every node leads to"), "{opened}");
+    let ports = ok(&server, &["port", "list"]).await;
+    assert!(ports.contains("2222/tcp  wiki.apps.example.org  v1     192.0.2.0/24  -"), "{ports}");
+    ok(&server, &["port", "close", "2222/tcp", "--resource", "wiki.apps.example.org"]).await;
+    assert!(fails(&server, 2, &["port", "open", "ssh", "--resource", "x"]).await.contains("25565/tcp"));
     ok(&server, &["resource", "update", "wiki.apps.example.org", "--enabled", "false"]).await;
     assert!(ok(&server, &["resource", "show", "wiki-apps-example-org"]).await.contains("enabled    no"));
     assert!(ok(&server, &["site", "show", "lab/home-lab"]).await.contains("never seen"));

@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// What was there under a key, and what is.
-struct Moved<'a, K, V> {
-    key: &'a K,
-    old: Option<&'a V>,
-    new: Option<&'a V>,
+pub(super) struct Moved<'a, K, V> {
+    pub(super) key: &'a K,
+    pub(super) old: Option<&'a V>,
+    pub(super) new: Option<&'a V>,
 }
 
-fn moved<'a, K: Ord, V: PartialEq>(
+pub(super) fn moved<'a, K: Ord, V: PartialEq>(
     old: &'a OrdMap<K, V>,
     new: &'a OrdMap<K, V>,
 ) -> impl Iterator<Item = Moved<'a, K, V>> {

@@ -26,8 +26,8 @@ use pangolin_core::{
     record::{Method, Sealed},
 };
 use pangolin_edge::{
-    BodyError, BoundEdge, DialError, Dialed, Dialer, Edge, EdgeBody, EdgeConfig, EdgeError, EdgeProblem,
-    Limits, LocalService, Via,
+    BodyError, BoundEdge, BoxedDatagrams, Datagrams, DialError, Dialed, Dialer, Edge, EdgeBody, EdgeConfig,
+    EdgeError, EdgeProblem, Limits, LocalService, Via,
 };
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
@@ -37,7 +37,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::Notify,
     task::JoinHandle,
 };
@@ -256,7 +256,10 @@ impl Dialer for TestDialer {
             if to == SILENT {
                 std::future::pending::<()>().await;
             }
-            let mut stream = TcpStream::connect(to).await.map_err(|e| DialError::at(via, e.to_string()))?;
+            let mut stream = TcpStream::connect(to).await.map_err(|error| match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => DialError::refused(via, error.to_string()),
+                _ => DialError::at(via, error.to_string()),
+            })?;
             let (near, mut far) = tokio::io::duplex(64 * 1024);
             tokio::spawn(async move {
                 tokio::select! {
@@ -268,8 +271,37 @@ impl Dialer for TestDialer {
         })
     }
 
+    fn dial_datagrams(
+        &self,
+        target: &RouteTarget,
+        exclude: &[NodeId],
+    ) -> BoxFuture<'_, Result<(BoxedDatagrams, Via), DialError>> {
+        let way = self.way(target, exclude);
+        Box::pin(async move {
+            let Way { via, to, cut } = way.ok_or_else(|| DialError::no_path("no tunnel is alive"))?;
+            if cut.is_cancelled() {
+                return Err(DialError::at(via, "cut"));
+            }
+            let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+            socket.connect(to).await.expect("connected");
+            Ok((Box::new(Session(socket)) as BoxedDatagrams, via))
+        })
+    }
+
     fn own_node(&self) -> Option<NodeId> {
         Some(NodeId(1))
+    }
+}
+
+struct Session(UdpSocket);
+
+impl Datagrams for Session {
+    fn send<'a>(&'a self, datagram: &'a [u8]) -> BoxFuture<'a, std::io::Result<()>> {
+        Box::pin(async move { self.0.send(datagram).await.map(drop) })
+    }
+
+    fn receive<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, std::io::Result<usize>> {
+        Box::pin(self.0.recv(buffer))
     }
 }
 
@@ -289,6 +321,20 @@ impl LocalService for Local {
 pub(crate) struct Made {
     pub(crate) chain: Vec<u8>,
     key: Vec<u8>,
+}
+
+impl Made {
+    /// Speaks TLS with this certificate.
+    pub(crate) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        let key = rustls::pki_types::PrivateKeyDer::try_from(self.key.clone()).expect("a key");
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![CertificateDer::from(self.chain.clone())], key)
+            .expect("a certificate");
+        Arc::new(config).into()
+    }
 }
 
 pub(crate) fn make(names: &[&str]) -> Made {
@@ -388,7 +434,8 @@ impl Lab {
             port,
             host: "target.internal".into(),
         });
-        let route = Route { resource: ResourceId(u64::from(base)), targets: planned.collect() };
+        let route =
+            Route { resource: ResourceId(u64::from(base)), targets: planned.collect(), ..Route::default() };
         self.plan.routes.insert(name(host), route);
         self.apply();
         (base..).zip(targets).map(|(port, ways)| self.dialer.set(port, ways)).collect()

@@ -1,0 +1,210 @@
+//! Datagrams: each client address is a flow, which stays with its target until nothing has come for a while.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use pangolin_core::traffic::PortKind;
+use parking_lot::Mutex;
+use tokio::{net::UdpSocket, sync::mpsc, time::sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{Search, idle_of};
+use crate::{
+    counters::bump,
+    dial::{BoxedDatagrams, Via},
+    edge::World,
+    limits::Permit,
+    listen::ACCEPT_PAUSE,
+    pool::TargetPool,
+    snapshot::Port,
+};
+
+/// Datagrams of a client that wait while its target is dialed or slow; more are dropped, as any network does.
+const QUEUE: usize = 64;
+/// Longest datagram there is.
+const DATAGRAM_MAX: usize = 65_535;
+/// A flow that the target has not answered is kept no longer: whoever makes up addresses gets no answers.
+const UNANSWERED: Duration = Duration::from_secs(15);
+
+/// Before another way is looked for.
+const LOST_PAUSE: Duration = Duration::from_millis(100);
+
+type Flows = Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<Bytes>>>>;
+
+/// Takes datagrams until the port is closed or the edge stops.
+pub(super) async fn serve(
+    world: &Arc<World>,
+    kind: PortKind,
+    socket: Arc<UdpSocket>,
+    close: &CancellationToken,
+) {
+    tokio::select! {
+        () = world.serving.cancelled() => {}
+        () = close.cancelled() => return,
+        () = world.stop.cancelled() => return,
+    }
+    let flows = Flows::default();
+    let mut buffer = vec![0; DATAGRAM_MAX];
+    loop {
+        let received = tokio::select! {
+            biased;
+            () = close.cancelled() => return,
+            // Answers that are under way still pass.
+            () = world.stop.cancelled() => return,
+            received = socket.recv_from(&mut buffer) => received,
+        };
+        match received {
+            Ok((length, client)) => {
+                take(world, kind, &socket, &flows, client, Bytes::copy_from_slice(&buffer[..length]));
+            }
+            // An earlier answer did not arrive: no concern of this one.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            Err(error) => {
+                tracing::warn!(%error, port = %kind, "datagrams cannot be received");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Hands a datagram to the flow of its client, which it begins if there is none.
+fn take(
+    world: &Arc<World>,
+    kind: PortKind,
+    socket: &Arc<UdpSocket>,
+    flows: &Flows,
+    client: SocketAddr,
+    datagram: Bytes,
+) {
+    let mut all = flows.lock();
+    let datagram = match all.get(&client).map(|flow| flow.try_send(datagram.clone())) {
+        Some(Ok(()) | Err(mpsc::error::TrySendError::Full(_))) => return,
+        Some(Err(mpsc::error::TrySendError::Closed(datagram))) => datagram,
+        None => datagram,
+    };
+    let port = world.snapshot.load().ports.get(&kind).cloned();
+    let Some((port, place)) = port.and_then(|port| port.admit(client.ip()).map(|place| (port, place))) else {
+        bump(&world.counters.refused_connections);
+        return;
+    };
+    let (sender, queue) = mpsc::channel(QUEUE);
+    // There is room for the first one.
+    let _ = sender.try_send(datagram);
+    all.insert(client, sender);
+    drop(all);
+    let flow =
+        Flow { world: Arc::clone(world), port, client, socket: Arc::clone(socket), queue, _place: place };
+    let flows = Arc::clone(flows);
+    world.upgraded.spawn(async move {
+        let client = flow.client;
+        let (stop, close) = (flow.world.close.clone(), flow.port.gate.close.clone());
+        tokio::select! {
+            () = Box::pin(flow.run()) => {}
+            () = close.cancelled() => {}
+            () = stop.cancelled() => {}
+        }
+        let mut all = flows.lock();
+        if all.get(&client).is_some_and(mpsc::Sender::is_closed) {
+            all.remove(&client);
+        }
+    });
+}
+
+/// The datagrams between one client and its target.
+struct Flow {
+    world: Arc<World>,
+    port: Arc<Port>,
+    client: SocketAddr,
+    socket: Arc<UdpSocket>,
+    queue: mpsc::Receiver<Bytes>,
+    _place: Permit,
+}
+
+/// Why a flow does not go on as it was.
+enum End {
+    /// Nothing came for the allowed time.
+    Idle,
+    /// The way to the target was lost, or broke: another one is looked for.
+    Lost,
+}
+
+impl Flow {
+    async fn run(mut self) {
+        while let Some((io, via, pool)) = self.reach().await {
+            let _running = pool.begin();
+            match self.carry(&*io, via, &pool).await {
+                End::Idle => return,
+                End::Lost => tokio::time::sleep(LOST_PAUSE).await,
+            }
+        }
+    }
+
+    async fn reach(&self) -> Option<(BoxedDatagrams, Via, Arc<TargetPool>)> {
+        let mut search = Search::new(&self.world, &self.port.route, self.client.ip());
+        loop {
+            let (index, pool) = search.next()?;
+            match self.world.connector.open_datagrams(&pool.target, search.exclude()).await {
+                Ok((io, via)) => {
+                    bump(&self.world.counters.path(pool.target.site, via));
+                    return Some((io, via, Arc::clone(pool)));
+                }
+                Err(error) => {
+                    bump(&self.world.counters.upstream_errors);
+                    if !search.failed(index, &error).await {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn carry(&mut self, io: &dyn crate::dial::Datagrams, via: Via, pool: &TargetPool) -> End {
+        let mut lost = pool.lost();
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let idle = idle_of(&self.port);
+        let mut deadline = Instant::now() + idle.min(UNANSWERED);
+        let mut answered = false;
+        loop {
+            tokio::select! {
+                datagram = self.queue.recv() => {
+                    let Some(datagram) = datagram else { return End::Idle };
+                    if answered {
+                        deadline = Instant::now() + idle;
+                    }
+                    // One that is too long for the tunnel is lost, as on any network.
+                    if let Err(error) = io.send(&datagram).await {
+                        tracing::debug!(client = %self.client, %error, "a datagram is lost");
+                        if error.kind() != std::io::ErrorKind::InvalidInput {
+                            return End::Lost;
+                        }
+                    }
+                }
+                received = io.receive(&mut buffer) => match received {
+                    Ok(length) => {
+                        if !answered {
+                            answered = true;
+                            pool.note_success();
+                        }
+                        deadline = Instant::now() + idle;
+                        // The client may be gone: then the flow ends by itself.
+                        let _ = self.socket.send_to(&buffer[..length], self.client).await;
+                    }
+                    // The session has ended at the other end for want of traffic.
+                    Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return End::Idle,
+                    Err(_) => return End::Lost,
+                },
+                () = sleep_until(deadline.into()) => return End::Idle,
+                Ok(()) = lost.changed() => {
+                    if *lost.borrow_and_update() == via {
+                        return End::Lost;
+                    }
+                }
+            }
+        }
+    }
+}

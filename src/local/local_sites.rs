@@ -1,0 +1,109 @@
+//! Targets that nodes reach by themselves, without a tunnel.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use pangolin_core::{NodeId, SiteId, plan::EdgePlan};
+use pangolin_edge::{Datagrams, DialError, Via};
+use tokio::{
+    net::{TcpStream, UdpSocket, lookup_host},
+    time::timeout,
+};
+
+/// How long a connection may take: what is near answers in a moment.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The local sites of the plan.
+#[derive(Clone)]
+pub struct LocalSites {
+    /// This node.
+    pub node: NodeId,
+    /// Where they stand.
+    pub plan: Arc<ArcSwap<EdgePlan>>,
+}
+
+impl LocalSites {
+    /// The nodes that reach a site by themselves; none if it lies behind a connector.
+    #[must_use]
+    pub fn nodes(&self, site: SiteId) -> Option<Vec<NodeId>> {
+        self.plan.load().local_sites.get(&site).map(|site| site.nodes.clone())
+    }
+
+    /// Whether this node is one of them.
+    #[must_use]
+    pub fn is_here(&self, site: SiteId) -> bool {
+        self.plan.load().local_sites.get(&site).is_some_and(|site| site.nodes.contains(&self.node))
+    }
+
+    /// Host and port of the target that a tunnel port stands for. Only these are reached: who relays names a port, not
+    /// an address.
+    fn target(&self, site: SiteId, port: u16) -> Result<(String, u16), DialError> {
+        let plan = self.plan.load();
+        let known = plan.local_sites.get(&site).filter(|site| site.nodes.contains(&self.node));
+        let target = known.and_then(|site| site.targets.get(&port)).cloned();
+        target.ok_or_else(|| DialError::no_path(format!("site {site} is not reached by this node")))
+    }
+
+    /// Connects to a target.
+    ///
+    /// # Errors
+    /// This node does not reach the site, or the target refuses or does not answer.
+    pub async fn connect(&self, site: SiteId, port: u16) -> Result<TcpStream, DialError> {
+        let (host, port) = self.target(site, port)?;
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await;
+        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let stream = stream.map_err(|error| {
+            DialError::refused(Via::Local, format!("{host}:{port} is not reached: {error}"))
+        })?;
+        // Without it small messages wait for each other; a kernel that refuses it still carries them.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    /// Opens a way for datagrams to a target.
+    ///
+    /// # Errors
+    /// This node does not reach the site, or the host has no address.
+    pub async fn connect_udp(&self, site: SiteId, port: u16) -> Result<LocalDatagrams, DialError> {
+        let (host, port) = self.target(site, port)?;
+        let open = async {
+            let missing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            let address = lookup_host((host.as_str(), port)).await?.next().ok_or_else(missing)?;
+            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any.parse::<SocketAddr>().map_err(io::Error::other)?).await?;
+            socket.connect(address).await?;
+            Ok::<_, io::Error>(LocalDatagrams(socket))
+        };
+        let opened =
+            timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        opened
+            .map_err(|error| DialError::refused(Via::Local, format!("{host}:{port} is not reached: {error}")))
+    }
+}
+
+/// Datagrams between this node and a target near it.
+pub struct LocalDatagrams(UdpSocket);
+
+impl Datagrams for LocalDatagrams {
+    fn send<'a>(&'a self, datagram: &'a [u8]) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            match self.0.send(datagram).await {
+                // The target's port is closed for now: the datagram is lost, the way is not.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+                sent => sent.map(drop),
+            }
+        })
+    }
+
+    fn receive<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, io::Result<usize>> {
+        Box::pin(async move {
+            loop {
+                match self.0.recv(buffer).await {
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                    received => return received,
+                }
+            }
+        })
+    }
+}
