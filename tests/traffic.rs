@@ -314,9 +314,6 @@ async fn a_resource_at_two_sites_goes_on_when_one_is_lost_and_tells_how_its_targ
     let backends = [backend_of(&client, &one).await, backend_of(&client, &two).await];
     let first = target(&client, &both, one.id, backends[0], Method::Http).await;
     let second = target(&client, &both, two.id, backends[1], Method::Http).await;
-    let checked =
-        json!({ "healthCheck": HealthCheck { interval: 1, ..HealthCheck::of(Some("/".to_owned())) } });
-    let _: Target = client.post(&format!("/target/{}", second.target_id), &checked).await.expect("checked");
 
     let https = cluster.https_client().await.expect("the authority");
     let (at, host) = (cluster.nodes[0].https(), both.full_domain.as_str());
@@ -335,7 +332,10 @@ async fn a_resource_at_two_sites_goes_on_when_one_is_lost_and_tells_how_its_targ
     };
     until("both sites serve", || async { answers(8).await.filter(|names| names.len() == 2) }).await;
 
-    // The second becomes the backup: nothing goes there while the first can.
+    // The second becomes the backup: nothing goes there while the first can, though only the second is known to be healthy.
+    let checked =
+        json!({ "healthCheck": HealthCheck { interval: 1, ..HealthCheck::of(Some("/".to_owned())) } });
+    let _: Target = client.post(&format!("/target/{}", second.target_id), &checked).await.expect("checked");
     let share = SetShare { weight: None, priority: Some(1) };
     let _: Target = client.post(&format!("/target/{}/share", second.target_id), &share).await.expect("set");
     until("the first one serves alone", || async { answers(8).await.filter(|names| names == &["one"]) })
