@@ -203,12 +203,15 @@ pub(crate) fn query(name: &str, kind: Rtype, dnssec_ok: bool, id: u16) -> Vec<u8
 
 /// Asks by UDP, and by TCP where the reply says so.
 pub(crate) fn ask(server: SocketAddr, query: &[u8]) -> Message<Vec<u8>> {
-    for _ in 0..3 {
+    let start = Instant::now();
+    loop {
         if let Some(reply) = ask_once(server, query, ANSWER) {
             return reply;
         }
+        // A server that takes up a new zone refuses for a moment.
+        assert!(start.elapsed() < PATIENCE, "{server} does not answer");
+        std::thread::sleep(Duration::from_millis(50));
     }
-    panic!("{server} does not answer");
 }
 
 /// Asks once, by UDP and by TCP where the reply says so; none where nothing comes in time.
