@@ -78,8 +78,9 @@ where
             frame = ws.next() => match frame {
                 Some(Ok(Message::Binary(datagram))) => {
                     heard = Instant::now();
-                    // One that finds no room is lost, as it might have been on its way.
-                    let _ = socket.try_send(&datagram);
+                    // One that is refused is lost, as it might have been on its way. Not `try_send`: that loses the first
+                    // one, a handshake, as long as it is not known that the socket takes any.
+                    let _ = socket.send(&datagram).await;
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => heard = Instant::now(),
                 Some(Ok(Message::Close(_))) | None => return Ok(()),
