@@ -185,8 +185,8 @@ async fn carry(mut ws: Socket, socket: &UdpSocket) -> String {
             },
             frame = ws.next() => match frame {
                 Some(Ok(Message::Binary(datagram))) => if let Some(to) = wireguard {
-                    // One that finds no room is lost, as it might have been on its way.
-                    let _ = socket.try_send_to(&datagram, to);
+                    // One that WireGuard does not take is lost, as it might have been on its way.
+                    let _ = socket.send_to(&datagram, to).await;
                 },
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return error.to_string(),
