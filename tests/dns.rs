@@ -95,7 +95,7 @@ async fn served(cluster: &Cluster, name: &str) {
 }
 
 #[tokio::test]
-async fn a_large_zone_file_is_brought_in_and_served_within_a_second() {
+async fn a_large_zone_file_is_brought_in_and_served() {
     let cluster = cluster(1).await;
     let mut text = String::from("$TTL 300\n@ IN SOA ns.old. hostmaster 1 2 3 4 5\n  IN NS ns.old.\n");
     for n in 0..10_000 {

@@ -270,6 +270,22 @@ svc IN HTTPS 1 . alpn=h2
         assert_eq!(imported.skipped.len(), 2, "{:?}", imported.skipped);
     }
 
+    /// A zone without records.
+    fn bare(apex: &HostName) -> ZonePlan {
+        ZonePlan {
+            apex: apex.clone(),
+            primary: host("n1.z.test"),
+            contact: host("hostmaster.z.test"),
+            serial: 7,
+            negative_ttl: 30,
+            sets: pangolin_core::plan::RecordSets::new(),
+            regional: BTreeMap::new(),
+            fail_open: BTreeMap::new(),
+            key: None,
+            secondaries: Vec::new(),
+        }
+    }
+
     #[test]
     fn a_printed_zone_reads_as_the_same_zone() {
         let zone = host("z.test");
@@ -279,18 +295,7 @@ svc IN HTTPS 1 . alpn=h2
             let planned = PlannedSet { ttl: set.ttl, data: set.data.clone() };
             sets.entry(name.clone()).or_default().insert(set.data[0].kind(), planned);
         }
-        let plan = ZonePlan {
-            apex: zone.clone(),
-            primary: host("n1.z.test"),
-            contact: host("hostmaster.z.test"),
-            serial: 7,
-            negative_ttl: 30,
-            sets,
-            regional: BTreeMap::new(),
-            fail_open: BTreeMap::new(),
-            key: None,
-            secondaries: Vec::new(),
-        };
+        let plan = ZonePlan { sets, ..bare(&zone) };
         let text = print_zone(&plan).expect("a zone file");
         let again = read_zone(&zone, &text).expect(&text);
         let sorted = |imported: &Imported| {
@@ -308,18 +313,7 @@ svc IN HTTPS 1 . alpn=h2
         let private = pangolin_core::record::Sealed { kek: 1, wrapped_key: Vec::new(), content: Vec::new() };
         let made_at = pangolin_core::Timestamp(0);
         let key = pangolin_core::dns::ZoneKey { public: public.clone(), private, made_at };
-        let plan = ZonePlan {
-            apex: zone.clone(),
-            primary: host("n1.z.test"),
-            contact: host("hostmaster.z.test"),
-            serial: 7,
-            negative_ttl: 30,
-            sets: pangolin_core::plan::RecordSets::new(),
-            regional: BTreeMap::new(),
-            fail_open: BTreeMap::new(),
-            key: Some(key),
-            secondaries: Vec::new(),
-        };
+        let plan = ZonePlan { key: Some(key), ..bare(&zone) };
         let text = print_zone(&plan).expect("a zone file");
         for kind in [" IN DNSKEY 257 3 13 ", " IN CDNSKEY 257 3 13 ", " IN CDS "] {
             assert!(text.contains(kind), "{kind}: {text}");
