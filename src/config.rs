@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::{backup::BackupConfig, metrics::MetricsConfig};
 
 /// What is logged unless the file says otherwise: libraries only when someone should look.
-const LOG_FILTER: &str = "info,openraft=error,chunked_wal=warn,gotatun=warn";
+const LOG_FILTER: &str = "info,openraft=error,gotatun=warn";
 /// Seconds between two looks for log entries that are not archived yet.
 const ARCHIVE_SECONDS: u16 = 10;
 /// The region of a bucket whose store has none.

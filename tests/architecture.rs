@@ -46,7 +46,6 @@ const NODE: &str = "pangolin-node";
 /// Each engine and the one crate that is its door.
 const DOORS: &[(&str, &str)] = &[
     ("openraft", "pangolin-raft"),
-    ("raft-log", "pangolin-storage"),
     ("sled", "pangolin-storage"),
     ("bincode", "pangolin-core"),
     ("imbl", "pangolin-core"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{
     journal,
-    log::{LogBackend as _, disk::DiskLog, watermark::Watermark},
+    log::{LogBackend as _, disk::DiskLog, segment, watermark::Watermark},
     snapshot,
 };
 
@@ -20,13 +20,12 @@ pub fn journal_record(bytes: &[u8]) {
     let _ = journal::parse(key, value);
 }
 
-/// The log's only chunk file, with the watermark at its beginning; and the watermark file. `dir` is empty, and is
+/// The log's only file, with the watermark at its beginning; and the watermark file. `dir` is empty, and is
 /// afterwards whatever the log has made of it.
 pub fn log_files(bytes: &[u8], dir: &Path) -> std::io::Result<()> {
     let log = dir.join("log");
     std::fs::create_dir_all(&log)?;
-    let chunk = raft_log::chunked_wal::Config::chunk_file_name(raft_log::ChunkId(0));
-    std::fs::write(log.join(chunk), bytes)?;
+    std::fs::write(log.join(segment::name(0)), bytes)?;
     drop(Watermark::create(&dir.join("watermark"))?);
     if let Ok(mut log) = DiskLog::open(dir, dir) {
         let state = log.state();

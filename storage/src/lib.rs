@@ -23,7 +23,7 @@ mod state_dir;
 pub use error::StorageError;
 pub use journal::{Journal, JournalRecord, RECORD_MAX, Retention};
 pub use log::{
-    Entry, LogBackend, LogId, LogOp, LogState, Told, Vote, simulated,
+    Entry, LogBackend, LogId, LogOp, LogState, Vote, simulated,
     store::{Done, LogStore},
 };
 pub use raft_store::RaftStore;

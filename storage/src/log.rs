@@ -8,8 +8,10 @@ pub(crate) mod cache;
 #[cfg(test)]
 mod damage_tests;
 pub(crate) mod disk;
-mod lane;
-pub(crate) mod scan;
+mod index;
+mod record;
+mod recovery;
+pub(crate) mod segment;
 pub mod simulated;
 pub(crate) mod store;
 pub(crate) mod watermark;
@@ -101,9 +103,6 @@ pub enum LogOp {
     Committed(LogId),
 }
 
-/// Runs once when changes are durable, or with the reason why they never will be, perhaps on another thread.
-pub type Told = Box<dyn FnOnce(io::Result<()>) + Send>;
-
 /// The medium under a [`store::LogStore`], used by one thread at a time.
 ///
 /// After an error from `write` the medium's content is unknown: the store above never calls it again.
@@ -114,17 +113,6 @@ pub trait LogBackend: Send + 'static {
     /// # Errors
     /// The medium refuses, or a change contradicts what is there.
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()>;
-
-    /// Does changes other than votes in order and runs `told` when they and everything before them are durable, or when
-    /// the medium refuses: before this returns or after. Nothing else is asked of the medium until then.
-    fn begin(&mut self, ops: Vec<LogOp>, told: Told) {
-        told(self.write(ops, true));
-    }
-
-    /// Whether [`Self::begin`] with these changes only hands them on, and waits for nothing.
-    fn is_quick(&self, _ops: &[LogOp]) -> bool {
-        false
-    }
 
     /// The entries of `from..to` in order, the first ones of them if they have more than `max_bytes` in sum, at
     /// least one where there is one.

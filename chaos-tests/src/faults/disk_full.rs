@@ -67,9 +67,13 @@ impl Fault for DiskFull {
             return Ok(Some("the node has ended".to_owned()));
         };
         let text = std::fs::read(process.log())?.split_off(usize::try_from(self.said)?);
-        Ok(String::from_utf8_lossy(&text)
-            .contains("os error 28")
-            .then(|| "the node says that nothing goes in any more".to_owned()))
+        if String::from_utf8_lossy(&text).contains("os error 28") {
+            return Ok(Some("the node says that nothing goes in any more".to_owned()));
+        }
+        // The log goes on in files that have their size already: a node may write for a while without asking for room.
+        let room = rustix::fs::statvfs(bed.cluster.nodes[victim].disk())?.f_bfree;
+        Ok((room == 0)
+            .then(|| "no block of the disk is free; the node writes into files that it has".to_owned()))
     }
 
     fn end<'a>(&'a mut self, bed: &'a mut Bed) -> LocalBoxFuture<'a, Result<()>> {

@@ -3,7 +3,7 @@
 
 use std::{
     fs::OpenOptions,
-    io::Write,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -52,19 +52,21 @@ impl Tail {
         bed.kill(victim)?;
         bed.held.insert(victim);
         self.victim = Some(victim);
-        let file = newest_chunk(&bed.cluster.nodes[victim].state_dir())?;
+        let path = newest_file(&bed.cluster.nodes[victim].state_dir())?;
+        let bytes = std::fs::read(&path)?;
+        // Zeros fill the file up to its size; no record ends with one.
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+        let log = OpenOptions::new().write(true).open(&path)?;
         let name = bed.names(&[victim]);
         match self.damage {
             Damage::Torn => {
-                let start = std::fs::read(&file)?.into_iter().take(HALF).collect::<Vec<u8>>();
-                OpenOptions::new().append(true).open(&file)?.write_all(&start)?;
-                self.shown = Some(format!("{} bytes of a record stand at its end", start.len()));
+                let half = &bytes[..HALF.min(bytes.len())];
+                log.write_all_at(half, end)?;
+                self.shown = Some(format!("{} bytes of a record stand at its end", half.len()));
                 Begun::new(vec![victim], format!("kills {name}; its log ends in half a record"))
             }
             Damage::Lost => {
-                let log = OpenOptions::new().write(true).open(&file)?;
-                let length = log.metadata()?.len();
-                log.set_len(length.saturating_sub(self.cut as u64))?;
+                log.set_len(end.saturating_sub(self.cut as u64))?;
                 self.refused(victim, bed).await?;
                 Begun::new(vec![victim], format!("kills {name}; {} bytes of its log are gone", self.cut))
             }
@@ -124,7 +126,7 @@ impl Tail {
 }
 
 /// The file of the log that is written to.
-fn newest_chunk(state: &Path) -> Result<PathBuf> {
+fn newest_file(state: &Path) -> Result<PathBuf> {
     let folder = state.join("raft/log");
     let files = std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
     let files = files.filter_map(|file| Some(file.ok()?.path())).filter(|path| path.is_file());

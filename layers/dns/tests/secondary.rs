@@ -46,6 +46,15 @@ fn addresses(reply: &Message<Vec<u8>>) -> Vec<String> {
     records.map(|record| record.expect("a record").data().addr().to_string()).collect()
 }
 
+/// Waits until the secondary serves these addresses: it may be busy with a new copy of the zone, too.
+fn follows(nsd: &Engine, app: &impl Fn() -> Vec<String>, expected: [&str; 2]) {
+    let start = Instant::now();
+    while app() != expected {
+        assert!(start.elapsed() < PATIENCE, "it does not follow: {:?}\n{}", app(), nsd.log());
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn a_secondary_with_the_key_takes_the_zone_and_follows_it() {
     if !is_there("nsd") {
@@ -63,17 +72,13 @@ fn a_secondary_with_the_key_takes_the_zone_and_follows_it() {
     let mut nsd = Engine::nsd(port, &rest, &[]);
     nsd.wait("z.test", Rtype::SOA);
     let app = || addresses(&ask(nsd.address, &query("app.z.test", Rtype::A, false, 3)));
-    assert_eq!(app(), ["192.0.2.1", "192.0.2.99"], "what does not follow health");
+    // What does not follow health.
+    follows(&nsd, &app, ["192.0.2.1", "192.0.2.99"]);
     let many = by_tcp(nsd.address, &query("many.z.test", Rtype::TXT, false, 4)).expect("a reply");
     assert_eq!(many.header_counts().ancount(), 100);
 
     ours.serve(8, &plan(8, secondary, "192.0.2.2"));
-    let start = Instant::now();
-    while app() != ["192.0.2.2", "192.0.2.99"] {
-        assert!(start.elapsed() < PATIENCE, "it does not follow: {:?}\n{}", app(), nsd.log());
-        thread::sleep(Duration::from_millis(100));
-    }
-    println!("the secondary followed after {:.1} s", start.elapsed().as_secs_f32());
+    follows(&nsd, &app, ["192.0.2.2", "192.0.2.99"]);
 }
 
 #[test]

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{LogStore, StorageError};
 
-/// Small, so that a few entries fill several files.
-const CHUNK: usize = 320;
+/// Size of a file; small, so that a few entries fill several.
+const SEGMENT: u64 = 256;
 
 fn id(term: u64, index: u64) -> LogId {
     LogId { term, index }
@@ -34,7 +34,7 @@ fn vote(term: u64) -> Vote {
 }
 
 fn open(dir: &Path) -> Result<DiskLog, StorageError> {
-    DiskLog::open_in_chunks(dir, dir, CHUNK)
+    DiskLog::open_in_segments(dir, dir, SEGMENT)
 }
 
 fn all(log: &mut impl LogBackend) -> Vec<Entry> {
@@ -62,7 +62,12 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// A directory in which vote 2 and entries 0 to 14 were acknowledged, in several chunks.
+/// Bytes of a file up to the end of the last record: that never ends in zero.
+fn used(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+/// A directory in which vote 2 and entries 0 to 14 were acknowledged, in several files.
 fn written() -> (TempDir, Vec<Entry>) {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut log = open(dir.path()).expect("opened");
@@ -95,7 +100,7 @@ fn holds_everything_or_refuses(dir: &Path, entries: &[Entry], what: &str) -> boo
 #[test]
 fn a_healthy_log_holds_everything() {
     let (dir, entries) = written();
-    assert!(files(&dir.path().join("log")).len() > 2, "several chunks");
+    assert!(files(&dir.path().join("log")).len() > 2, "several files");
     assert!(holds_everything_or_refuses(copy(dir.path()).path(), &entries, "copy"));
     assert!(holds_everything_or_refuses(dir.path(), &entries, "original"));
 }
@@ -104,24 +109,24 @@ fn a_healthy_log_holds_everything() {
 fn a_log_cut_anywhere_among_acknowledged_records_is_refused() {
     let (dir, entries) = written();
     for (number, file) in files(&dir.path().join("log")).iter().enumerate().rev() {
-        let len = fs::metadata(file).expect("metadata").len();
-        for cut in 0..len {
+        let used = used(&fs::read(file).expect("read")) as u64;
+        for cut in 0..used {
             let copy = copy(dir.path());
             let damaged = &files(&copy.path().join("log"))[number];
             fs::OpenOptions::new().write(true).open(damaged).expect("open").set_len(cut).expect("cut");
-            let what = format!("chunk {number} cut at {cut}");
+            let what = format!("file {number} cut at {cut}");
             assert!(!holds_everything_or_refuses(copy.path(), &entries, &what), "{what}");
         }
     }
 }
 
 #[test]
-fn a_missing_chunk_is_refused() {
+fn a_missing_file_is_refused() {
     let (dir, entries) = written();
     for number in 0..files(&dir.path().join("log")).len() {
         let copy = copy(dir.path());
         fs::remove_file(&files(&copy.path().join("log"))[number]).expect("removed");
-        assert!(!holds_everything_or_refuses(copy.path(), &entries, &format!("chunk {number} missing")));
+        assert!(!holds_everything_or_refuses(copy.path(), &entries, &format!("file {number} missing")));
     }
 }
 
@@ -135,8 +140,9 @@ fn a_flipped_bit_anywhere_is_refused_or_harmless() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1 << (at % 8);
             fs::write(&files(&copy.path().join("log"))[number], damaged).expect("written");
-            let what = format!("chunk {number}, byte {at}");
-            assert!(!holds_everything_or_refuses(copy.path(), &entries, &what), "{what}");
+            let what = format!("file {number}, byte {at}");
+            let opened = holds_everything_or_refuses(copy.path(), &entries, &what);
+            assert!(!opened || at >= used(&whole), "{what}");
         }
     }
     let mark = fs::read(dir.path().join("watermark")).expect("read");
@@ -176,40 +182,120 @@ fn zeros_over_acknowledged_records_are_refused() {
     }
 }
 
-/// The log grows by records that were never synced, and the power fails while they are on their way.
+/// The log grows by a record that was never synced, and the power fails while it is on its way.
 #[test]
 fn an_unacknowledged_tail_torn_at_any_byte_is_dropped() {
     let (dir, entries) = written();
     let last = files(&dir.path().join("log")).len() - 1;
-    let before = fs::read(&files(&dir.path().join("log"))[last]).expect("read");
+    let before = used(&fs::read(&files(&dir.path().join("log"))[last]).expect("read"));
     let grown = copy(dir.path());
     let mut log = open(grown.path()).expect("opened");
     log.write(vec![LogOp::Append(entry(2, 15))], false).expect("written");
     drop(log);
     let after = fs::read(&files(&grown.path().join("log"))[last]).expect("read");
-    assert!(after.len() > before.len() && after.starts_with(&before));
-    for torn in before.len()..after.len() {
-        for filled in [after[..torn].to_vec(), {
-            let mut b = after[..torn].to_vec();
-            b.resize(torn + 300, 0);
-            b
-        }] {
-            // A zero tail right behind the record's last bytes (a checksum of zeros) would complete it.
-            let copy = copy(dir.path());
-            fs::write(&files(&copy.path().join("log"))[last], &filled).expect("written");
-            let what = format!("torn at {torn}, {} bytes", filled.len());
-            match open(copy.path()) {
-                Ok(mut log) => {
-                    assert_eq!(all(&mut log), entries, "{what}");
-                    // It goes on from there, and a restart finds all of it.
-                    log.write(vec![LogOp::Append(entry(2, 15))], true).expect("written");
-                    drop(log);
-                    assert_eq!(all(&mut open(copy.path()).expect("reopened")).len(), 16, "{what}");
-                }
-                // Half a record with zeros behind it is a complete record with a wrong checksum.
-                Err(refused) => assert!(refused.is_rejoin() && filled.len() > torn, "{what}: {refused}"),
-            }
+    assert!(used(&after) > before);
+    for torn in before..used(&after) {
+        let copy = copy(dir.path());
+        let mut part = after.clone();
+        part[torn..].fill(0);
+        fs::write(&files(&copy.path().join("log"))[last], &part).expect("written");
+        let mut log = open(copy.path()).expect("opened");
+        assert_eq!(all(&mut log), entries, "torn at {torn}");
+        // It goes on from there, and a restart finds all of it.
+        log.write(vec![LogOp::Append(entry(2, 15))], true).expect("written");
+        drop(log);
+        assert_eq!(all(&mut open(copy.path()).expect("reopened")).len(), 16, "torn at {torn}");
+    }
+}
+
+/// Many records were on their way when the power failed, and the disk has written some of their sectors.
+#[test]
+fn of_records_that_were_never_synced_those_before_the_first_gap_survive() {
+    let sectors = 512;
+    let open = |dir: &Path| DiskLog::open_in_segments(dir, dir, 16 * 1024).expect("opened");
+    let large = |index: u64| Entry { id: id(1, index), body: vec![7; 300].into() };
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut log = open(dir.path());
+    log.write(vec![LogOp::Vote(vote(1)), LogOp::Append(large(0))], true).expect("written");
+    let path = files(&dir.path().join("log")).pop().expect("a file");
+    let durable = used(&fs::read(&path).expect("read"));
+    log.write((1..12).map(|index| LogOp::Append(large(index))).collect(), false).expect("written");
+    let whole = fs::read(&path).expect("read");
+    drop(log);
+    let (first, last) = (durable / sectors, used(&whole).div_ceil(sectors));
+    // Every choice of the first few, and of the last few.
+    for choice in 0..1u32 << (last - first) {
+        if choice.count_ones() > 2 && choice.count_zeros() > 34 - u32::try_from(last - first).expect("small")
+        {
+            continue;
         }
+        let mut part = whole.clone();
+        for lost in (first..last).filter(|sector| choice & (1 << (sector - first)) != 0) {
+            part[durable.max(lost * sectors)..(lost + 1) * sectors].fill(0);
+        }
+        let copy = tempfile::tempdir().expect("tempdir");
+        fs::create_dir(copy.path().join("log")).expect("made");
+        let mut mark = super::watermark::Watermark::create(&copy.path().join("watermark")).expect("made");
+        mark.set(durable as u64).expect("set");
+        fs::write(copy.path().join("log").join(path.file_name().expect("name")), &part).expect("written");
+        let found = all(&mut open(copy.path()));
+        assert_eq!(found, (0..found.len() as u64).map(large).collect::<Vec<_>>(), "lost: {choice:b}");
+        assert!(!found.is_empty() && (choice != 0 || found.len() == 12), "lost: {choice:b}");
+        // What is left of records behind the gap does not come back behind new ones.
+        let next = found.len() as u64;
+        let mut log = open(copy.path());
+        log.write(vec![LogOp::Append(large(next))], true).expect("written");
+        drop(log);
+        assert_eq!(all(&mut open(copy.path())).len() as u64, next + 1, "lost: {choice:b}");
+    }
+}
+
+#[test]
+fn a_file_that_was_begun_and_never_written_is_dropped() {
+    let (dir, entries) = written();
+    let path = files(&dir.path().join("log")).pop().expect("a file");
+    let start: u64 =
+        path.file_stem().and_then(|stem| stem.to_str()).expect("name").parse().expect("a number");
+    let end = start + used(&fs::read(&path).expect("read")) as u64;
+    fs::write(dir.path().join("log").join(super::segment::name(end)), [0; 400]).expect("written");
+    fs::write(dir.path().join("log/spare"), [0; 100]).expect("written");
+    assert!(holds_everything_or_refuses(dir.path(), &entries, "an empty file"));
+    assert!(holds_everything_or_refuses(dir.path(), &entries, "opened again"));
+}
+
+#[test]
+fn files_go_with_what_is_purged_and_entries_larger_than_a_file_have_their_own() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut log = open(dir.path()).expect("opened");
+    log.write(vec![LogOp::Vote(vote(1))], true).expect("written");
+    let large = Entry { id: id(1, 20), body: vec![1; 3000].into() };
+    for entry in (0..20).map(|index| entry(1, index)).chain([large.clone(), entry(1, 21)]) {
+        log.write(vec![LogOp::Append(entry)], true).expect("written");
+    }
+    let before = files(&dir.path().join("log")).len();
+    log.write(vec![LogOp::Committed(id(1, 21)), LogOp::Purge(id(1, 19))], true).expect("written");
+    let left = files(&dir.path().join("log"));
+    assert!(left.len() < before && left.len() >= 2, "{before} files, then {left:?}");
+    assert_eq!(all(&mut log), [large.clone(), entry(1, 21)]);
+    drop(log);
+    let mut log = open(dir.path()).expect("reopened");
+    assert_eq!(all(&mut log), [large, entry(1, 21)]);
+    // A snapshot of another node takes the place of all that is here.
+    log.write(vec![LogOp::Purge(id(1, 50))], true).expect("written");
+    assert_eq!(files(&dir.path().join("log")).len(), 1);
+    log.write(vec![LogOp::Append(entry(1, 51))], true).expect("written");
+    drop(log);
+    let mut log = open(dir.path()).expect("reopened");
+    assert_eq!((log.state().purged, all(&mut log)), (Some(id(1, 50)), vec![entry(1, 51)]));
+}
+
+#[test]
+fn an_entry_that_does_not_follow_the_last_one_is_refused() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut log = open(dir.path()).expect("opened");
+    log.write(vec![LogOp::Vote(vote(3)), LogOp::Append(entry(2, 0))], true).expect("written");
+    for wrong in [entry(2, 0), entry(2, 2), entry(1, 1)] {
+        assert!(log.write(vec![LogOp::Append(wrong)], true).is_err());
     }
 }
 
@@ -218,7 +304,7 @@ fn zeros_behind_the_last_record_are_dropped() {
     let (dir, entries) = written();
     for zeros in [1, 3, 4, 100, 5000] {
         let copy = copy(dir.path());
-        let last = files(&copy.path().join("log")).pop().expect("a chunk");
+        let last = files(&copy.path().join("log")).pop().expect("a file");
         let mut bytes = fs::read(&last).expect("read");
         bytes.resize(bytes.len() + zeros, 0);
         fs::write(&last, bytes).expect("written");
@@ -231,8 +317,9 @@ fn garbage_behind_the_last_record_is_refused_or_dropped() {
     let (dir, entries) = written();
     for garbage in [vec![0xff; 3], vec![0xff; 300], b"\0\0\0\x01 and so on and so on and so on".to_vec()] {
         let copy = copy(dir.path());
-        let last = files(&copy.path().join("log")).pop().expect("a chunk");
+        let last = files(&copy.path().join("log")).pop().expect("a file");
         let mut bytes = fs::read(&last).expect("read");
+        bytes.truncate(used(&bytes));
         bytes.extend(&garbage);
         fs::write(&last, bytes).expect("written");
         holds_everything_or_refuses(copy.path(), &entries, "garbage");
@@ -330,7 +417,7 @@ proptest! {
 #[test]
 fn entries_that_come_back_under_a_third_leader_are_readable() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let open = || DiskLog::open_in_chunks(dir.path(), dir.path(), 2000).expect("opened");
+    let open = || DiskLog::open_in_segments(dir.path(), dir.path(), 2000).expect("opened");
     let mut log = open();
     log.write(vec![LogOp::Vote(vote(1))], true).expect("written");
     let mut old = Vec::new();
@@ -433,7 +520,7 @@ fn entries_that_left_the_cache_are_read_from_disk() {
 #[test]
 fn appends_alone_and_in_groups_are_acknowledged_in_order_through_many_files() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let open = || DiskLog::open_in_chunks(dir.path(), dir.path(), 16 * 1024).expect("opened");
+    let open = || DiskLog::open_in_segments(dir.path(), dir.path(), 16 * 1024).expect("opened");
     let log = LogStore::start(open()).expect("started");
     let (sender, acks) = mpsc::channel();
     let append = |index: u64| {

@@ -1,271 +1,249 @@
-//! The log on disk, over raft-log: a write-ahead log in chunk files, each record checksummed.
+//! The log on disk: checksummed records in files that have their full size before the first record is written.
 
 use std::{
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc::sync_channel},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use parking_lot::Mutex;
-use raft_log::{
-    Callback, Config, DumpApi, RaftLog, RaftLogAction, Segment, Types, WALRecord,
-    api::raft_log_writer::RaftLogWriter,
-    codeq::{Decode, Encode, Span},
-};
-
 use super::{
-    ENTRY_MAX, Entry, LogBackend, LogId, LogOp, LogState, Told, Vote,
-    scan::scan,
+    ENTRY_MAX, Entry, LogBackend, LogId, LogOp, LogState,
+    index::{Index, Place},
+    record::Record,
+    recovery::{self, Recovered},
+    segment::{Segment, Spares},
     watermark::{Found, Watermark},
 };
 use crate::{StorageError, state_dir::create};
 
 const LOG: &str = "log";
 const WATERMARK: &str = "watermark";
-/// Size of a chunk file: what is purged goes in such pieces, and what raft-log holds of the newest one in memory.
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
-/// Records in a chunk file: bounds what raft-log holds in memory per record of the newest one.
-const CHUNK_RECORDS: usize = 32 * 1024;
-/// More than a record has beside an entry's content: its kind, ids, lengths and checksums.
-const RECORD_OVERHEAD: usize = 256;
-/// Buffer for reading a chunk file at start.
-const READ_BUFFER: usize = 256 * 1024;
+/// Size of a file: what is purged goes in such pieces.
+const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes that are handed over to the system at once, or one record.
+const BUFFER_BYTES: usize = 1024 * 1024;
 /// How far the durable watermark may be behind the log.
 pub(crate) const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log of one node on disk.
 #[derive(Debug)]
 pub(crate) struct DiskLog {
-    wal: RaftLog<Wal>,
-    /// Set where the log has been synced.
-    mark: Arc<Mutex<Watermark>>,
+    /// In their order; the last one is written to.
+    segments: VecDeque<Segment>,
+    spares: Spares,
+    index: Index,
+    /// Where the log ends.
     end: u64,
+    /// Records on their way to the file, from `written` to `end`.
+    buffer: Vec<u8>,
+    written: u64,
+    /// Says how far the log has been synced.
+    mark: Watermark,
     /// When the watermark was last made durable; none while it is.
     unsynced_since: Option<Instant>,
-    room: Room,
-}
-
-/// What still goes into the newest chunk file. Behind the truth at worst.
-#[derive(Clone, Copy, Debug, Default)]
-struct Room {
-    bytes: usize,
-    records: usize,
-}
-
-impl Room {
-    /// What is left of it after these changes; none if they may need another file.
-    fn after(self, ops: &[LogOp]) -> Option<Self> {
-        let bytes: usize = ops.iter().map(|op| RECORD_OVERHEAD + body_of(op)).sum();
-        // A file that has reached its size is full.
-        let left =
-            Self { bytes: self.bytes.checked_sub(bytes)?, records: self.records.checked_sub(ops.len())? };
-        (left.bytes > 0 && left.records > 0).then_some(left)
-    }
-}
-
-fn body_of(op: &LogOp) -> usize {
-    match op {
-        LogOp::Append(entry) => entry.body.len(),
-        _ => 0,
-    }
 }
 
 impl DiskLog {
     /// Opens the log in `dir`, or makes a new one.
     pub(crate) fn open(dir: &Path, state_dir: &Path) -> Result<Self, StorageError> {
-        Self::open_in_chunks(dir, state_dir, CHUNK_BYTES)
+        Self::open_in_segments(dir, state_dir, SEGMENT_BYTES)
     }
 
-    pub(crate) fn open_in_chunks(dir: &Path, state_dir: &Path, chunk: usize) -> Result<Self, StorageError> {
-        let wal_dir = dir.join(LOG);
-        create(&wal_dir)?;
-        let refused = |error: io::Error| StorageError::io("open the log in", &wal_dir, &error);
-        let config = Arc::new(config(&wal_dir, chunk).map_err(refused)?);
-        let rejoin = |found: String| StorageError::Rejoin {
-            place: wal_dir.clone(),
-            found,
-            state_dir: state_dir.to_owned(),
-        };
-        let scan = scan(&config).map_err(refused)?.map_err(rejoin)?;
+    pub(crate) fn open_in_segments(dir: &Path, state_dir: &Path, size: u64) -> Result<Self, StorageError> {
+        let log_dir = dir.join(LOG);
+        create(&log_dir)?;
+        let refused = |error: io::Error| StorageError::io("open the log in", &log_dir, &error);
+        let rejoin = |found: String| rejoin(&log_dir, state_dir, found);
+        let found = recovery::read(&log_dir).map_err(refused)?.map_err(rejoin)?;
         let mark_path = dir.join(WATERMARK);
-        let marked = Watermark::open(&mark_path).map_err(refused)?;
-        let mark = match marked {
+        let mark = match Watermark::open(&mark_path).map_err(refused)? {
             Found::Intact(mark) => mark,
-            Found::Missing if scan.empty => Watermark::create(&mark_path).map_err(refused)?,
+            Found::Missing if found.is_none() => Watermark::create(&mark_path).map_err(refused)?,
             Found::Missing => return Err(rejoin("the watermark beside the log is missing".into())),
             Found::Damaged => return Err(rejoin("the watermark beside the log is damaged".into())),
         };
-        if scan.end < mark.end() {
-            let why = scan.tail.map(|tail| format!(" ({tail})")).unwrap_or_default();
-            let (end, known) = (scan.end, mark.end());
+        let found = found.unwrap_or_default();
+        if found.end < mark.end() {
+            let why = found.tail.map(|tail| format!(" ({tail})")).unwrap_or_default();
+            let (end, known) = (found.end, mark.end());
             return Err(rejoin(format!(
                 "the log ends at byte {end}, but was durable up to byte {known}{why}"
             )));
         }
-        scan.check().map_err(rejoin)?;
-        if let Some(tail) = &scan.tail {
-            tracing::warn!(log = %wal_dir.display(), tail, "dropping an incomplete record that was never acknowledged");
+        found.index.check().map_err(rejoin)?;
+        if let Some(tail) = &found.tail {
+            tracing::warn!(log = %log_dir.display(), tail, "dropping an incomplete record that was never acknowledged");
         }
-        let wal =
-            RaftLog::open(config).map_err(|error| rejoin(format!("the log cannot be read: {error}")))?;
-        let mark = Arc::new(Mutex::new(mark));
-        let room = Room::default();
-        let log = Self { wal, mark, end: scan.end, unsynced_since: None, room };
-        if log.state() != scan.state {
-            return Err(rejoin(format!(
-                "two readings of the log differ: {:?} and {:?}",
-                scan.state,
-                log.state()
-            )));
+        Self::begin(&log_dir, size, found, mark).map_err(refused)
+    }
+
+    fn begin(dir: &Path, size: u64, found: Recovered, mark: Watermark) -> io::Result<Self> {
+        let (index, end) = (found.index, found.end);
+        let mut log = Self {
+            segments: recovery::repair(found.segments, end)?,
+            spares: Spares::new(dir, size),
+            index,
+            end,
+            buffer: Vec::new(),
+            written: end,
+            mark,
+            unsynced_since: None,
+        };
+        if log.segments.is_empty() {
+            log.begin_segment(0)?;
+            log.hand_over()?;
         }
         Ok(log)
     }
 
-    fn apply(&mut self, op: LogOp) -> io::Result<Option<Segment>> {
-        let state = self.state();
+    /// The record that makes this change; none where there is nothing to change.
+    fn record_of(&self, op: LogOp) -> io::Result<Option<Record>> {
+        let state = self.index.state();
         Ok(Some(match op {
-            LogOp::Append(Entry { id, body }) => {
-                if body.len() > ENTRY_MAX {
-                    let size = body.len();
-                    return Err(StorageError::TooLarge { size, limit: ENTRY_MAX }.into());
-                }
-                self.wal.append([(id, Body(body))])?
+            LogOp::Append(Entry { body, .. }) if body.len() > ENTRY_MAX => {
+                return Err(StorageError::TooLarge { size: body.len(), limit: ENTRY_MAX }.into());
             }
-            LogOp::TruncateFrom(index) if index < state.next_index() => self.wal.truncate(index)?,
-            LogOp::Purge(id) => self.wal.purge(id)?,
-            LogOp::Vote(vote) => self.wal.save_vote(vote)?,
+            LogOp::Append(entry) => Record::Append(entry),
+            LogOp::TruncateFrom(index) if index < state.next_index() => {
+                Record::Truncate(index.checked_sub(1).and_then(|last| self.index.id(last)))
+            }
+            LogOp::Purge(id) => Record::Purge(id),
+            LogOp::Vote(vote) => Record::Vote(vote),
             // A hint: it never goes back, nor beyond what is there.
             LogOp::Committed(id) if Some(id) > state.committed && Some(id) <= state.last => {
-                self.wal.commit(id)?
+                Record::Committed(id)
             }
             LogOp::TruncateFrom(_) | LogOp::Committed(_) => return Ok(None),
         }))
     }
 
-    /// Finds an entry by reading all files.
-    ///
-    /// raft-log keeps the entries of the newest file in memory and tells them from older ones by their ids. An
-    /// entry that was given up for another leader's and came back under a third leader has an id that looks old:
-    /// raft-log forgets it, and cannot read it back before the file is full.
-    fn search(&self, index: u64) -> io::Result<(LogId, Body)> {
-        self.wal.wait_worker_idle()?;
-        let mut found = None;
-        self.wal.dump().write_with(|_, _, record| {
-            // The last one that was appended under an index is the one that counts.
-            if let (_, WALRecord::Action(RaftLogAction::Append(id, body))) = record?
-                && id.index == index
-            {
-                found = Some((id, body));
-            }
-            Ok(())
-        })?;
-        found.ok_or_else(|| io::Error::other(format!("entry {index} is not in the log's files")))
+    /// Puts a record behind the last one, in another file where this one has no room for it.
+    fn put(&mut self, record: &Record) -> io::Result<()> {
+        let len = record.encoded_len();
+        if self.segments.back().is_none_or(|newest| self.end + len as u64 > newest.start + newest.size) {
+            self.begin_segment(len)?;
+        }
+        self.encode(record)?;
+        if self.buffer.len() >= BUFFER_BYTES { self.hand_over() } else { Ok(()) }
     }
 
-    fn apply_all(&mut self, ops: Vec<LogOp>) -> io::Result<()> {
-        let room = self.room.after(&ops);
-        for op in ops {
-            if let Some(segment) = self.apply(op)? {
-                self.end = self.end.max(segment.end().0);
-            }
-        }
-        self.room = room.unwrap_or_else(|| self.look_for_room());
+    fn encode(&mut self, record: &Record) -> io::Result<()> {
+        let len = record.encoded_len();
+        self.index.take(record, self.end, len).map_err(io::Error::other)?;
+        record.encode(self.end, &mut self.buffer);
+        self.end += len as u64;
         Ok(())
     }
 
-    fn look_for_room(&self) -> Room {
-        let (open, config) = (self.wal.stat().open_chunk, &self.wal.config().wal);
-        let left = |most: usize, is: u64| most.saturating_sub(usize::try_from(is).unwrap_or(usize::MAX));
-        Room {
-            bytes: left(config.chunk_max_size(), open.size),
-            records: left(config.chunk_max_records(), open.records_count),
+    /// Begins a file that has room for a record of so many bytes.
+    fn begin_segment(&mut self, len: usize) -> io::Result<()> {
+        self.hand_over()?;
+        if let Some(full) = self.segments.back() {
+            // Else what is in the next file could survive without what is in this one.
+            full.sync()?;
         }
+        let opened = Record::Opened(self.index.state());
+        let least = opened.encoded_len() + len;
+        self.segments.push_back(self.spares.take(self.end, least as u64)?);
+        self.encode(&opened)
     }
 
-    fn is_mark_due(&self) -> bool {
-        self.unsynced_since.is_some_and(|since| since.elapsed() >= MARK_INTERVAL)
-    }
-
-    fn write_and_sync(&mut self, ops: Vec<LogOp>) -> io::Result<()> {
-        let voted = ops.iter().any(|op| matches!(op, LogOp::Vote(_)));
-        let (done, synced) = sync_channel(1);
-        self.begin(ops, Box::new(move |result| Callback::send(done, result)));
-        synced.recv().map_err(|_| io::Error::other("the thread that writes the log has ended"))??;
-        // Votes are rare and matter most.
-        if voted { self.sync_mark() } else { Ok(()) }
-    }
-
-    fn prepare(&mut self, ops: Vec<LogOp>) -> io::Result<()> {
-        if self.is_mark_due() {
-            self.sync_mark()?;
+    /// Hands over to the system what is on its way.
+    fn hand_over(&mut self) -> io::Result<()> {
+        if let Some(newest) = self.segments.back().filter(|_| !self.buffer.is_empty()) {
+            newest.write(self.written, &self.buffer)?;
+            self.written = self.end;
+            self.buffer.clear();
+            // Half full: the next one is needed soon.
+            if self.end - newest.start > newest.size / 2 {
+                self.spares.prepare();
+            }
         }
-        self.apply_all(ops)?;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if let Some(newest) = self.segments.back() {
+            newest.sync()?;
+        }
+        self.mark.set(self.end)?;
         self.unsynced_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// Removes the files of which nothing is needed any more.
+    fn remove_purged(&mut self) -> io::Result<()> {
+        let needed = self.index.oldest().map_or(self.end, |place| place.at);
+        while self.segments.get(1).is_some_and(|second| second.start <= needed) {
+            self.segments.pop_front().map_or(Ok(()), Segment::remove)?;
+        }
         Ok(())
     }
 
     fn sync_mark(&mut self) -> io::Result<()> {
         self.unsynced_since = None;
-        self.mark.lock().sync()
+        self.mark.sync()
+    }
+
+    fn entry(&self, index: u64, place: Place) -> io::Result<Entry> {
+        let behind = self.segments.partition_point(|segment| segment.start <= place.at);
+        let segment = behind.checked_sub(1).and_then(|nth| self.segments.get(nth));
+        let bytes = segment.map_or(Ok(Vec::new()), |segment| segment.read(place.at, place.len))?;
+        match Record::decode(place.at, &bytes) {
+            Ok((Record::Append(entry), _)) if entry.id == (LogId { term: place.term, index }) => Ok(entry),
+            found => {
+                let message = format!("entry {index} cannot be read back from byte {}: {found:?}", place.at);
+                Err(io::Error::new(io::ErrorKind::InvalidData, message))
+            }
+        }
     }
 }
 
 impl LogBackend for DiskLog {
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> io::Result<()> {
-        if sync {
-            return self.write_and_sync(ops);
+        if sync && self.unsynced_since.is_some_and(|since| since.elapsed() >= MARK_INTERVAL) {
+            self.sync_mark()?;
         }
-        self.apply_all(ops)?;
-        self.wal.flush(false, None)
-    }
-
-    fn begin(&mut self, ops: Vec<LogOp>, told: Told) {
-        if let Err(error) = self.prepare(ops) {
-            return told(Err(error));
+        let mut voted = false;
+        for op in ops {
+            voted |= matches!(op, LogOp::Vote(_));
+            if let Some(record) = self.record_of(op)? {
+                self.put(&record)?;
+            }
         }
-        let flushed = Flushed { told, mark: self.mark.clone(), end: self.end };
-        // What waits for it is dropped with it, and says so.
-        if let Err(error) = self.wal.flush(true, Some(flushed)) {
-            tracing::error!(%error, "the thread that writes the log takes nothing more");
+        self.hand_over()?;
+        if !sync {
+            return Ok(());
         }
-    }
-
-    fn is_quick(&self, ops: &[LogOp]) -> bool {
-        let waits = |op: &LogOp| !matches!(op, LogOp::Append(_) | LogOp::Committed(_));
-        !self.is_mark_due() && !ops.iter().any(waits) && self.room.after(ops).is_some()
+        self.sync()?;
+        // Votes are rare and matter most.
+        if voted {
+            self.sync_mark()?;
+        }
+        // Not before the record that says so is durable.
+        self.remove_purged()
     }
 
     fn read(&mut self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         let state = self.state();
         for index in from.max(state.first_index())..to.min(state.next_index()) {
-            let found = match self.wal.read(index, index + 1).next() {
-                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => self.search(index)?,
-                Some(found) => found?,
-                // The log begins later.
-                None => continue,
-            };
-            let (id, Body(body)) = found;
-            bytes += body.len();
+            // The log begins later.
+            let Some(place) = self.index.place(index) else { continue };
+            let entry = self.entry(index, place)?;
+            bytes += entry.body.len();
             if bytes > max_bytes && !entries.is_empty() {
                 break;
             }
-            entries.push(Entry { id, body });
+            entries.push(entry);
         }
         Ok(entries)
     }
 
     fn state(&self) -> LogState {
-        let state = self.wal.log_state();
-        LogState {
-            vote: state.vote().copied(),
-            committed: state.committed().copied(),
-            purged: state.purged().copied(),
-            last: state.last().copied(),
-        }
+        self.index.state()
     }
 
     fn settle(&mut self) -> io::Result<()> {
@@ -273,131 +251,6 @@ impl LogBackend for DiskLog {
     }
 }
 
-fn config(dir: &Path, chunk: usize) -> io::Result<Config> {
-    let not_text = || io::Error::new(io::ErrorKind::InvalidInput, "the path is not valid UTF-8");
-    let mut config = Config::new(PathBuf::from(dir).to_str().ok_or_else(not_text)?);
-    config.wal.chunk_max_size = Some(chunk);
-    config.wal.chunk_max_records = Some(CHUNK_RECORDS);
-    config.wal.read_buffer_size = Some(READ_BUFFER);
-    // Writes arrive grouped already: waiting for more would only add to the latency.
-    config.wal.flush_batch_wait = Some(Duration::ZERO);
-    // The store above has the cache; raft-log keeps what is in the newest chunk in any case.
-    config.log_cache_max_items = Some(0);
-    config.log_cache_capacity = Some(0);
-    Ok(config)
-}
-
-/// What raft-log's thread does after a flush: whoever waits for the entries need not wait for another thread to wake up.
-pub(crate) struct Flushed {
-    told: Told,
-    mark: Arc<Mutex<Watermark>>,
-    /// Where the log ends then.
-    end: u64,
-}
-
-impl Callback for Flushed {
-    fn send(self, result: io::Result<()>) {
-        let marked = result.and_then(|()| self.mark.lock().set(self.end));
-        (self.told)(marked);
-    }
-}
-
-/// What raft-log is told about our types.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wal;
-
-impl Types for Wal {
-    type LogId = LogId;
-    type LogPayload = Body;
-    type Vote = Vote;
-    type Callback = Flushed;
-    type UserData = u64;
-
-    fn log_index(log_id: &LogId) -> u64 {
-        log_id.index
-    }
-
-    fn payload_size(payload: &Body) -> u64 {
-        payload.0.len() as u64
-    }
-}
-
-/// An entry's content as raft-log stores it: length (4 bytes), bytes.
-#[derive(Clone, Debug)]
-pub(crate) struct Body(Bytes);
-
-impl Encode for Body {
-    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        let len = u32::try_from(self.0.len()).map_err(io::Error::other)?;
-        let n = len.encode(&mut writer)?;
-        writer.write_all(&self.0)?;
-        Ok(n + self.0.len())
-    }
-}
-
-impl Decode for Body {
-    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        let len = u32::decode(&mut reader)? as usize;
-        if len > ENTRY_MAX {
-            let message = format!("an entry of {len} bytes, at most {ENTRY_MAX} are possible");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        let mut bytes = vec![0; len];
-        reader.read_exact(&mut bytes)?;
-        Ok(Self(bytes.into()))
-    }
-}
-
-impl Encode for LogId {
-    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        Ok(self.term.encode(&mut writer)? + self.index.encode(&mut writer)?)
-    }
-}
-
-impl Decode for LogId {
-    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        Ok(Self { term: u64::decode(&mut reader)?, index: u64::decode(&mut reader)? })
-    }
-}
-
-impl Encode for Vote {
-    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        Ok(self.term.encode(&mut writer)?
-            + self.node.encode(&mut writer)?
-            + u8::from(self.elected).encode(&mut writer)?)
-    }
-}
-
-impl Decode for Vote {
-    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        Ok(Self {
-            term: u64::decode(&mut reader)?,
-            node: u64::decode(&mut reader)?,
-            elected: u8::decode(&mut reader)? != 0,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_fills_a_file_has_no_room_in_it() {
-        let append =
-            |len| LogOp::Append(Entry { id: LogId { term: 1, index: 1 }, body: vec![0; len].into() });
-        let room = Room { bytes: 1000, records: 3 };
-        let cases = [
-            ("nothing", vec![], Some((1000, 3))),
-            ("one", vec![append(100)], Some((644, 2))),
-            ("as many records as are left", vec![append(1), append(1), append(1)], None),
-            ("as many bytes as are left", vec![append(1000 - RECORD_OVERHEAD)], None),
-            ("a hint counts", vec![append(1), LogOp::Committed(LogId { term: 1, index: 1 })], Some((487, 1))),
-        ];
-        for (what, ops, expected) in cases {
-            let after = room.after(&ops).map(|room| (room.bytes, room.records));
-            assert_eq!(after, expected, "{what}");
-        }
-        assert!(Room::default().after(&[]).is_none(), "where nothing is known, nothing is quick");
-    }
+fn rejoin(log_dir: &Path, state_dir: &Path, found: String) -> StorageError {
+    StorageError::Rejoin { place: PathBuf::from(log_dir), found, state_dir: state_dir.to_owned() }
 }

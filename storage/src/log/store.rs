@@ -1,25 +1,25 @@
 //! The log store: a cache for readers, and a queue of what is to be written, in groups.
 //!
 //! Appending waits for nothing: the entries go into the cache, a job goes into the queue, and the caller's callback runs
-//! once they are durable. Whoever writes takes all jobs that wait, makes one batch of them, syncs once, and runs the
-//! callbacks in order ([`lane`](super::lane)). The vote takes the same queue, so nothing overtakes it, and becomes
+//! once they are durable. One thread takes all jobs that wait, makes one batch of them, syncs once, and runs the
+//! callbacks in order ([`writer`](super::writer)). The vote takes the same queue, so nothing overtakes it, and becomes
 //! visible to readers only when it is durable. After the first error nothing is written any more: a failed sync
 //! says nothing about what is on disk, and trying again would lie about it.
 //!
-//! Over a simulated disk a task writes, so that a simulation on one thread has one order of events.
+//! Over a simulated disk a task writes instead, so that a simulation on one thread has one order of events.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
+    thread::JoinHandle,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{
-    Entry, LogBackend, LogId, LogOp, LogState, Vote,
-    cache::Cache,
-    lane::{Lane, Submit},
-    simulated::Disk,
-    writer::Writer,
-};
+use super::{Entry, LogBackend, LogId, LogOp, LogState, Vote, cache::Cache, simulated::Disk, writer::Writer};
 use crate::StorageError;
 
 /// Runs when the entries of an append are durable, or never will be, on any thread: it must not block.
@@ -42,26 +42,16 @@ pub struct LogStore {
 /// The way to whoever writes.
 #[derive(Clone)]
 enum Jobs {
-    Lane(Arc<OpenLane>),
+    Thread(Sender<Job>),
     Task(mpsc::UnboundedSender<Job>),
 }
 
 impl Jobs {
     fn send(&self, job: Job) -> Result<(), ()> {
         match self {
-            Self::Lane(lane) => lane.0.clone().submit(job),
+            Self::Thread(jobs) => jobs.send(job).map_err(drop),
             Self::Task(jobs) => jobs.send(job).map_err(drop),
         }
-    }
-}
-
-/// Ends with the last one who could write.
-struct OpenLane(Arc<dyn Submit>);
-
-impl Drop for OpenLane {
-    fn drop(&mut self) {
-        // One that is closed already says so; that is all the same here.
-        let _ = self.0.clone().submit(Job::Stop);
     }
 }
 
@@ -121,17 +111,15 @@ impl LogStore {
     /// # Errors
     /// The system gives no thread.
     pub fn start(backend: impl LogBackend) -> Result<Self, StorageError> {
+        let (jobs, queue) = channel();
         let shared = Shared::of(&backend);
-        let lane = Lane::new(Writer::new(backend, shared.clone()));
+        let writer = Writer::new(backend, shared.clone());
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
-            .spawn({
-                let lane = lane.clone();
-                move || lane.run()
-            })
+            .spawn(move || writer.run(&queue))
             .map_err(|error| StorageError::io("start the thread", "raft-log", &error))?;
         *shared.running.lock() = Some(Running::Thread(thread));
-        Ok(Self { shared, jobs: Jobs::Lane(Arc::new(OpenLane(lane))) })
+        Ok(Self { shared, jobs: Jobs::Thread(jobs) })
     }
 
     /// Starts a task over a simulated disk; within a Tokio runtime.
@@ -211,7 +199,7 @@ impl LogStore {
         self.write_and_wait(vec![LogOp::TruncateFrom(from)]).await
     }
 
-    /// Removes the entries up to `id`, which a durable snapshot includes. On disk this is one record; chunk files
+    /// Removes the entries up to `id`, which a durable snapshot includes. On disk this is one record; files
     /// go when all that is in them is purged.
     ///
     /// # Errors

@@ -3,7 +3,14 @@
 //! How far entries are committed is a hint for the next start: it costs no wake-up of its own, but goes with the next
 //! batch, or alone soon after the last one.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 
@@ -11,18 +18,18 @@ use super::{
     LogBackend, LogOp,
     disk::MARK_INTERVAL,
     simulated::{Disk, SimulatedLog},
-    store::{Done, Job, Shared},
+    store::{Job, Shared},
 };
 use crate::StorageError;
 
 /// Most jobs in one batch: bounds how long the first one waits for its sync.
-pub(super) const BATCH_MAX: usize = 1024;
+const BATCH_MAX: usize = 1024;
 /// After this time without a batch to go with, a hint is written alone.
 const HINT_AFTER: Duration = Duration::from_millis(50);
 
 /// What is still to be done when nothing more comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+enum Rest {
     /// To write the hint, and then the rest.
     Hint,
     /// To bring the medium to rest.
@@ -33,7 +40,7 @@ pub(super) enum Rest {
 
 impl Rest {
     /// After how long it is done; never, if there is nothing to do.
-    pub(super) fn within(self) -> Option<Duration> {
+    fn within(self) -> Option<Duration> {
         match self {
             Self::Hint => Some(HINT_AFTER),
             Self::Mark => Some(MARK_INTERVAL),
@@ -42,41 +49,35 @@ impl Rest {
     }
 }
 
-/// What happens when a group is done, whichever way it goes.
-pub(super) type Pass = Box<dyn FnOnce() + Send>;
-
-/// Those who wait for a group. Told when it is durable, or never will be; also if nobody ever says so.
-struct Waiting {
-    shared: Arc<Shared>,
-    dones: Vec<Done>,
-    pass: Option<Pass>,
-}
-
-impl Waiting {
-    fn tell(&mut self, result: &Result<(), StorageError>) {
-        self.shared.latch(result);
-        // The next group may begin while those who waited for this one are told.
-        if let Some(pass) = self.pass.take() {
-            pass();
-        }
-        for done in std::mem::take(&mut self.dones) {
-            done(result.clone());
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.pass.is_some() {
-            self.tell(&Err(StorageError::Failed("the log backend gave up".into())));
-        }
-    }
-}
-
 /// A medium, and those who read what is written there.
 pub(super) struct Writer<B> {
     backend: B,
     shared: Arc<Shared>,
+}
+
+impl<B: LogBackend> Writer<B> {
+    /// Does what is queued, on a thread of its own.
+    pub(super) fn run(mut self, queue: &Receiver<Job>) {
+        let mut rest = Rest::Settled;
+        loop {
+            let first = match rest.within() {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(within) => queue.recv_timeout(within),
+            };
+            match first {
+                Ok(first) => {
+                    rest = Rest::Hint;
+                    let jobs = std::iter::once(first).chain(queue.try_iter()).take(BATCH_MAX).collect();
+                    if self.process(jobs) {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => rest = self.settle(rest),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.close();
+    }
 }
 
 impl Writer<SimulatedLog> {
@@ -106,7 +107,7 @@ impl Writer<SimulatedLog> {
             {
                 jobs.push(job);
             }
-            if self.process(jobs, Box::new(|| {})) {
+            if self.process(jobs) {
                 break;
             }
         }
@@ -120,7 +121,7 @@ impl<B: LogBackend> Writer<B> {
     }
 
     /// What there is to do when nothing has come for a while; what is left to do after that.
-    pub(super) fn settle(&mut self, rest: Rest) -> Rest {
+    fn settle(&mut self, rest: Rest) -> Rest {
         match rest {
             Rest::Hint => {
                 // A failure is latched.
@@ -136,7 +137,7 @@ impl<B: LogBackend> Writer<B> {
     }
 
     /// Does all that is left to do.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         let rest = self.settle(Rest::Hint);
         self.settle(rest);
     }
@@ -147,21 +148,8 @@ impl<B: LogBackend> Writer<B> {
         committed.filter(|_| committed > self.backend.state().committed).map(LogOp::Committed)
     }
 
-    /// Whether [`Writer::append`] with these changes waits for nothing.
-    pub(super) fn is_quick(&self, ops: &[LogOp]) -> bool {
-        self.backend.is_quick(ops)
-    }
-
-    /// Begins to append; `pass` runs when it is over, `done` after that.
-    pub(super) fn append(&mut self, ops: Vec<LogOp>, done: Option<Done>, pass: Pass) {
-        let mut batch = ops;
-        batch.extend(self.hint());
-        self.begin(batch, Vec::from_iter(done), pass);
-    }
-
-    /// Does a group of jobs, the syncing of appended entries aside, which may go on; true if there shall be no further
-    /// group. `pass` runs when all is over.
-    pub(super) fn process(&mut self, jobs: Vec<Job>, pass: Pass) -> bool {
+    /// Does a group of jobs; true if there shall be no further one.
+    fn process(&mut self, jobs: Vec<Job>) -> bool {
         let mut batch = Vec::new();
         let mut sync = false;
         let mut dones = Vec::new();
@@ -188,32 +176,11 @@ impl<B: LogBackend> Writer<B> {
         if !batch.is_empty() {
             batch.extend(self.hint());
         }
-        if sync && !batch.iter().any(|op| matches!(op, LogOp::Vote(_))) {
-            self.begin(batch, dones, pass);
-        } else {
-            // A vote is told when it can be seen.
-            let result = self.write(batch, sync);
-            self.waiting(dones, pass).tell(&result);
+        let result = self.write(batch, sync);
+        for done in dones {
+            done(result.clone());
         }
         stop
-    }
-
-    fn waiting(&self, dones: Vec<Done>, pass: Pass) -> Waiting {
-        Waiting { shared: self.shared.clone(), dones, pass: Some(pass) }
-    }
-
-    fn begin(&mut self, batch: Vec<LogOp>, dones: Vec<Done>, pass: Pass) {
-        let mut waiting = self.waiting(dones, pass);
-        if let Some(failed) = self.shared.failed() {
-            waiting.tell(&Err(failed));
-            return;
-        }
-        let told = Box::new(move |result: io::Result<()>| waiting.tell(&result.map_err(failure)));
-        // What panicked has dropped those who wait, who have been told by that.
-        let _ = self.caught(|backend| {
-            backend.begin(batch, told);
-            Ok(())
-        });
     }
 
     fn write(&mut self, ops: Vec<LogOp>, sync: bool) -> Result<(), StorageError> {
@@ -234,7 +201,7 @@ impl<B: LogBackend> Writer<B> {
         self.caught(action)
     }
 
-    /// raft-log is foreign code: a panic in it is a failure of the store like any other.
+    /// A panic is a failure of the store like any other: whoever waits is told.
     fn caught<T>(&mut self, action: impl FnOnce(&mut B) -> io::Result<T>) -> Result<T, StorageError> {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| action(&mut self.backend)))
             .unwrap_or_else(|_| Err(io::Error::other("the log backend panicked")))
