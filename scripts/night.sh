@@ -10,15 +10,15 @@
 #     --out DIR      where logs, histories and reports go (default: target/night)
 #
 # A part that cannot run here says so on a line `skipped: REASON`. The last line is one JSON object with the result of
-# every part; the exit status is 0 only when none failed. A run of all parts in full length also writes docs/night.md,
-# a shorter one night.md where its logs are.
+# every part; the exit status is 0 only when none failed. Parts in full length are noted in docs/night.json, from which
+# docs/night.md is written: there the last result of each part stands, also where they ran on different days.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seeds=2000 planted=200 kills=1000 minutes=() fuzz=600 out=target/night only=all quick=false
+seeds=2000 planted=200 kills=1000 minutes=() fuzz=120 out=target/night only=all quick=false
 while [[ $# -gt 0 ]]; do
     case "$1" in
-        --quick) seeds=200 planted=50 kills=100 minutes=(--minutes 5) fuzz=60 quick=true; shift ;;
+        --quick) seeds=200 planted=50 kills=100 minutes=(--minutes 5) fuzz=10 quick=true; shift ;;
         --only) only="$2"; shift 2 ;;
         --out) out="$2"; shift 2 ;;
         -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -84,15 +84,21 @@ fi
 
 joined="$(IFS=,; echo "${results[*]}")"
 result="{\"commit\":\"$(git rev-parse --short HEAD)\",\"at\":\"$(date -u +%F)\",\"quick\":$quick,\"parts\":[$joined]}"
-page="$out/night.md"
-if [[ $only == all && $quick == false ]]; then page=docs/night.md; fi
-jq -r '
-    "# Last night\n\nWritten by `scripts/night.sh`" + (if .quick then " --quick" else "" end)
-        + " at commit `\(.commit)`, \(.at).\n\n| part | verdict | took | figures |\n|---|---|---:|---|",
-    (.parts[] | "| \(.part) | \(.verdict) | \(.seconds) s | "
-        + ([.result // {} | paths(scalars) as $at | select(getpath($at) != null and ($at | length) < 3)
-            | "\($at | map(tostring) | join(".")) \(getpath($at))"] | join(", ") | gsub("\\|"; "/")) + " |")
-' <<< "$result" > "$page"
-echo "page: $page"
+if [[ $quick == false ]]; then
+    [[ -s docs/night.json ]] || echo '{}' > docs/night.json
+    jq --argjson run "$result" '
+        reduce ($run.parts[] | select(.verdict != "skipped")) as $part (.;
+            .[$part.part] = ($part | del(.part) + {commit: $run.commit, at: $run.at}))
+    ' docs/night.json > "$out/night.json"
+    cp "$out/night.json" docs/night.json
+    jq -r '
+        "# Last night\n\nThe last result of each part of `scripts/night.sh`, which writes this page.\n\n"
+            + "| part | verdict | took | commit | figures |\n|---|---|---:|---|---|",
+        (to_entries[] | .key as $part | .value | "| \($part) | \(.verdict) | \(.seconds) s | \(.commit), \(.at) | "
+            + ([.result // {} | paths(scalars) as $at | select(getpath($at) != null and ($at | length) < 3)
+                | "\($at | map(tostring) | join(".")) \(getpath($at))"] | join(", ") | gsub("\\|"; "/")) + " |")
+    ' docs/night.json > docs/night.md
+    echo "page: docs/night.md"
+fi
 echo "$result" | tee "$out/result.json"
 exit "$failed"

@@ -22,6 +22,8 @@ pub(super) struct Index {
     state: LogState,
     /// Index of the first entry in `places`.
     first: u64,
+    /// Entries below this one stood in files that are gone.
+    gone: u64,
     places: VecDeque<Place>,
 }
 
@@ -32,7 +34,7 @@ impl Index {
 
     /// Begins with the first record of the oldest file: what it says stands in files that are gone.
     pub(super) fn begin(state: LogState) -> Self {
-        Self { state, first: state.next_index(), places: VecDeque::new() }
+        Self { state, first: state.next_index(), gone: state.next_index(), places: VecDeque::new() }
     }
 
     /// Takes a record that stands there. The error says why it cannot follow the others; nothing has changed then.
@@ -65,12 +67,14 @@ impl Index {
 
     fn append(&mut self, entry: &Entry, at: u64, len: usize) -> Result<(), String> {
         let id = entry.id;
-        let next = self.state.next_index();
-        if id.index != next {
-            return Err(format!("entry {id} stands where entry {next} belongs"));
-        }
-        if let Some(last) = self.state.last.filter(|last| last.term > id.term) {
-            return Err(format!("entry {id} follows one of term {}", last.term));
+        // The first entry of all says where the log begins.
+        if let Some(last) = self.state.last {
+            if id.index != last.index + 1 {
+                return Err(format!("entry {id} stands where entry {} belongs", last.index + 1));
+            }
+            if id.term < last.term {
+                return Err(format!("entry {id} follows one of term {}", last.term));
+            }
         }
         if self.places.is_empty() {
             self.first = id.index;
@@ -87,6 +91,7 @@ impl Index {
         if self.places.is_empty() {
             self.first = self.first.min(next);
         }
+        self.gone = self.gone.min(next);
         self.state.last = if next == self.state.first_index() { self.state.purged } else { keep };
     }
 
@@ -128,8 +133,8 @@ impl Index {
     pub(super) fn check(&self) -> Result<(), String> {
         let LogState { vote, committed, last, .. } = self.state;
         let first = self.state.first_index();
-        if self.first > first && self.state.next_index() > first {
-            return Err(format!("the log has a gap: entries {first} to {} are missing", self.first - 1));
+        if self.gone > first {
+            return Err(format!("the log has a gap: entries {first} to {} are missing", self.gone - 1));
         }
         if let (Some(committed), Some(last)) = (committed, last)
             && committed.index > last.index
