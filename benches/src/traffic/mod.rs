@@ -274,7 +274,12 @@ impl Shape {
     /// How many faults a cluster sees. After its tunnel was cut, the entry keeps connections by way of the relay and uses
     /// them on.
     fn faults_per_lab(self) -> usize {
-        if self == Self::Tunnel { 1 } else { FAULTS_PER_LAB }
+        match self {
+            Self::Tunnel => 1,
+            // Before each of them all nodes have to be in the zone.
+            Self::Resolver => 4,
+            _ => FAULTS_PER_LAB,
+        }
     }
 
     /// The longest silences that are allowed, in milliseconds: of half the runs, and of 99 in 100. Where only the tunnel

@@ -15,6 +15,8 @@ use super::{lab::Lab, visitor::cached};
 
 /// How long it may take to answer for the first time.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take until the zone has all nodes: one that has failed before is named again after a while.
+const ALL_NAMED: Duration = Duration::from_secs(150);
 /// Where it listens, in the visitor's namespace.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 
@@ -25,11 +27,15 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Starts it, and waits until it has the addresses of the published name; gives them in its order.
+    /// Starts it when the zone names all nodes, and waits until it has the addresses of the published name; gives them
+    /// in its order.
     ///
     /// # Errors
     /// It is not installed, or does not answer.
     pub(super) async fn start(lab: &Lab) -> Result<(Self, Vec<SocketAddr>)> {
+        let first = &lab.cluster.nodes[0];
+        let zone = SocketAddr::new(first.address, first.ports.dns);
+        wait_for(lab, zone, lab.cluster.nodes.len(), ALL_NAMED).await.context("the zone names too few nodes")?;
         let folder = tempfile::tempdir()?;
         let mut text = format!(
             "server:\n  interface: {ip}\n  port: {port}\n  username: \"\"\n  chroot: \"\"\n  directory: \"{dir}\"\n  \
@@ -51,29 +57,31 @@ impl Resolver {
         lab.outside()?.enter(&mut command);
         let process = Process::spawn("unbound", command, &folder.path().join("log"))
             .context("unbound is needed (Debian: apt-get install unbound)")?;
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let (outside, host) = (lab.outside()?, lab.host().to_owned());
-            let asked = outside.within(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(cached(LISTEN, &host))
-            });
-            match asked {
-                Ok(addresses) => {
-                    return Ok((Self { _process: process, _folder: folder }, addresses));
-                }
-                Err(problem) => ensure!(
-                    Instant::now() < until,
-                    "unbound does not answer: {problem:#}\n{}",
-                    process.tail()
-                ),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let addresses = wait_for(lab, LISTEN, 1, PATIENCE)
+            .await
+            .with_context(|| format!("unbound does not answer\n{}", process.tail()))?;
+        Ok((Self { _process: process, _folder: folder }, addresses))
     }
 
     /// Where it listens, in the visitor's network.
     pub(super) fn address(&self) -> SocketAddr {
         LISTEN
+    }
+}
+
+/// Asks for the published name until there are so many addresses at least.
+async fn wait_for(lab: &Lab, server: SocketAddr, least: usize, patience: Duration) -> Result<Vec<SocketAddr>> {
+    let until = Instant::now() + patience;
+    loop {
+        let (outside, host) = (lab.outside()?, lab.host().to_owned());
+        let asked = outside.within(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(cached(server, &host))
+        });
+        match asked {
+            Ok(addresses) if addresses.len() >= least => return Ok(addresses),
+            asked => ensure!(Instant::now() < until, "{server} says {asked:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
