@@ -35,7 +35,9 @@ impl Resolver {
     pub(super) async fn start(lab: &Lab) -> Result<(Self, Vec<SocketAddr>)> {
         let first = &lab.cluster.nodes[0];
         let zone = SocketAddr::new(first.address, first.ports.dns);
-        wait_for(lab, zone, lab.cluster.nodes.len(), ALL_NAMED).await.context("the zone names too few nodes")?;
+        wait_for(lab, zone, lab.cluster.nodes.len(), ALL_NAMED)
+            .await
+            .context("the zone names too few nodes")?;
         let folder = tempfile::tempdir()?;
         let mut text = format!(
             "server:\n  interface: {ip}\n  port: {port}\n  username: \"\"\n  chroot: \"\"\n  directory: \"{dir}\"\n  \
@@ -70,7 +72,12 @@ impl Resolver {
 }
 
 /// Asks for the published name until there are so many addresses at least.
-async fn wait_for(lab: &Lab, server: SocketAddr, least: usize, patience: Duration) -> Result<Vec<SocketAddr>> {
+async fn wait_for(
+    lab: &Lab,
+    server: SocketAddr,
+    least: usize,
+    patience: Duration,
+) -> Result<Vec<SocketAddr>> {
     let until = Instant::now() + patience;
     loop {
         let (outside, host) = (lab.outside()?, lab.host().to_owned());

@@ -13,12 +13,17 @@ use crate::{
 /// report, plus a new election if it was the leader, plus a report's way.
 const GONE_WITHIN: u64 = 6_000_000;
 
+/// A disk that refuses ends a node's part in the group for as long as the node is not started again, whenever the fault
+/// itself is over: nobody may be left who could decide that another one is gone.
+const REFUSING_DISKS: &[&str] = &["disk-full", "write-error", "sync-error"];
+
 /// Looks at answers while exactly one node is away and no other fault is under way: then, and only then, the others
 /// have to agree that it is gone.
 #[must_use]
 pub fn check(history: &History) -> Finding {
     let mut away: BTreeMap<NodeId, u64> = BTreeMap::new();
     let mut faults: BTreeMap<u64, BTreeSet<NodeId>> = BTreeMap::new();
+    let mut refused: BTreeSet<NodeId> = BTreeSet::new();
     // Since when nothing has changed but the clock.
     let mut calm_since = 0;
     let mut checked = 0;
@@ -30,10 +35,14 @@ pub fn check(history: &History) -> Finding {
             }
             What::Started { node } => {
                 away.remove(node);
+                refused.remove(node);
                 calm_since = event.at;
             }
             What::FaultStarted(fault) => {
                 faults.insert(fault.fault, fault.nodes.clone());
+                if REFUSING_DISKS.contains(&fault.kind.as_str()) {
+                    refused.extend(&fault.nodes);
+                }
                 calm_since = event.at;
             }
             What::FaultEnded { fault } => {
@@ -42,7 +51,7 @@ pub fn check(history: &History) -> Finding {
             }
             What::DnsAnswer(answer) => {
                 let [(dead, _)] = away.iter().collect::<Vec<_>>()[..] else { continue };
-                let elsewhere = faults.values().flatten().any(|node| node != dead);
+                let elsewhere = faults.values().flatten().chain(&refused).any(|node| node != dead);
                 let within = GONE_WITHIN + PER_LATE * history.late_between(calm_since, event.at);
                 if elsewhere || answer.names.is_empty() || event.at < calm_since + within {
                     continue;
@@ -78,10 +87,12 @@ mod tests {
     fn good_and_bad_histories_are_told_apart() {
         let stop = |at, node| (at, What::Stopped { node: NodeId(node) });
         let start = |at, node| (at, What::Started { node: NodeId(node) });
-        let fault = |at, node| {
-            let (kind, detail) = ("partition".to_owned(), String::new());
+        let begun = |at, kind: &str, node| {
+            let (kind, detail) = (kind.to_owned(), String::new());
             (at, What::FaultStarted(Fault { fault: 1, kind, nodes: [NodeId(node)].into(), detail }))
         };
+        let fault = |at, node| begun(at, "partition", node);
+        let ended = |at| (at, What::FaultEnded { fault: 1 });
         let answer = |at, names: &[u64]| {
             let dns = DnsAnswer {
                 node: NodeId(1),
@@ -104,6 +115,18 @@ mod tests {
             (vec![stop(1, 2), fault(2, 3), answer(late, &[1, 2, 3])], Verdict::True, 0),
             (vec![fault(1, 2), stop(1, 2), answer(late, &[1, 2, 3])], Verdict::False, 1),
             (vec![stop(1, 2), start(5, 2), answer(late, &[1, 2, 3])], Verdict::True, 0),
+            (vec![fault(1, 3), ended(2), stop(3, 2), answer(late, &[1, 2, 3])], Verdict::False, 1),
+            // One whose disk has refused takes no part, until it is started again.
+            (
+                vec![begun(1, "sync-error", 3), ended(2), stop(3, 2), answer(late, &[1, 2, 3])],
+                Verdict::True,
+                0,
+            ),
+            (
+                vec![begun(1, "disk-full", 3), ended(2), start(3, 3), stop(4, 2), answer(late, &[1, 2, 3])],
+                Verdict::False,
+                1,
+            ),
         ];
         for (events, expected, checked) in cases {
             let finding = check(&history(events));
