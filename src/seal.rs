@@ -54,9 +54,9 @@ pub fn place(state: &ClusterState, place: &SealedPlace) -> Option<String> {
         SealedPlace::Token(id) => token(*id),
         SealedPlace::Certificate(id) => certificate(&state.certificates().get(id)?.names),
         SealedPlace::Order(id) => certificate(&state.issuance().upkeeps.get(id)?.names),
-        SealedPlace::Account(directory) => account(directory),
+        SealedPlace::Account(directory) | SealedPlace::NextAccount(directory) => account(directory),
         SealedPlace::External(directory) => external_account(directory),
-        SealedPlace::ZoneKey(zone) => zone_key(zone),
+        SealedPlace::ZoneKey(zone) | SealedPlace::NextZoneKey(zone) => zone_key(zone),
         SealedPlace::TransferKey(name) => transfer_key(name),
     })
 }

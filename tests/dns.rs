@@ -21,6 +21,12 @@ use pangolin_chaos::{
     process::Process,
     site::Site,
 };
+use pangolin_core::{
+    HostName,
+    plan::{DnsPlan, PlannedSet, ZonePlan},
+    record::{RecordData, RecordKind},
+};
+use pangolin_dns::{DnsConfig, DnsServer};
 use pangolin_node as _;
 
 async fn cluster(nodes: u8) -> Cluster {
@@ -53,6 +59,11 @@ async fn records_of_the_operator_are_answered_by_every_node() {
     ctl(&cluster, 1, &["record", "add", "mail.demo.test", "A", "192.0.2.26"]);
     ctl(&cluster, 2, &["record", "add", "demo.test", "MX", "10", "mail"]);
     ctl(&cluster, 0, &["record", "add", "demo.test", "TXT", "\"v=spf1 mx -all\""]);
+    ctl(&cluster, 0, &["record", "add", "silent.demo.test", "MX", "0", "."]);
+    ctl(&cluster, 0, &["record", "add", "_imap._tcp.demo.test", "SRV", "0", "0", "0", "."]);
+    ctl(&cluster, 0, &["record", "add", "demo.test", "CAA", "0", "issue", "\"ca.test; policy=ev\""]);
+    let more = pangolinctl(&cluster, 0, &["dns", "record", "add", "silent.demo.test", "MX", "10", "mail"]);
+    assert!(more.stderr.contains("stands alone"), "{}", more.stderr);
     let listed = ctl(&cluster, 0, &["record", "list", "demo.test"]);
     for line in ["mail.demo.test  60", "10 mail.demo.test.", "\"v=spf1 mx -all\""] {
         assert!(listed.contains(line), "{line}:\n{listed}");
@@ -78,6 +89,15 @@ async fn records_of_the_operator_are_answered_by_every_node() {
     for line in ["IN SOA n1.demo.test.", "demo.test. 300 IN MX 10 mail.demo.test.", "n3.demo.test. 3600 IN A"]
     {
         assert!(dumped.contains(line), "{line}:\n{dumped}");
+    }
+    for (arguments, expected) in [
+        (["+short", "demo.test", "CAA"], "0 issue \"ca.test; policy=ev\"\n"),
+        (["+short", "silent.demo.test", "MX"], "0 .\n"),
+        (["+short", "_imap._tcp.demo.test", "SRV"], "0 0 0 .\n"),
+    ] {
+        if let Some(shown) = dig(cluster.nodes[0].dns(), &arguments) {
+            assert_eq!(shown, expected, "{arguments:?}");
+        }
     }
     let why = pangolinctl(&cluster, 0, &["why", "mail.demo.test"]).stdout;
     assert!(why.contains("a record set of the operator's own"), "{why}");
@@ -148,6 +168,87 @@ async fn a_zone_is_signed_with_a_key_that_every_node_has() {
     keys.dedup();
     assert_eq!(keys.len(), 1);
     ctl(&cluster, 0, &["dnssec", "disable", "demo.test", "--ds-removed"]);
+}
+
+/// The zone above `demo.test`, with these DS records of it.
+fn parent(serial: u32, signers: &[String]) -> DnsPlan {
+    let host = |name: &str| name.parse::<HostName>().expect("a host name");
+    let set = |data: Vec<RecordData>| PlannedSet { ttl: 600, data };
+    let mut of_child = BTreeMap::from([(RecordKind::Ns, set(vec![RecordData::Ns(host("n1.demo.test"))]))]);
+    let value = |line: &String| {
+        let value = line.trim().split_once(" DS ").expect("a DS record").1;
+        pangolin_dns::read_value(&host("test"), RecordKind::DS, value).expect("a value")
+    };
+    if !signers.is_empty() {
+        of_child.insert(RecordKind::DS, set(signers.iter().map(value).collect()));
+    }
+    let of_own = BTreeMap::from([(RecordKind::Ns, set(vec![RecordData::Ns(host("ns.test"))]))]);
+    let zone = ZonePlan {
+        apex: host("test"),
+        primary: host("ns.test"),
+        contact: host("hostmaster.test"),
+        serial,
+        negative_ttl: 30,
+        sets: BTreeMap::from([(host("test"), of_own), (host("demo.test"), of_child)]),
+        regional: BTreeMap::new(),
+        fail_open: BTreeMap::new(),
+        key: None,
+        secondaries: Vec::new(),
+        next_key: None,
+    };
+    DnsPlan { zones: vec![zone], ..DnsPlan::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_exchanged_and_a_zone_unsigned_as_the_parent_allows() {
+    let cluster = cluster(1).await;
+    let listen = vec![SocketAddr::new(cluster.nodes[0].address, 0)];
+    let config = DnsConfig { listen, udp_threads: 1, rate_limit: None, ..DnsConfig::default() };
+    let (above, task) = DnsServer::bind(config).expect("a free address");
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let task = tokio::spawn(task.run(shutdown.clone()));
+    let mut revision = pangolin_core::Revision { lineage: 1, index: 0 };
+    let mut entered = |signers: &[String]| {
+        revision.index += 1;
+        let plan = parent(revision.index as u32, signers);
+        above.apply(revision, &plan, &|_| Err("there are no keys".to_owned())).expect("a plan");
+    };
+    let at = above.local_addrs()[0].to_string();
+    // The parent answers on another thread while pangolinctl is waited for.
+    let refused = |verb: &[&str], says: &str| {
+        let all = [&["dns", "dnssec"][..], verb, &["demo.test", "--server", &at][..]].concat();
+        let said = pangolinctl(&cluster, 0, &all);
+        assert!(!said.success && said.stderr.contains(says), "{verb:?}: {says}: {said:?}");
+    };
+    let first = ctl(&cluster, 0, &["dnssec", "enable", "demo.test"]);
+    let next = ctl(&cluster, 0, &["dnssec", "rollover", "start", "demo.test"]);
+    assert!(next.starts_with("demo.test. 3600 IN DS ") && next != first, "{next}");
+    assert_eq!(ctl(&cluster, 0, &["dnssec", "show", "demo.test"]), format!("{first}{next}"));
+    let dumped = ctl(&cluster, 0, &["dump", "demo.test"]);
+    assert_eq!(dumped.matches(" IN DNSKEY 257 3 13 ").count(), 2, "{dumped}");
+
+    entered(std::slice::from_ref(&first));
+    refused(&["rollover", "finish"], "has no DS record of the next key");
+    entered(&[first.clone(), next.clone()]);
+    refused(&["rollover", "finish"], "may keep what was there before until");
+    refused(&["disable"], "remove it there");
+    ctl(&cluster, 0, &["dnssec", "rollover", "finish", "demo.test", "--ds-entered"]);
+    assert_eq!(ctl(&cluster, 0, &["dnssec", "show", "demo.test"]), next);
+
+    ctl(&cluster, 0, &["dnssec", "rollover", "start", "demo.test"]);
+    entered(&[]);
+    refused(&["rollover", "cancel"], "has no DS record of the key that is to stay");
+    ctl(&cluster, 0, &["dnssec", "rollover", "cancel", "demo.test", "--ds-kept"]);
+    assert_eq!(ctl(&cluster, 0, &["dnssec", "show", "demo.test"]), next);
+    refused(&["disable"], "may keep what was there before until");
+    let events = pangolinctl(&cluster, 0, &["events"]).stdout;
+    assert!(events.contains("DS records of demo.test at its parent"), "{events}");
+    ctl(&cluster, 0, &["dnssec", "disable", "demo.test", "--ds-removed"]);
+    let own = cluster.nodes[0].dns().to_string();
+    let signed = pangolinctl(&cluster, 0, &["dns", "dnssec", "disable", "demo.test", "--server", &own]);
+    assert!(!signed.success, "{signed:?}");
+    shutdown.cancel();
+    task.await.expect("no panic").expect("it ends");
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ pub struct Directory {
     pub new_order: String,
     /// Revocations.
     pub revoke_cert: Option<String>,
+    /// Other keys for accounts.
+    pub key_change: Option<String>,
     /// When to renew (RFC 9773 §4.1).
     pub renewal_info: Option<String>,
     /// About the authority.

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     answer::{self, Authorization, Directory, RenewalInfo, Submitted},
-    error::AcmeError,
+    error::{AcmeError, Problem},
     jws::{AccountKey, base64},
     transport::{Response, Transport},
 };
@@ -72,14 +72,15 @@ impl std::fmt::Debug for AcmeClient {
 }
 
 impl AcmeClient {
-    /// A client for a directory, which is asked for when it is needed. `roots` are trusted besides what the system
-    /// trusts, DER; `user_agent` says who asks (RFC 8555 §6.1).
+    /// A client for a directory, which is asked for when it is needed; what stands behind a `#` of its address is not
+    /// asked for (RFC 3986 §3.5). `roots` are trusted besides what the system trusts, DER; `user_agent` says who asks (RFC
+    /// 8555 §6.1).
     ///
     /// # Errors
     /// A certificate that cannot be trusted, or none at all.
     pub fn new(directory: &str, roots: &[Vec<u8>], user_agent: &str) -> Result<Self, AcmeError> {
         Ok(Self {
-            url: directory.to_owned(),
+            url: directory.split('#').next().unwrap_or_default().to_owned(),
             transport: Transport::new(roots, user_agent.to_owned())?,
             directory: OnceCell::new(),
             nonces: Mutex::default(),
@@ -119,6 +120,38 @@ impl AcmeClient {
         }
         let response = self.post(key, None, &directory.new_account, Some(&payload)).await?;
         self.location(&response)
+    }
+
+    /// Has an account known by another key from here on (RFC 8555 §7.3.5). Safe to repeat: an authority that has taken the
+    /// key already is asked for nothing.
+    ///
+    /// # Errors
+    /// See [`AcmeError`].
+    pub async fn change_key(&self, account: &Account, next: &AccountKey) -> Result<(), AcmeError> {
+        if self.account_of(next).await?.is_some_and(|url| url == account.url) {
+            return Ok(());
+        }
+        let directory = self.directory().await?;
+        let refused = || Problem {
+            status: 0,
+            kind: String::new(),
+            detail: format!("{} exchanges no keys of accounts", self.url),
+            retry_after: None,
+        };
+        let url = directory.key_change.as_ref().ok_or_else(refused)?;
+        let payload = next.take_over(&account.url, &account.key, url)?;
+        self.post_as(account, url, Some(&payload)).await.map(|_| ())
+    }
+
+    /// The account that a key has at the authority; none where it has none (RFC 8555 §7.3.1).
+    async fn account_of(&self, key: &AccountKey) -> Result<Option<String>, AcmeError> {
+        let directory = self.directory().await?;
+        let payload = json!({ "onlyReturnExisting": true });
+        match self.post(key, None, &directory.new_account, Some(&payload)).await {
+            Ok(response) => self.location(&response).map(Some),
+            Err(AcmeError::Refused(problem)) if problem.is("accountDoesNotExist") => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Places an order. A repeat places another one, except where the authority gives the pending one back.
@@ -296,7 +329,7 @@ impl AcmeClient {
         }
     }
 
-    fn problem(&self, response: &Response) -> crate::Problem {
+    fn problem(&self, response: &Response) -> Problem {
         let value = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
         answer::problem(response.status, &value, response.retry_after())
     }

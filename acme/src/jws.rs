@@ -78,11 +78,24 @@ impl AccountKey {
         }
         let protected = base64(protected.to_string());
         let payload = payload.map(|payload| base64(payload.to_string())).unwrap_or_default();
-        let signed = format!("{protected}.{payload}");
-        let signature =
-            self.pair.sign(&SystemRandom::new(), signed.as_bytes()).map_err(|_| AcmeError::Key)?;
-        let body = json!({ "protected": protected, "payload": payload, "signature": base64(signature) });
+        let signature = self.raw_signature(&protected, &payload)?;
+        let body = json!({ "protected": protected, "payload": payload, "signature": signature });
         Ok(body.to_string())
+    }
+
+    /// What asks for this key in the place of an account's former one, signed by this key (RFC 8555 §7.3.5).
+    pub(crate) fn take_over(&self, account: &str, former: &Self, url: &str) -> Result<Value, AcmeError> {
+        let protected = base64(json!({ "alg": "ES256", "jwk": self.jwk(), "url": url }).to_string());
+        let payload = base64(json!({ "account": account, "oldKey": former.jwk() }).to_string());
+        let signature = self.raw_signature(&protected, &payload)?;
+        Ok(json!({ "protected": protected, "payload": payload, "signature": signature }))
+    }
+
+    /// The signature of a request, base64url.
+    fn raw_signature(&self, protected: &str, payload: &str) -> Result<String, AcmeError> {
+        let signed = format!("{protected}.{payload}");
+        let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes());
+        signature.map(base64).map_err(|_| AcmeError::Key)
     }
 
     /// The proof that an account given by other means is ours (RFC 8555 §7.3.4).

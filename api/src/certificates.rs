@@ -1,6 +1,6 @@
 //! What the API needs of the node for certificates: only a node opens and seals keys.
 
-use pangolin_core::{command::CertificateIssued, issuance::Issuer};
+use pangolin_core::{command::CertificateIssued, issuance::Issuer, record::Sealed};
 use pangolin_wire::{ImportCertificate, SetIssuer};
 
 use crate::failure::ApiFailure;
@@ -19,4 +19,10 @@ pub trait CertificatePort: Send + Sync {
     /// # Errors
     /// It cannot be used, and why.
     fn issuer(&self, wanted: &SetIssuer, known: Option<&Issuer>) -> Result<Issuer, ApiFailure>;
+
+    /// A key for an account at this directory, sealed.
+    ///
+    /// # Errors
+    /// This node seals nothing.
+    fn account_key(&self, directory: &str) -> Result<Sealed, ApiFailure>;
 }

@@ -75,7 +75,8 @@ impl From<Refusal> for ApiFailure {
             | Refusal::TokenUsed(..)
             | Refusal::Limit { .. }
             | Refusal::Forgotten { .. }
-            | Refusal::ClusterExists => Code::Conflict,
+            | Refusal::ClusterExists
+            | Refusal::Changed(_) => Code::Conflict,
         };
         Self::new(code, refusal.to_string())
     }

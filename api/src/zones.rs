@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use pangolin_core::{
     HostName,
     record::{RecordData, RecordKind, RecordSet, Sealed},
+    rollover::ParentFound,
 };
 use pangolin_wire::{DnsReply, ZoneCheck};
 
@@ -54,6 +55,13 @@ pub trait DnsPort: Send + Sync {
         zone: HostName,
         parent: Option<SocketAddr>,
     ) -> BoxFuture<'_, Result<ZoneCheck, ApiFailure>>;
+
+    /// What the parent of a signed zone has: those of its servers that are found, or the one that is named.
+    fn ask_parent(
+        &self,
+        zone: HostName,
+        parent: Option<SocketAddr>,
+    ) -> BoxFuture<'_, Result<ParentFound, ApiFailure>>;
 
     /// Makes a key that signs a zone.
     fn new_zone_key(&self, zone: &HostName) -> Result<NewKey, ApiFailure>;

@@ -276,6 +276,7 @@ impl fmt::Display for Subject {
         match &self.object {
             Object::Cluster => write!(f, "the cluster"),
             Object::Certificate(id) => write!(f, "the certificate for {name} (id {id})"),
+            Object::Issuer(name) => write!(f, "the issuer {name}"),
             Object::Node(id) => write!(f, "node {name} (id {id})"),
             Object::User(id) => write!(f, "user {name} (id {id})"),
             Object::Role(id) => write!(f, "role {name} (id {id})"),

@@ -11,6 +11,7 @@ use crate::{
     id::ResourceId,
     name::{HostName, Slug},
     record::{RecordData, RecordKind, RecordSet, Sealed},
+    rollover::{KeptKey, ParentFound},
     time::Timestamp,
 };
 
@@ -24,6 +25,8 @@ pub const TRANSFER_KEYS_MAX: usize = 64;
 pub const SECONDARIES_MAX: usize = 64;
 /// Bytes of a zone key's public half: the point of P-256 without its leading 4 (RFC 6605 §4).
 pub const ZONE_KEY_BYTES: usize = 64;
+/// Seconds that resolvers may keep a zone's keys, and parents are told to let their digests be kept.
+pub const KEY_TTL: u32 = 3600;
 
 /// Which nodes a resource's name leads to. Nodes that are out of service are left out in any case, and all are named
 /// when too few are left.
@@ -164,7 +167,7 @@ pub enum DnsChange {
         /// Private half.
         private: Sealed,
     },
-    /// A zone is not signed any more.
+    /// A zone is not signed any more: an operator says that its DS record is gone everywhere.
     SigningStopped(HostName),
     /// A shared secret for transfers.
     TransferKeySet {
@@ -182,6 +185,33 @@ pub enum DnsChange {
         /// Name of the key; none = the server is no secondary any more.
         key: Option<HostName>,
     },
+    /// The next key of a signed zone is made, and signs beside the one there is.
+    RolloverStarted {
+        /// The zone.
+        zone: HostName,
+        /// Public half of the next key.
+        public: Vec<u8>,
+        /// Private half.
+        private: Sealed,
+    },
+    /// The parent of a signed zone was asked for its DS records, because a key is to go. It goes with this if nobody
+    /// needs it any more.
+    ParentAsked {
+        /// The zone.
+        zone: HostName,
+        /// What the parent has.
+        found: ParentFound,
+        /// The key that is to stay; none = the zone is to be unsigned.
+        kept: Option<KeptKey>,
+    },
+    /// One of a zone's two keys is gone: an operator says that the parent's DS records allow it, and that nobody keeps
+    /// former ones.
+    RolloverEnded {
+        /// The zone.
+        zone: HostName,
+        /// The other one.
+        kept: KeptKey,
+    },
 }
 
 impl DnsChange {
@@ -198,6 +228,9 @@ impl DnsChange {
             Self::SigningStopped(_) => "SigningStopped",
             Self::TransferKeySet { .. } => "TransferKeySet",
             Self::SecondarySet { .. } => "SecondarySet",
+            Self::RolloverStarted { .. } => "RolloverStarted",
+            Self::ParentAsked { .. } => "ParentAsked",
+            Self::RolloverEnded { .. } => "RolloverEnded",
         }
     }
 }

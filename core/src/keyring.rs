@@ -96,6 +96,10 @@ pub enum SealedPlace {
     ZoneKey(HostName),
     /// A shared secret for zone transfers.
     TransferKey(HostName),
+    /// The next key that signs a zone.
+    NextZoneKey(HostName),
+    /// The next key of the account at a directory.
+    NextAccount(String),
 }
 
 /// The same content with its data key under another KEK.

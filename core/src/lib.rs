@@ -29,6 +29,7 @@ pub mod plan;
 #[cfg(planted)]
 pub mod planted;
 pub mod record;
+pub mod rollover;
 pub mod state;
 pub mod time;
 pub mod traffic;

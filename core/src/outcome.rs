@@ -29,6 +29,7 @@ pub enum Object {
     Target(TargetId),
     RecordSet(HostName),
     Certificate(CertificateId),
+    Issuer(Slug),
 }
 
 impl fmt::Display for Object {
@@ -47,6 +48,7 @@ impl fmt::Display for Object {
             Self::Target(id) => write!(f, "target {id}"),
             Self::RecordSet(name) => write!(f, "record set {name}"),
             Self::Certificate(id) => write!(f, "certificate {id}"),
+            Self::Issuer(name) => write!(f, "issuer {name}"),
         }
     }
 }
@@ -126,6 +128,9 @@ pub enum Refusal {
     /// There is no cluster yet.
     #[error("the cluster has not been initialised")]
     NoCluster,
+    /// Decided on a record that somebody else has changed since.
+    #[error("{0} was changed at the same time: look at it, and decide anew")]
+    Changed(Object),
 }
 
 /// What became of a command.

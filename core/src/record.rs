@@ -475,6 +475,10 @@ pub enum RecordData {
     Caa(u8, String, Vec<u8>),
     /// Any other type: its number, and its data in wire form without compression.
     Other(u16, Vec<u8>),
+    /// The name takes no mail (RFC 7505).
+    NullMx,
+    /// The service is not there (RFC 2782, a target of "."): priority, weight, port.
+    NullSrv(u16, u16, u16),
 }
 
 impl RecordData {
@@ -487,8 +491,8 @@ impl RecordData {
             Self::Txt(_) => RecordKind::Txt,
             Self::Cname(_) => RecordKind::Cname,
             Self::Ns(_) => RecordKind::Ns,
-            Self::Mx(..) => RecordKind::Mx,
-            Self::Srv(..) => RecordKind::Srv,
+            Self::Mx(..) | Self::NullMx => RecordKind::Mx,
+            Self::Srv(..) | Self::NullSrv(..) => RecordKind::Srv,
             Self::Caa(..) => RecordKind::Caa,
             Self::Other(number, _) => RecordKind::Other(*number),
         }
@@ -510,6 +514,8 @@ impl fmt::Display for RecordData {
             Self::Cname(name) | Self::Ns(name) => write!(f, "{name}."),
             Self::Mx(preference, host) => write!(f, "{preference} {host}."),
             Self::Srv(priority, weight, port, host) => write!(f, "{priority} {weight} {port} {host}."),
+            Self::NullMx => f.write_str("0 ."),
+            Self::NullSrv(priority, weight, port) => write!(f, "{priority} {weight} {port} ."),
             Self::Caa(flags, tag, value) => {
                 write!(f, "{flags} {tag} ")?;
                 quoted(f, value)

@@ -16,12 +16,13 @@ use pangolin_core::{
     command::{LineageBegun, UpgradeChange},
     dns::{AnswerPolicy, DnsChange},
     id::ClientId,
-    issuance::{CertificatesChange, OrderStep, Window},
+    issuance::{CertificatesChange, Issuer, OrderStep, Window},
     keyring::{KeyringChange, Rewrapped, SealedPlace},
     record::{
         AdminState, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeSpec, RecordData,
         RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
+    rollover::{KeptKey, ParentFound},
     traffic::{Balancing, PortKind, PortRules, ProxyProtocol, Share, TrafficChange},
 };
 
@@ -78,6 +79,11 @@ fn variant(body: &Body) -> &'static str {
             CertificatesChange::Imported(_) => "Imported",
             CertificatesChange::RevocationWanted { .. } => "RevocationWanted",
             CertificatesChange::Revoked { .. } => "Revoked",
+            CertificatesChange::IssuerSet { .. } => "IssuerSet",
+            CertificatesChange::IssuerRemoved(_) => "IssuerRemoved",
+            CertificatesChange::NextAccountKeyMade { .. } => "NextAccountKeyMade",
+            CertificatesChange::AccountKeyChanged { .. } => "AccountKeyChanged",
+            CertificatesChange::AccountKeyKept { .. } => "AccountKeyKept",
         },
         Body::Catalog(change) => match &**change {
             C::OrgCreated { .. } => "OrgCreated",
@@ -109,7 +115,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 84;
+const VARIANTS: usize = 92;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -144,7 +150,63 @@ fn list() -> Vec<Command> {
     let at = 1_800_000_000_000 + list.len() as u64;
     let bodies = keyring().into_iter().chain(traffic());
     list.extend(bodies.zip(at..).map(|(body, at)| command(at, body)));
+    let at = 1_800_000_000_000 + list.len() as u64;
+    list.extend(exchanges().into_iter().zip(at..).map(|(body, at)| command(at, body)));
     list
+}
+
+/// Keys of a zone and of an account are exchanged, an issuer comes and goes, records say that there is nothing.
+fn exchanges() -> Vec<Body> {
+    use CertificatesChange as C;
+    use DnsChange as D;
+    let zone = host("demo.test");
+    let record = |data: RecordData| D::RecordAdded { name: host("silent.demo.test"), ttl: None, data };
+    let started = || D::RolloverStarted { zone: zone.clone(), public: vec![2; 64], private: facts::sealed() };
+    let asked = |next, kept| D::ParentAsked {
+        zone: zone.clone(),
+        found: ParentFound { current: true, next, any: true, ttl: Some(600) },
+        kept,
+    };
+    let ended = |kept| D::RolloverEnded { zone: zone.clone(), kept };
+    let dns = [
+        record(RecordData::NullMx),
+        record(RecordData::Mx(10, host("mail.demo.test"))),
+        record(RecordData::NullSrv(1, 2, 3)),
+        started(),
+        D::SigningStarted { zone: zone.clone(), public: vec![1; 64], private: facts::sealed() },
+        started(),
+        started(),
+        asked(false, Some(KeptKey::Next)),
+        asked(true, Some(KeptKey::Next)),
+        asked(true, None),
+        ended(KeptKey::Next),
+        ended(KeptKey::Current),
+        started(),
+    ];
+    let directory = facts::DIRECTORY.to_owned();
+    let other =
+        || Issuer { name: slug("other"), directory: "https://other.test/#a".into(), ..facts::issuer() };
+    let set = |first, before: Option<&Issuer>| C::IssuerSet {
+        issuer: Box::new(other()),
+        first,
+        before: before.map(Issuer::digest),
+    };
+    let certificates = [
+        set(false, None),
+        set(false, None),
+        set(true, Some(&other())),
+        C::IssuerRemoved(slug("other")),
+        C::IssuerRemoved(slug("other")),
+        C::NextAccountKeyMade { directory: directory.clone(), key: facts::sealed() },
+        C::NextAccountKeyMade { directory: "https://other.test/".to_owned(), key: facts::sealed() },
+        C::AccountKeyChanged { directory: directory.clone() },
+        C::AccountKeyChanged { directory: directory.clone() },
+        C::NextAccountKeyMade { directory: directory.clone(), key: facts::sealed() },
+        C::AccountKeyKept { directory: directory.clone() },
+        C::AccountKeyKept { directory },
+    ];
+    let dns = dns.into_iter().map(|change| Body::Dns(Box::new(change)));
+    dns.chain(certificates.into_iter().map(|change| Body::Certificates(Box::new(change)))).collect()
 }
 
 /// A rotation of the keys that seal, and what is refused on the way.

@@ -10,6 +10,8 @@ use pangolin_core::{
     Body, CatalogChange, ClusterState, Command, Epoch, NodeId, Object, Outcome, Refusal, ResourceId,
     Revision, SiteId, TargetId,
     command::LineageBegun,
+    dns::{AnswerPolicy, DnsChange},
+    issuance::CertificatesChange,
     record::Digest,
     state::{Catalog, begin_index},
     traffic::{Balancing, PortKind, PortRules, Share, TrafficChange},
@@ -210,4 +212,60 @@ fn ports_shares_and_local_sites_come_back_with_their_resources_targets_and_sites
     let outcome = restore(&mut state, &catalog);
     assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
     assert_eq!(state.traffic(), &wanted);
+}
+
+#[test]
+fn how_names_are_answered_and_signed_comes_back_but_no_key_that_was_taken_away() {
+    let mut state = facts::applied(&beginning());
+    let tell = |state: &mut ClusterState, body| {
+        let index = state.revision().index + 1;
+        let outcome = state.apply(index, &command(0, body));
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    };
+    let dns = |change| Body::Dns(Box::new(change));
+    let certificates = |change| Body::Certificates(Box::new(change));
+    let (resource, zone, key) = (ResourceId(4), facts::host("demo.test"), facts::host("transfer.key"));
+    let address = "192.0.2.53:53".parse().expect("an address");
+    let signing = |key: u8| DnsChange::SigningStarted {
+        zone: zone.clone(),
+        public: vec![key; 64],
+        private: facts::sealed(),
+    };
+    let secondary = |key| DnsChange::SecondarySet { zone: zone.clone(), address, key };
+    for change in [
+        DnsChange::PolicySet { resource, policy: AnswerPolicy::All },
+        DnsChange::RegionSet {
+            network: "10.0.0.0/8".parse().expect("a network"),
+            region: Some(facts::slug("eu")),
+        },
+        DnsChange::TransferKeySet { name: key.clone(), secret: Some(facts::sealed()) },
+        secondary(Some(key.clone())),
+    ] {
+        tell(&mut state, dns(change));
+    }
+    tell(&mut state, certificates(CertificatesChange::IssuersSet(vec![facts::issuer()])));
+    let (catalog, wanted) = (state.catalog(), state.dns().clone());
+    // All of it is lost.
+    tell(&mut state, Body::Catalog(Box::new(CatalogChange::ResourceRemoved(resource))));
+    tell(&mut state, dns(secondary(None)));
+    tell(&mut state, certificates(CertificatesChange::IssuerRemoved(facts::issuer().name)));
+    let mut other = state.clone();
+    assert!(matches!(restore(&mut state, &catalog), Outcome::Done(_)));
+    assert_eq!(state.dns(), &wanted);
+    assert_eq!(state.issuance().issuers, [facts::issuer()]);
+    // A key that was taken away does not come back, and a zone that is signed now stays so, with its key.
+    tell(&mut other, dns(DnsChange::TransferKeySet { name: key, secret: None }));
+    tell(&mut other, dns(signing(7)));
+    let signed_otherwise = {
+        let mut then = facts::applied(&beginning());
+        tell(&mut then, dns(signing(1)));
+        then.catalog()
+    };
+    assert!(matches!(restore(&mut other, &catalog), Outcome::Done(_)));
+    assert!(other.dns().transfer_keys.is_empty() && other.dns().secondaries.is_empty());
+    assert!(matches!(restore(&mut other, &signed_otherwise), Outcome::Done(_)));
+    assert_eq!(other.dns().zone_keys[&zone].public, vec![7; 64]);
+    tell(&mut other, dns(DnsChange::SigningStopped(zone.clone())));
+    assert!(matches!(restore(&mut other, &signed_otherwise), Outcome::Done(_)));
+    assert_eq!(other.dns().zone_keys[&zone].public, vec![1; 64]);
 }

@@ -88,6 +88,11 @@ pub(crate) enum IssuerVerb {
         /// Its name
         name: Slug,
     },
+    /// Exchange the key of the account at an issuer; the account and its certificates stay
+    Rollover {
+        /// Its name
+        name: Slug,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +132,9 @@ pub(crate) struct SetArgs {
     /// Use it before all others
     #[arg(long)]
     first: bool,
+    /// Use an account of its own there, told apart by this name, where several issuers have the same directory
+    #[arg(long, value_name = "NAME")]
+    account: Option<Slug>,
 }
 
 /// How much is asked of an issuer.
@@ -179,7 +187,7 @@ async fn issuer(session: &Session, verb: IssuerVerb) -> Result<(), Failure> {
                     cell(&issuer.name),
                     cell(&issuer.directory),
                     cell(print::or_dash(issuer.profile.as_ref())),
-                    cell(print::or_dash(issuer.account.as_ref())),
+                    cell(account(issuer)),
                     cell(print::or_dash(issuer.held_until.map(print::moment))),
                 ]
             });
@@ -187,7 +195,16 @@ async fn issuer(session: &Session, verb: IssuerVerb) -> Result<(), Failure> {
         }),
         IssuerVerb::Set(args) => session.done(&session.put("/certificate-issuer", &request(args)?).await?),
         IssuerVerb::Delete { name } => session.delete(&format!("/certificate-issuer/{name}")).await,
+        IssuerVerb::Rollover { name } => {
+            let path = format!("/certificate-issuer/{name}/account-key");
+            session.done(&session.post(&path, &serde_json::json!({})).await?)
+        }
     }
+}
+
+fn account(issuer: &CertificateIssuer) -> String {
+    let exchange = if issuer.key_exchange { " (its key is being exchanged)" } else { "" };
+    format!("{}{exchange}", print::or_dash(issuer.account.as_ref()))
 }
 
 fn request(args: SetArgs) -> Result<SetIssuer, Failure> {
@@ -200,6 +217,15 @@ fn request(args: SetArgs) -> Result<SetIssuer, Failure> {
         Failure::usage(format!("where is the directory of {}?", args.name))
             .hint("Give it with --directory URL.")
     })?;
+    let directory = match &args.account {
+        Some(_) if directory.contains('#') => {
+            return Err(Failure::usage(
+                "the address of the directory names an account already, behind its #",
+            ));
+        }
+        Some(account) => format!("{directory}#{account}"),
+        None => directory,
+    };
     Ok(SetIssuer {
         name: args.name,
         directory,

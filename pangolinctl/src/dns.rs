@@ -10,11 +10,11 @@ use std::{
 
 use clap::Subcommand;
 use ipnet::IpNet;
-use pangolin_core::{HostName, Slug, dns::AnswerPolicy};
+use pangolin_core::{HostName, Slug, dns::AnswerPolicy, rollover::KeptKey};
 use pangolin_wire::{
-    AddRecord, CreateTransferKey, DnsReply, ImportRecords, ImportedRecords, NewTransferKey, RecordSetList,
-    RegionRuleList, RemoveRecord, SetAnswers, SetRegion, SetSecondary, TransferKeyList, Zone, ZoneCheck,
-    ZoneFile, ZoneList,
+    AddRecord, CreateTransferKey, DnsReply, EndRollover, ImportRecords, ImportedRecords, NewTransferKey,
+    RecordSetList, RegionRuleList, RemoveRecord, SetAnswers, SetRegion, SetSecondary, TransferKeyList, Zone,
+    ZoneCheck, ZoneFile, ZoneList,
 };
 
 use crate::{
@@ -145,18 +145,55 @@ pub(crate) enum DnssecVerb {
         /// The zone
         zone: HostName,
     },
-    /// Print the DS record of a signed zone
+    /// Print the DS record of a signed zone, and that of its next key
     Show {
         /// The zone
         zone: HostName,
     },
-    /// Stop signing a zone: first remove its DS record at the parent, and wait for the record's TTL
+    /// Stop signing a zone, if its parent has had no DS record for long enough: remove it there, and run this twice
     Disable {
         /// The zone
         zone: HostName,
-        /// The DS record is gone everywhere
-        #[arg(long, required = true)]
+        /// A server of the parent to ask, instead of those that the node's resolver finds
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        server: Option<SocketAddr>,
+        /// Do not ask the parent: the DS record is gone everywhere
+        #[arg(long, conflicts_with = "server")]
         ds_removed: bool,
+    },
+    /// Exchange a zone's key
+    #[command(subcommand)]
+    Rollover(RolloverVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloverVerb {
+    /// Make the next key, let both sign, and print its DS record to enter at the parent beside the former one
+    Start {
+        /// The zone
+        zone: HostName,
+    },
+    /// Let the former key go, if the parent has had the next one's DS record for long enough
+    Finish {
+        /// The zone
+        zone: HostName,
+        /// A server of the parent to ask, instead of those that the node's resolver finds
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        server: Option<SocketAddr>,
+        /// Do not ask the parent: the next key's DS record is everywhere
+        #[arg(long, conflicts_with = "server")]
+        ds_entered: bool,
+    },
+    /// Let the next key go, if the parent has the DS record of the one there was
+    Cancel {
+        /// The zone
+        zone: HostName,
+        /// A server of the parent to ask, instead of those that the node's resolver finds
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        server: Option<SocketAddr>,
+        /// Do not ask the parent: the key's DS record is everywhere
+        #[arg(long, conflicts_with = "server")]
+        ds_kept: bool,
     },
 }
 
@@ -354,12 +391,43 @@ async fn dnssec(session: &Session, verb: DnssecVerb) -> Result<(), Failure> {
                 Failure::new(format!("the zone {zone} is not signed"))
                     .hint(format!("Sign it: pangolinctl dns dnssec enable {zone}"))
             })?;
-            print::line(&line)
+            print::line(&line)?;
+            found.next_delegation_signer.iter().try_for_each(|line| print::line(line))
         }
-        DnssecVerb::Disable { zone, ds_removed: _ } => {
-            session.delete(&format!("/dns/zone/{zone}/signing")).await
+        DnssecVerb::Disable { zone, server, ds_removed } => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("dsRemoved", if ds_removed { "true" } else { "false" });
+            if let Some(server) = server {
+                query.append_pair("server", &server.to_string());
+            }
+            let path = format!("/dns/zone/{zone}/signing?{}", query.finish());
+            session.delete_patiently(&path, CHECK_PATIENCE).await
         }
+        DnssecVerb::Rollover(verb) => rollover(session, verb).await,
     }
+}
+
+async fn rollover(session: &Session, verb: RolloverVerb) -> Result<(), Failure> {
+    let (zone, request) = match verb {
+        RolloverVerb::Start { zone } => {
+            let answer = session.put(&format!("/dns/zone/{zone}/rollover"), &serde_json::json!({})).await?;
+            session.show(&answer, |zone: Zone| or_dash(zone.next_delegation_signer))?;
+            if !session.is_json() {
+                print::remark(
+                    "Enter this DS record at the zone's parent, beside the one that is there; then finish the rollover.",
+                );
+            }
+            return Ok(());
+        }
+        RolloverVerb::Finish { zone, server, ds_entered } => {
+            (zone, EndRollover { kept: KeptKey::Next, believed: ds_entered, server })
+        }
+        RolloverVerb::Cancel { zone, server, ds_kept } => {
+            (zone, EndRollover { kept: KeptKey::Current, believed: ds_kept, server })
+        }
+    };
+    let path = format!("/dns/zone/{zone}/rollover");
+    session.done(&session.post_patiently(&path, &request, CHECK_PATIENCE).await?)
 }
 
 async fn secondary(session: &Session, verb: SecondaryVerb) -> Result<(), Failure> {

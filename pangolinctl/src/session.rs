@@ -98,6 +98,12 @@ impl Session {
         self.done(&answer)
     }
 
+    /// Removes what takes its time, and says so.
+    pub(crate) async fn delete_patiently(&self, path: &str, patience: Duration) -> Result<(), Failure> {
+        let answer = self.client.send_within(Method::DELETE, path, None, Uuid::new_v4(), patience).await?;
+        self.done(&answer)
+    }
+
     async fn write(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
         Ok(self.client.send(method, path, Some(json(body)?), Uuid::new_v4()).await?)
     }

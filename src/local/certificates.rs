@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use pangolin_acme::AccountKey;
 use pangolin_api::{ApiFailure, CertificatePort};
 use pangolin_core::{
     command::CertificateIssued,
@@ -47,6 +48,10 @@ impl CertificatePort for NodeAnswers {
         let key = self.seal_key(&key, &seal::certificate(&read.names))?;
         let (not_before, not_after) = (read.not_before, read.not_after);
         Ok(CertificateIssued { names: read.names, chain, key, not_before, not_after })
+    }
+
+    fn account_key(&self, directory: &str) -> Result<Sealed, ApiFailure> {
+        self.seal_key(&AccountKey::generate(), &seal::account(directory))
     }
 
     fn issuer(&self, wanted: &SetIssuer, known: Option<&Issuer>) -> Result<Issuer, ApiFailure> {

@@ -77,8 +77,9 @@ impl Layers {
             keyrings.borrow_and_update();
             let began = Instant::now();
             let state = states.borrow_and_update().clone();
-            self.bring_in_line(plan(&state, self.node)).await;
+            let plan = plan(&state, self.node);
             drop(state);
+            self.bring_in_line(plan, began.elapsed()).await;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep((began.elapsed() * REST_FACTOR).min(REST_MAX)) => {}
@@ -93,14 +94,16 @@ impl Layers {
         }
     }
 
-    async fn bring_in_line(&self, plan: Plan) {
+    /// `planned` is how long the plan took to make.
+    async fn bring_in_line(&self, plan: Plan, planned: Duration) {
         let revision = plan.revision;
-        debug!(%revision, "reconciling");
+        let began = Instant::now();
         self.reports.retain(&plan.peers.nodes.keys().copied().collect::<Vec<_>>());
         self.peers.set_plan(plan.peers);
         if let Err(error) = self.dns.apply(revision, &plan.dns, &|secret| self.open_dns(secret)) {
             warn!(%revision, %error, "DNS could not be brought in line");
         }
+        let dns = began.elapsed();
         // WireGuard peers stand before a connector is told to use them.
         if let Err(error) = self.tunnel.apply(revision, &plan.tunnel).await {
             warn!(%revision, %error, "the tunnels could not be brought in line");
@@ -112,6 +115,7 @@ impl Layers {
         }
         self.edge_plan.store(Arc::new(plan.edge));
         self.reached.send_replace(revision);
+        debug!(%revision, ?planned, ?dns, all = ?began.elapsed(), "the layers are brought in line");
     }
 
     fn open_dns(&self, secret: Secret<'_>) -> Result<Vec<u8>, String> {

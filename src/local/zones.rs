@@ -11,8 +11,11 @@ use pangolin_core::{
     HostName, RequestId,
     plan::{ZonePlan, dns_of},
     record::{RecordData, RecordKind},
+    rollover::ParentFound,
 };
-use pangolin_dns::{DnsError, DnsServer, check_zone, delegation_signer, new_zone_key, print_zone};
+use pangolin_dns::{
+    DnsError, DnsServer, ask_parent, check_zone, delegation_signer, new_zone_key, print_zone,
+};
 use pangolin_peer::identity::Keyring;
 use pangolin_raft::Cluster;
 use pangolin_wire::{Code, DnsReply, ZoneCheck};
@@ -104,6 +107,19 @@ impl DnsPort for Zones {
         Box::pin(async move {
             let checked = check_zone(&self.plan(&zone)?, parent, None).await;
             Ok(ZoneCheck { good: checked.good, bad: checked.bad, enter: checked.enter })
+        })
+    }
+
+    fn ask_parent(
+        &self,
+        zone: HostName,
+        parent: Option<SocketAddr>,
+    ) -> BoxFuture<'_, Result<ParentFound, ApiFailure>> {
+        Box::pin(async move {
+            let found = ask_parent(&self.plan(&zone)?, parent).await;
+            let cannot =
+                |why| ApiFailure::new(Code::Conflict, format!("the parent of {zone} cannot be asked: {why}"));
+            found.map_err(cannot)
         })
     }
 

@@ -29,6 +29,7 @@ use crate::pebble::Pebble;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Asked {
     NewAccount,
+    KeyChange,
     NewOrder,
     Order,
     Authorization,
@@ -43,6 +44,7 @@ impl Asked {
     fn of(path: &str) -> Self {
         let places = [
             ("/sign-me-up", Self::NewAccount),
+            ("/rollover-account-key", Self::KeyChange),
             ("/order-plz", Self::NewOrder),
             ("/my-order/", Self::Order),
             ("/authZ/", Self::Authorization),

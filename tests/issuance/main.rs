@@ -9,6 +9,7 @@
 #[path = "../hosts/mod.rs"]
 mod hosts;
 
+mod accounts;
 mod drills;
 mod front;
 mod kills;

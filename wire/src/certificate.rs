@@ -113,6 +113,8 @@ pub struct CertificateIssuer {
     pub held_until: Option<Moment>,
     /// What it said.
     pub held_because: Option<String>,
+    /// Another key for the account is made, and the issuer is to take it.
+    pub key_exchange: bool,
 }
 
 /// Answer of `GET /certificate-issuers`, in the order in which they are used.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use pangolin_core::{HostName, Slug, dns::AnswerPolicy};
+use pangolin_core::{HostName, Slug, dns::AnswerPolicy, rollover::KeptKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -46,6 +46,8 @@ answer! {
         delegation_signer: Option<String>,
         /// Servers that keep copies, with the names of their keys.
         secondaries: Vec<Secondary>,
+        /// The DS record of the next key, while the zone's key is exchanged.
+        next_delegation_signer: Option<String>,
     }
 
     /// A server that keeps a copy of a zone.
@@ -167,6 +169,17 @@ request! {
         /// Drop the operator's own records of the zone first.
         #[serde(default)]
         replace: bool,
+    }
+
+    /// Request of `POST /dns/zone/{zone}/rollover`: one of a zone's two keys goes, if its parent does not need it.
+    EndRollover {
+        /// The one that stays.
+        kept: KeptKey,
+        /// Do not ask the parent: its DS records allow it, and nobody keeps former ones.
+        #[serde(default)]
+        believed: bool,
+        /// A server of the parent to ask, instead of those that the node's resolver finds.
+        server: Option<SocketAddr>,
     }
 
     /// Request of `POST /resource/{resourceId}/answers`.

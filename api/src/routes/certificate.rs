@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pangolin_core::{
-    Body, CertificateId, ClusterState, HostName, Object,
+    Body, CertificateId, ClusterState, HostName, Object, Slug,
     decide::certificates_wanted,
     issuance::{CertificatesChange, Issuer, Source, StandingKind, renew_at, standing},
 };
@@ -29,6 +29,7 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.get("/certificate-issuers", issuers);
     routes.put("/certificate-issuer", set_issuer);
     routes.delete("/certificate-issuer/{name}", remove_issuer);
+    routes.post("/certificate-issuer/{name}/account-key", change_account_key);
 }
 
 /// Whether the caller may see and change what is good for these names.
@@ -177,38 +178,39 @@ async fn issuers(call: Call) -> Result<Answer, ApiFailure> {
 async fn set_issuer(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
     let wanted: SetIssuer = call.body()?;
-    let mut issuers = call.state.issuance().issuers.clone();
-    let at = issuers.iter().position(|known| known.name == wanted.name);
-    let issuer = call.app.node.certificates().issuer(&wanted, at.map(|at| &issuers[at]))?;
-    match at {
-        Some(at) if !wanted.first => issuers[at] = issuer,
-        at => {
-            if let Some(at) = at {
-                issuers.remove(at);
-            }
-            issuers.insert(if wanted.first { 0 } else { issuers.len() }, issuer);
-        }
-    }
-    let changed = call.propose(body(CertificatesChange::IssuersSet(issuers))).await?;
+    let known = issuer_named(&call.state, &wanted.name);
+    let issuer = call.app.node.certificates().issuer(&wanted, known)?;
+    let before = known.map(Issuer::digest);
+    let change = CertificatesChange::IssuerSet { issuer: Box::new(issuer), first: wanted.first, before };
+    let changed = call.propose(body(change)).await?;
     let state = &changed.state;
-    let issuer = state.issuance().issuers.iter().find(|issuer| issuer.name == wanted.name);
-    let issuer = issuer.ok_or_else(|| {
+    let issuer = issuer_named(state, &wanted.name).ok_or_else(|| {
         ApiFailure::new(Code::NotFound, format!("issuer {} was removed at the same time", wanted.name))
     })?;
     Answer::created(changed.revision, format!("issuer {} set", wanted.name), &told(state, issuer))
 }
 
+fn issuer_named<'a>(state: &'a ClusterState, name: &Slug) -> Option<&'a Issuer> {
+    state.issuance().issuers.iter().find(|issuer| issuer.name == *name)
+}
+
 async fn remove_issuer(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
-    let name: pangolin_core::Slug = call.parameter("name")?;
-    let mut issuers = call.state.issuance().issuers.clone();
-    let before = issuers.len();
-    issuers.retain(|issuer| issuer.name != name);
-    if issuers.len() == before && call.state.outcome_of(call.request()).is_none() {
-        return Err(ApiFailure::new(Code::NotFound, format!("there is no issuer {name}")));
-    }
-    let changed = call.propose(body(CertificatesChange::IssuersSet(issuers))).await?;
+    let name: Slug = call.parameter("name")?;
+    let changed = call.propose(body(CertificatesChange::IssuerRemoved(name.clone()))).await?;
     Ok(Answer::done(changed.revision, format!("issuer {name} deleted")))
+}
+
+async fn change_account_key(call: Call) -> Result<Answer, ApiFailure> {
+    call.administrator()?;
+    let name: Slug = call.parameter("name")?;
+    let issuer = issuer_named(&call.state, &name);
+    let issuer = issuer.ok_or_else(|| ApiFailure::not_found(&Object::Issuer(name.clone())))?;
+    let directory = issuer.directory.clone();
+    let key = call.app.node.certificates().account_key(&directory)?;
+    let changed = call.propose(body(CertificatesChange::NextAccountKeyMade { directory, key })).await?;
+    let message = format!("the account at {name} gets another key, as soon as no order is under way there");
+    Ok(Answer::done(changed.revision, message))
 }
 
 fn told(state: &ClusterState, issuer: &Issuer) -> CertificateIssuer {
@@ -225,5 +227,6 @@ fn told(state: &ClusterState, issuer: &Issuer) -> CertificateIssuer {
         account: issuance.accounts.get(&issuer.directory).and_then(|account| account.url.clone()),
         held_until: hold.map(|hold| Moment(hold.until)),
         held_because: hold.map(|hold| hold.detail.clone()),
+        key_exchange: state.rollovers().account_keys.contains_key(&issuer.directory),
     }
 }

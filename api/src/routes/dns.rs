@@ -1,10 +1,10 @@
-//! DNS: the operator's own records, zones, signing, transfers, regions, and what this node answers.
+//! DNS: the operator's own records, zones, transfers, regions, and what this node answers.
 
 use std::net::{IpAddr, SocketAddr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pangolin_core::{
-    Body, HostName, ResourceId,
+    Body, ClusterState, HostName, ResourceId,
     dns::DnsChange,
     plan::{DnsPlan, ZonePlan, dns_of, served_below},
     record::{self, RecordKind},
@@ -30,8 +30,6 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.get("/dns/zone/{zone}/file", file);
     routes.get("/dns/zone/{zone}/check", check);
     routes.post("/dns/zone/{zone}/import", import);
-    routes.put("/dns/zone/{zone}/signing", start_signing);
-    routes.delete("/dns/zone/{zone}/signing", stop_signing);
     routes.post("/dns/zone/{zone}/secondary", set_secondary);
     routes.get("/dns/query", query);
     routes.get("/dns/regions", regions);
@@ -53,7 +51,7 @@ impl Call {
         }
     }
 
-    async fn change_dns(&self, change: DnsChange) -> Result<Changed, ApiFailure> {
+    pub(super) async fn change_dns(&self, change: DnsChange) -> Result<Changed, ApiFailure> {
         self.propose(Body::Dns(Box::new(change))).await
     }
 
@@ -66,7 +64,7 @@ impl Call {
     }
 
     /// The zone that the path names, for those who may see it.
-    fn zone(&self) -> Result<HostName, ApiFailure> {
+    pub(super) fn zone(&self) -> Result<HostName, ApiFailure> {
         let name: HostName = self.parameter("zone")?;
         self.may_publish(&name)?;
         if served_below(&self.state, &name) == Some(&name) {
@@ -93,7 +91,7 @@ async fn add_record(call: Call) -> Result<Answer, ApiFailure> {
     let data = call.app.node.dns().read_value(&call.zone_of(&name)?, kind, &value)?;
     let changed = call.change_dns(DnsChange::RecordAdded { name: name.clone(), ttl, data }).await?;
     let set = changed.state.record_sets().get(&(name.clone(), kind));
-    let set = set.map(|set| render(&name, kind, set));
+    let set = set.map(|set| render_set(&name, kind, set));
     Answer::created(changed.revision, format!("{kind} of {name} added"), &set)
 }
 
@@ -110,7 +108,8 @@ async fn remove_record(call: Call) -> Result<Answer, ApiFailure> {
 async fn records(call: Call) -> Result<Answer, ApiFailure> {
     let zone = call.zone()?;
     let sets = call.state.record_sets().iter().filter(|((name, _), _)| name.is_within(&zone));
-    let (record_sets, pagination) = call.page(sets.map(|((name, kind), set)| render(name, *kind, set)))?;
+    let (record_sets, pagination) =
+        call.page(sets.map(|((name, kind), set)| render_set(name, *kind, set)))?;
     let list = RecordSetList { record_sets, pagination };
     Answer::ok(call.state.revision(), format!("records of {zone}"), &list)
 }
@@ -118,7 +117,7 @@ async fn records(call: Call) -> Result<Answer, ApiFailure> {
 async fn zones(call: Call) -> Result<Answer, ApiFailure> {
     let plan = call.dns_plan();
     let seen = plan.zones.iter().filter(|zone| call.may_publish(&zone.apex).is_ok());
-    let (zones, pagination) = call.page(seen.map(|zone| render_zone(&call, zone)))?;
+    let (zones, pagination) = call.page(seen.map(|zone| render(&call, zone)))?;
     Answer::ok(call.state.revision(), "zones", &ZoneList { zones, pagination })
 }
 
@@ -156,22 +155,6 @@ async fn import(call: Call) -> Result<Answer, ApiFailure> {
     let changed = call.change_dns(change).await?;
     let imported = ImportedRecords { record_sets, skipped: found.skipped };
     Answer::ok(changed.revision, format!("{record_sets} record sets brought into {zone}"), &imported)
-}
-
-async fn start_signing(call: Call) -> Result<Answer, ApiFailure> {
-    let zone = call.zone()?;
-    let key = call.app.node.dns().new_zone_key(&zone)?;
-    let change = DnsChange::SigningStarted { zone: zone.clone(), public: key.shown, private: key.sealed };
-    let changed = call.change_dns(change).await?;
-    let zone = dns_of(&changed.state).zones.into_iter().find(|known| known.apex == zone);
-    let zone = zone.as_ref().map(|zone| render_zone(&call, zone));
-    Answer::created(changed.revision, "the zone is signed: enter its DS record at the parent", &zone)
-}
-
-async fn stop_signing(call: Call) -> Result<Answer, ApiFailure> {
-    let zone = call.zone()?;
-    let changed = call.change_dns(DnsChange::SigningStopped(zone.clone())).await?;
-    Ok(Answer::done(changed.revision, format!("the zone {zone} is not signed any more")))
 }
 
 async fn set_secondary(call: Call) -> Result<Answer, ApiFailure> {
@@ -248,7 +231,7 @@ async fn set_answers(call: Call) -> Result<Answer, ApiFailure> {
     Ok(Answer::done(changed.revision, format!("{host} is answered by the policy {policy}")))
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
     what: &str,
     text: Option<String>,
 ) -> Result<Option<T>, ApiFailure> {
@@ -258,23 +241,30 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
     text.map(read).transpose()
 }
 
-fn render(name: &HostName, kind: RecordKind, set: &record::RecordSet) -> RecordSet {
+fn render_set(name: &HostName, kind: RecordKind, set: &record::RecordSet) -> RecordSet {
     let values = set.data.iter().map(ToString::to_string).collect();
     RecordSet { name: name.clone(), kind: kind.to_string(), ttl: set.ttl, values }
 }
 
-fn render_zone(call: &Call, zone: &ZonePlan) -> Zone {
+/// A zone, as it is in a state.
+pub(super) fn render_zone(call: &Call, state: &ClusterState, apex: &HostName) -> Option<Zone> {
+    let zone = dns_of(state).zones.into_iter().find(|known| known.apex == *apex);
+    zone.map(|zone| render(call, &zone))
+}
+
+fn render(call: &Call, zone: &ZonePlan) -> Zone {
     let domain = call.state.domains().values().find(|domain| domain.name == zone.apex);
-    let signer = zone.key.as_ref();
+    let mut signers = zone.keys().map(|key| call.app.node.dns().delegation_signer(&zone.apex, &key.public));
     let secondaries = zone.secondaries.iter();
     Zone {
         zone: zone.apex.clone(),
         org_id: domain.map(|domain| domain.org.clone()),
         serial: zone.serial,
         names: zone.sets.len(),
-        delegation_signer: signer.map(|key| call.app.node.dns().delegation_signer(&zone.apex, &key.public)),
+        delegation_signer: signers.next(),
         secondaries: secondaries
             .map(|(address, key)| Secondary { address: *address, key: key.clone() })
             .collect(),
+        next_delegation_signer: signers.next(),
     }
 }

@@ -15,6 +15,7 @@ mod node;
 mod org;
 mod resource;
 mod role;
+mod signing;
 mod site;
 mod target;
 mod token;
@@ -93,7 +94,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 17] = [
+    let nouns: [fn(&mut Routes); 18] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -109,6 +110,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         resource::routes,
         target::routes,
         dns::routes,
+        signing::routes,
         why::routes,
         certificate::routes,
         traffic::routes,

@@ -61,6 +61,12 @@ async fn issuers_have_an_order_and_keys_are_never_shown() {
     assert_eq!(names, ["two", "three", "one"]);
     client.delete("/certificate-issuer/three").await.expect("deleted");
     client.delete("/certificate-issuer/three").await.expect_err("gone already");
+    // Without an account there is no key to exchange, and without an issuer no account.
+    for (name, says) in [("one", "no account"), ("three", "no issuer three")] {
+        let path = format!("/certificate-issuer/{name}/account-key");
+        let refused = client.post::<_, serde_json::Value>(&path, &json!({})).await;
+        assert!(matches!(refused, Err(ClientError::Refused(failure)) if failure.message.contains(says)));
+    }
     let plain = json!({"name": "plain", "directory": "http://plain.test/"});
     let refused = client.put::<_, CertificateIssuer>("/certificate-issuer", &plain).await;
     assert!(matches!(refused, Err(ClientError::Refused(failure)) if failure.message.contains("https")));

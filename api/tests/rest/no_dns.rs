@@ -7,6 +7,7 @@ use pangolin_api::{ApiFailure, DnsPort, NewKey, ZoneRecords};
 use pangolin_core::{
     HostName, RequestId,
     record::{RecordData, RecordKind},
+    rollover::ParentFound,
 };
 use pangolin_wire::{Code, DnsReply, ZoneCheck};
 
@@ -34,6 +35,14 @@ impl DnsPort for NoDns {
     }
 
     fn check(&self, _: HostName, _: Option<SocketAddr>) -> BoxFuture<'_, Result<ZoneCheck, ApiFailure>> {
+        Box::pin(async { Err(none()) })
+    }
+
+    fn ask_parent(
+        &self,
+        _: HostName,
+        _: Option<SocketAddr>,
+    ) -> BoxFuture<'_, Result<ParentFound, ApiFailure>> {
         Box::pin(async { Err(none()) })
     }
 

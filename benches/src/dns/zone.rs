@@ -54,6 +54,7 @@ pub(crate) fn plan(names: usize) -> DnsPlan {
         fail_open: BTreeMap::new(),
         key: None,
         secondaries: Vec::new(),
+        next_key: None,
     };
     DnsPlan { zones: vec![zone], ..DnsPlan::default() }
 }

@@ -6,15 +6,15 @@ use super::{Challenge, Issuer, Problem, Window};
 use crate::{
     command::CertificateIssued,
     id::{CertificateId, Revision},
-    name::HostName,
-    record::Sealed,
+    name::{HostName, Slug},
+    record::{Digest, Sealed},
     time::Timestamp,
 };
 
 /// See [`Body::Certificates`](crate::Body::Certificates). Variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CertificatesChange {
-    /// These are the issuers, in the order of preference.
+    /// These are the issuers, in the order of preference: all of them at once, whatever there was before.
     IssuersSet(Vec<Issuer>),
     /// The key of an account was made; the issuer has not been asked yet.
     AccountKeyMade {
@@ -87,6 +87,34 @@ pub enum CertificatesChange {
         id: CertificateId,
         /// Its generation.
         generation: u64,
+    },
+    /// An issuer is added, or changed in its place.
+    IssuerSet {
+        /// The issuer.
+        issuer: Box<Issuer>,
+        /// It is used before all others; otherwise a new one comes last.
+        first: bool,
+        /// What it was when this was decided ([`Issuer::digest`]); none = it was not there. Refused if it has changed.
+        before: Option<Digest>,
+    },
+    /// An issuer is gone.
+    IssuerRemoved(Slug),
+    /// An operator wants another key for the account at an issuer: it is made, and the issuer is to take it.
+    NextAccountKeyMade {
+        /// The issuer's directory.
+        directory: String,
+        /// PKCS #8 private key.
+        key: Sealed,
+    },
+    /// The issuer has taken the next key of the account (RFC 8555 §7.3.5): the former one is worthless.
+    AccountKeyChanged {
+        /// The issuer's directory.
+        directory: String,
+    },
+    /// The issuer refuses the next key of the account: the one there was stays.
+    AccountKeyKept {
+        /// The issuer's directory.
+        directory: String,
     },
 }
 

@@ -14,14 +14,15 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    codec,
     id::{CertificateId, Revision},
     name::{HostName, Slug},
-    record::Sealed,
+    record::{Digest, Sealed},
     time::Timestamp,
 };
 
 pub use change::{CertificatesChange, OrderStep};
-pub use next::{Step, Task, chosen_issuer, next_wake, renew_at, tasks};
+pub use next::{Step, Task, account_keys_due, chosen_issuer, next_wake, renew_at, tasks};
 pub(crate) use next::{buckets, proved_name};
 pub(crate) use rate::take;
 pub use rate::{Bucket, Rate, Rates};
@@ -40,7 +41,8 @@ pub const DETAIL_MAX: usize = 512;
 pub struct Issuer {
     /// What operators call it.
     pub name: Slug,
-    /// Address of its directory (RFC 8555 §7.1.1), https. An authority has one for each of its environments.
+    /// Address of its directory (RFC 8555 §7.1.1), https. An authority has one for each of its environments. What stands
+    /// behind a `#` is not asked for: it tells accounts at one directory apart.
     pub directory: String,
     /// Certificates to trust for its HTTPS besides the system's, DER.
     pub roots: Vec<Vec<u8>>,
@@ -54,6 +56,17 @@ pub struct Issuer {
     pub caa: Vec<String>,
     /// How much is asked of it.
     pub rates: Rates,
+}
+
+impl Issuer {
+    /// Tells one version of an issuer from another: SHA-256 of its encoded form.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        use sha2::Digest as _;
+        // What was decoded, or checked, has an encoding.
+        let bytes = codec::encode(self).unwrap_or_default();
+        Digest(sha2::Sha256::digest(bytes).into())
+    }
 }
 
 /// An account that an authority gave by other means.

@@ -74,6 +74,15 @@ pub fn next_wake(state: &ClusterState, now: Timestamp) -> Option<Timestamp> {
     looked_at(state, now).into_iter().filter_map(|(_, wake)| wake).filter(|at| *at > now).min()
 }
 
+/// The accounts whose next key their issuer is to take now, by directory: those of which no order is under way.
+#[must_use]
+pub fn account_keys_due(state: &ClusterState) -> Vec<&str> {
+    let orders = state.issuance().upkeeps.values().filter_map(|upkeep| upkeep.order.as_ref());
+    let busy: BTreeSet<&str> = orders.map(|order| &*order.directory).collect();
+    let due = state.rollovers().account_keys.keys().map(|directory| &**directory);
+    due.filter(|directory| !busy.contains(directory)).collect()
+}
+
 type Look = (Option<Task>, Option<Timestamp>);
 
 fn looked_at(state: &ClusterState, now: Timestamp) -> Vec<Look> {
@@ -144,6 +153,10 @@ fn look(
         let earliest = issuance.issuers.iter().filter_map(|i| held_until(issuance, &i.directory, now)).min();
         return (None, earliest);
     };
+    // Proofs are made with the key of the account: none is begun while that is exchanged.
+    if state.rollovers().account_keys.contains_key(&issuer.directory) {
+        return (None, None);
+    }
     let replaces =
         certificate.is_some_and(|certificate| is_known_there(issuance, certificate, upkeep, issuer));
     // Renewals that the issuer knows as such do not count there (RFC 9773 §5).

@@ -67,14 +67,10 @@ pub(super) fn issuers_allowed(issuance: &Issuance) -> Vec<RecordData> {
     allowed
 }
 
-/// Adds to a zone's record sets what stands in it on behalf of certificates. What operators wrote stays: proofs join
-/// their TXT records, an alias of theirs leads elsewhere, and their CAA records are the only ones.
-pub(super) fn add(
-    state: &ClusterState,
-    apex: &HostName,
-    sets: &mut BTreeMap<HostName, BTreeMap<RecordKind, super::PlannedSet>>,
-) {
-    for (name, data) in proofs(state).into_iter().filter(|(name, _)| name.is_within(apex)) {
+/// Adds proofs to a zone's record sets. What operators wrote stays: proofs join their TXT records, and an alias of theirs
+/// leads elsewhere.
+pub(super) fn add_proofs(proofs: Vec<(HostName, Vec<RecordData>)>, sets: &mut super::RecordSets) {
+    for (name, data) in proofs {
         let at = sets.entry(name).or_default();
         if at.contains_key(&RecordKind::Cname) {
             continue;
@@ -85,11 +81,15 @@ pub(super) fn add(
         set.data.sort_unstable();
         set.data.dedup();
     }
-    let allowed = issuers_allowed(state.issuance());
-    let at = sets.entry(apex.clone()).or_default();
-    if !allowed.is_empty() && !at.contains_key(&RecordKind::Cname) {
-        let ttl = state.settings().map_or(0, |settings| settings.ttl);
-        at.entry(RecordKind::Caa).or_insert(super::PlannedSet { ttl, data: allowed });
+}
+
+/// Adds to a zone's record sets who may issue certificates for it. CAA records of operators are the only ones there.
+pub(super) fn add_issuers(apex: &HostName, ttl: u32, allowed: &[RecordData], sets: &mut super::RecordSets) {
+    if allowed.is_empty() {
+        return;
     }
-    sets.retain(|_, at| !at.is_empty());
+    let at = sets.entry(apex.clone()).or_default();
+    if !at.contains_key(&RecordKind::Cname) {
+        at.entry(RecordKind::Caa).or_insert_with(|| super::PlannedSet { ttl, data: allowed.to_vec() });
+    }
 }

@@ -12,7 +12,7 @@ use crate::{
     dns::{AnswerPolicy, ZoneKey},
     id::{NodeId, ResourceId},
     name::{HostName, Slug},
-    record::{AdminState, Node, NodeRole, RecordData, RecordKind, Sealed, Verdict},
+    record::{AdminState, Node, NodeRole, RecordData, RecordKind, RecordSet, Sealed, Settings, Verdict},
     state::ClusterState,
 };
 
@@ -64,6 +64,15 @@ pub struct ZonePlan {
     pub key: Option<ZoneKey>,
     /// Who may transfer the zone and is told of changes: where, and the name of the key.
     pub secondaries: Vec<(SocketAddr, HostName)>,
+    /// Signs beside `key` while that is being exchanged.
+    pub next_key: Option<ZoneKey>,
+}
+
+impl ZonePlan {
+    /// The keys that sign the zone; none if it is not signed.
+    pub fn keys(&self) -> impl Iterator<Item = &ZoneKey> {
+        self.key.iter().chain(self.next_key.iter().filter(|_| self.key.is_some()))
+    }
 }
 
 /// All zones; none lies within another.
@@ -80,8 +89,9 @@ pub struct DnsPlan {
 /// Every node answers the same.
 pub(super) fn plan(state: &ClusterState) -> DnsPlan {
     let dns = state.dns();
+    let zones = state.settings().map(|settings| zones(state, settings)).unwrap_or_default();
     DnsPlan {
-        zones: apexes(state).into_iter().filter_map(|apex| zone(state, apex)).collect(),
+        zones,
         regions: dns.regions.iter().map(|(network, region)| (*network, region.clone())).collect(),
         transfer_keys: dns.transfer_keys.iter().map(|(name, key)| (name.clone(), key.clone())).collect(),
     }
@@ -102,74 +112,152 @@ pub(crate) fn apexes(state: &ClusterState) -> Vec<&HostName> {
     apexes
 }
 
-fn zone(state: &ClusterState, apex: &HostName) -> Option<ZonePlan> {
-    let settings = state.settings()?;
-    let dns = state.dns();
-    let name_servers: Vec<(&Node, HostName)> = name_server_nodes(state)
-        .into_iter()
-        .filter_map(|node| Some((node, settings.zone.child(node.spec.name.as_str()).ok()?)))
-        .collect();
-    let secondaries: Vec<(SocketAddr, HostName)> =
-        dns.secondaries_of(apex).map(|(address, key)| (address, key.clone())).collect();
-    let mut sets = Sets { apex, by_name: BTreeMap::new() };
-    let mut fail_open = Sets { apex, by_name: BTreeMap::new() };
-    let mut regional: BTreeMap<HostName, BTreeMap<Slug, BTreeMap<RecordKind, PlannedSet>>> = BTreeMap::new();
+/// What stands in one zone.
+#[derive(Default)]
+struct Content<'a> {
+    /// Names that the edge serves, each with its resource.
+    published: Vec<(&'a HostName, Option<ResourceId>)>,
+    /// What the operator wrote.
+    written: Vec<(&'a HostName, RecordKind, &'a RecordSet)>,
+    /// What proves names to issuers.
+    proofs: Vec<(HostName, Vec<RecordData>)>,
+}
 
-    for (node, name) in &name_servers {
-        sets.addresses(name, NAME_SERVER_TTL, &[*node]);
-    }
-    let serving = Serving::of(state);
-    let ttl = serving.ttl(settings.ttl);
-    let everybody = Serving::everybody(state);
-    for (host, resource) in published(state).filter(|(host, _)| host.is_within(apex)) {
-        sets.service(host, ttl, &nodes_in_order(state, resource, &serving));
-        if !secondaries.is_empty() {
-            fail_open.service(host, settings.ttl, &nodes_in_order(state, resource, &everybody));
+/// What stands in each zone, by apex. Everything is looked at once, however many zones there are: this runs for every
+/// revision.
+fn contents<'a>(state: &'a ClusterState, apexes: &[&'a HostName]) -> BTreeMap<&'a str, Content<'a>> {
+    let mut contents: BTreeMap<&str, Content<'_>> =
+        apexes.iter().map(|apex| (apex.as_str(), Content::default())).collect();
+    for (host, resource) in published(state) {
+        if let Some(content) = holding(&mut contents, host) {
+            content.published.push((host, resource));
         }
-        for (region, nodes) in nodes_by_region(state, resource, &serving) {
-            let mut near = Sets { apex, by_name: BTreeMap::new() };
-            near.service(host, ttl, &nodes);
-            if let Some(near) = near.by_name.remove(host) {
-                regional.entry(host.clone()).or_default().insert(region, near);
+    }
+    for ((name, kind), set) in state.record_sets() {
+        if let Some(content) = holding(&mut contents, name) {
+            content.written.push((name, *kind, set));
+        }
+    }
+    for (name, data) in challenges::proofs(state) {
+        if let Some(content) = holding(&mut contents, &name) {
+            content.proofs.push((name, data));
+        }
+    }
+    contents
+}
+
+/// The content of the zone that a name lies in: zones do not lie within each other.
+fn holding<'c, 'a>(
+    contents: &'c mut BTreeMap<&'a str, Content<'a>>,
+    name: &HostName,
+) -> Option<&'c mut Content<'a>> {
+    let mut names = std::iter::successors(Some(name.as_str()), |name| Some(name.split_once('.')?.1));
+    let apex = names.find(|name| contents.contains_key(*name))?;
+    contents.get_mut(apex)
+}
+
+/// What all zones have in common.
+struct Common<'a> {
+    state: &'a ClusterState,
+    name_servers: Vec<(&'a Node, HostName)>,
+    serving: Serving<'a>,
+    everybody: Serving<'a>,
+    /// TTL of addresses: the usual one, and that of now.
+    usual_ttl: u32,
+    ttl: u32,
+    /// Who may issue certificates.
+    issuers: Vec<RecordData>,
+}
+
+fn zones(state: &ClusterState, settings: &Settings) -> Vec<ZonePlan> {
+    let apexes = apexes(state);
+    let mut contents = contents(state, &apexes);
+    let named = |node: &Node| settings.zone.child(node.spec.name.as_str()).ok();
+    let name_servers = name_server_nodes(state).into_iter();
+    let serving = Serving::of(state);
+    let common = Common {
+        state,
+        name_servers: name_servers.filter_map(|node| Some((node, named(node)?))).collect(),
+        usual_ttl: settings.ttl,
+        ttl: serving.ttl(settings.ttl),
+        serving,
+        everybody: Serving::everybody(state),
+        issuers: challenges::issuers_allowed(state.issuance()),
+    };
+    let planned = apexes.into_iter().map(|apex| {
+        let content = contents.remove(apex.as_str()).unwrap_or_default();
+        common.zone(apex, content)
+    });
+    planned.collect()
+}
+
+impl Common<'_> {
+    fn zone(&self, apex: &HostName, content: Content<'_>) -> ZonePlan {
+        let state = self.state;
+        let dns = state.dns();
+        let secondaries: Vec<(SocketAddr, HostName)> =
+            dns.secondaries_of(apex).map(|(address, key)| (address, key.clone())).collect();
+        let mut sets = Sets { apex, by_name: BTreeMap::new() };
+        let mut fail_open = Sets { apex, by_name: BTreeMap::new() };
+        let mut regional: BTreeMap<HostName, BTreeMap<Slug, BTreeMap<RecordKind, PlannedSet>>> =
+            BTreeMap::new();
+
+        for (node, name) in &self.name_servers {
+            sets.addresses(name, NAME_SERVER_TTL, &[*node]);
+        }
+        for (host, resource) in content.published {
+            sets.service(host, self.ttl, &nodes_in_order(state, resource, &self.serving));
+            if !secondaries.is_empty() {
+                fail_open.service(host, self.usual_ttl, &nodes_in_order(state, resource, &self.everybody));
+            }
+            for (region, nodes) in nodes_by_region(state, resource, &self.serving) {
+                let mut near = Sets { apex, by_name: BTreeMap::new() };
+                near.service(host, self.ttl, &nodes);
+                if let Some(near) = near.by_name.remove(host) {
+                    regional.entry(host.clone()).or_default().insert(region, near);
+                }
             }
         }
-    }
-    let mut servers: Vec<RecordData> =
-        name_servers.iter().map(|(_, name)| RecordData::Ns(name.clone())).collect();
-    // What the operator wrote stands above what the cluster makes.
-    for ((name, kind), set) in state.record_sets().iter().filter(|((name, _), _)| name.is_within(apex)) {
-        if set.data.is_empty() {
-            continue;
+        let mut servers: Vec<RecordData> =
+            self.name_servers.iter().map(|(_, name)| RecordData::Ns(name.clone())).collect();
+        // What the operator wrote stands above what the cluster makes.
+        for (name, kind, set) in content.written {
+            if set.data.is_empty() {
+                continue;
+            }
+            if kind == RecordKind::Ns && name == apex {
+                // Servers beside the nodes: secondaries.
+                servers.extend(
+                    set.data.iter().filter(|server| !servers.contains(server)).cloned().collect::<Vec<_>>(),
+                );
+                continue;
+            }
+            let set = PlannedSet { ttl: set.ttl, data: set.data.clone() };
+            sets.overrule(name, kind, set);
+            regional.remove(name);
+            fail_open.by_name.remove(name);
         }
-        if *kind == RecordKind::Ns && name == apex {
-            // Servers beside the nodes: secondaries.
-            servers.extend(
-                set.data.iter().filter(|server| !servers.contains(server)).cloned().collect::<Vec<_>>(),
-            );
-            continue;
+        challenges::add_proofs(content.proofs, &mut sets.by_name);
+        challenges::add_issuers(apex, self.usual_ttl, &self.issuers, &mut sets.by_name);
+        if !servers.is_empty() {
+            sets.put(apex, RecordKind::Ns, PlannedSet { ttl: NAME_SERVER_TTL, data: servers });
         }
-        let set = PlannedSet { ttl: set.ttl, data: set.data.clone() };
-        sets.overrule(name, *kind, set);
-        regional.remove(name);
-        fail_open.by_name.remove(name);
+        let primary = self.name_servers.first().map_or_else(|| apex.clone(), |(_, name)| name.clone());
+        ZonePlan {
+            primary,
+            contact: apex.child("hostmaster").unwrap_or_else(|_| apex.clone()),
+            // RFC 1982: the log index within the lineage, so that it never goes back.
+            serial: serial(state),
+            negative_ttl: NEGATIVE_TTL,
+            sets: sets.by_name,
+            regional,
+            fail_open: fail_open.by_name,
+            key: dns.zone_keys.get(apex).cloned(),
+            secondaries,
+            next_key: state.rollovers().zone_keys.get(apex).cloned(),
+            apex: apex.clone(),
+        }
     }
-    challenges::add(state, apex, &mut sets.by_name);
-    if !servers.is_empty() {
-        sets.put(apex, RecordKind::Ns, PlannedSet { ttl: NAME_SERVER_TTL, data: servers });
-    }
-    Some(ZonePlan {
-        primary: name_servers.first().map_or_else(|| apex.clone(), |(_, name)| name.clone()),
-        contact: apex.child("hostmaster").unwrap_or_else(|_| apex.clone()),
-        // RFC 1982: the log index within the lineage, so that it never goes back.
-        serial: serial(state),
-        negative_ttl: NEGATIVE_TTL,
-        sets: sets.by_name,
-        regional,
-        fail_open: fail_open.by_name,
-        key: dns.zone_keys.get(apex).cloned(),
-        secondaries,
-        apex: apex.clone(),
-    })
 }
 
 /// The names that the edge serves, each with its resource; the control host has none.

@@ -620,6 +620,9 @@ fn check_record_set(kind: RecordKind, set: &RecordSet) -> Result<(), Refusal> {
     if set.data.iter().any(|data| matches!(data, RecordData::Other(_, bytes) if bytes.len() > TXT_MAX)) {
         return refuse(format!("a {kind} value has at most {TXT_MAX} bytes"));
     }
+    if set.data.len() > 1 && set.data.contains(&RecordData::NullMx) {
+        return refuse("an MX record that says that no mail is taken stands alone (RFC 7505 §3)".to_owned());
+    }
     Ok(())
 }
 

@@ -28,12 +28,12 @@ impl ClusterState {
             C::PolicySet { resource, policy } => self.set_policy(*resource, *policy),
             C::RegionSet { network, region } => self.set_region(*network, region.as_ref()),
             C::SigningStarted { zone, public, private } => self.start_signing(zone, public, private),
-            C::SigningStopped(zone) => match self.dns.zone_keys.remove(zone) {
-                Some(_) => Ok(None),
-                None => Err(Refusal::Invalid(format!("the zone {zone} is not signed"))),
-            },
+            C::SigningStopped(zone) => self.stop_signing(zone),
             C::TransferKeySet { name, secret } => self.set_transfer_key(name, secret.as_ref()),
             C::SecondarySet { zone, address, key } => self.set_secondary(zone, *address, key.as_ref()),
+            C::RolloverStarted { zone, public, private } => self.start_rollover(zone, public, private),
+            C::ParentAsked { zone, found, kept } => self.hear_parent(zone, *found, *kept),
+            C::RolloverEnded { zone, kept } => self.end_rollover(zone, *kept),
         }
     }
 
@@ -204,6 +204,9 @@ impl ClusterState {
         retain(&mut self.dns.policies, |resource| resources.contains_key(resource));
         retain(&mut self.dns.zone_keys, |zone| zones.contains(zone));
         retain(&mut self.dns.secondaries, |(zone, _)| zones.contains(zone));
+        let signed = &self.dns.zone_keys;
+        retain(&mut self.rollovers.zone_keys, |zone| signed.contains_key(zone));
+        retain(&mut self.rollovers.parents, |zone| signed.contains_key(zone));
     }
 }
 

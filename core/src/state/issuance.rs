@@ -1,4 +1,4 @@
-//! What commands do to issuers, accounts and orders.
+//! What commands do to orders, and what is known of certificates.
 //!
 //! Every step of an order is refused unless it is of the attempt that is under way, and follows on the step before it:
 //! what a deposed leader, or one that was slow, brings in late changes nothing.
@@ -8,9 +8,8 @@ use crate::{
     decision::cut,
     id::{CertificateId, Revision},
     issuance::{
-        Account, Bucket, CertificatesChange, Challenge, DETAIL_MAX, Hold, ISSUERS_MAX, Issuance, Issuer,
-        Order, OrderStep, Phase, Problem, ProblemKind, Revocation, Source, URL_MAX, Upkeep, Window, buckets,
-        proved_name, take,
+        Bucket, CertificatesChange, Challenge, DETAIL_MAX, Hold, Issuance, Order, OrderStep, Phase, Problem,
+        ProblemKind, Revocation, Source, URL_MAX, Upkeep, Window, buckets, proved_name, take,
     },
     name::HostName,
     outcome::{Object, Refusal},
@@ -26,19 +25,17 @@ use crate::{
 /// Most certificates in a chain.
 const CHAIN_MAX: usize = 10;
 /// Largest certificate, signing request or sealed key, in bytes.
-const DER_MAX: usize = 32 * 1024;
+pub(super) const DER_MAX: usize = 32 * 1024;
 /// Most values of one kind that describe an issuer or an account.
-const VALUES_MAX: usize = 8;
-/// Most accounts: those of issuers that are configured no more are kept for revocations.
-const ACCOUNTS_MAX: usize = 64;
+pub(super) const VALUES_MAX: usize = 8;
 /// Most revocations at a time.
 const REVOCATIONS_MAX: usize = 10_000;
 
-fn invalid(reason: impl Into<String>) -> Refusal {
+pub(super) fn invalid(reason: impl Into<String>) -> Refusal {
     Refusal::Invalid(reason.into())
 }
 
-fn check_url(url: &str) -> Result<(), Refusal> {
+pub(super) fn check_url(url: &str) -> Result<(), Refusal> {
     let plain = url.bytes().all(|byte| byte.is_ascii_graphic());
     if url.starts_with("https://") && plain && url.len() <= URL_MAX {
         return Ok(());
@@ -47,14 +44,17 @@ fn check_url(url: &str) -> Result<(), Refusal> {
     Err(invalid(format!("{shown} is not an https address of at most {URL_MAX} bytes")))
 }
 
-fn check_sealed(sealed: &Sealed) -> Result<(), Refusal> {
+pub(super) fn check_sealed(sealed: &Sealed) -> Result<(), Refusal> {
     if sealed.content.len() <= DER_MAX && sealed.wrapped_key.len() <= DER_MAX {
         return Ok(());
     }
     Err(invalid(format!("a sealed key has at most {DER_MAX} bytes")))
 }
 
-fn check_texts<'a>(what: &str, texts: impl ExactSizeIterator<Item = &'a String>) -> Result<(), Refusal> {
+pub(super) fn check_texts<'a>(
+    what: &str,
+    texts: impl ExactSizeIterator<Item = &'a String>,
+) -> Result<(), Refusal> {
     let count = texts.len();
     let sound =
         |text: &String| !text.is_empty() && text.len() <= DETAIL_MAX && !text.contains(char::is_control);
@@ -63,27 +63,6 @@ fn check_texts<'a>(what: &str, texts: impl ExactSizeIterator<Item = &'a String>)
         return Ok(());
     }
     Err(invalid(format!("at most {VALUES_MAX} {what}, each a text of 1 to {DETAIL_MAX} bytes")))
-}
-
-fn check_issuer(issuer: &Issuer) -> Result<(), Refusal> {
-    check_url(&issuer.directory)?;
-    check_texts("contacts", issuer.contacts.iter())?;
-    check_texts("CAA names", issuer.caa.iter())?;
-    check_texts("profiles", issuer.profile.iter())?;
-    if issuer.roots.len() > VALUES_MAX || issuer.roots.iter().any(|root| root.len() > DER_MAX) {
-        return Err(invalid(format!(
-            "at most {VALUES_MAX} certificates to trust, of at most {DER_MAX} bytes"
-        )));
-    }
-    if let Some(external) = &issuer.external {
-        check_texts("external accounts", std::iter::once(&external.key_id))?;
-        check_sealed(&external.key)?;
-    }
-    let rates = [issuer.rates.orders, issuer.rates.zone, issuer.rates.set, issuer.rates.failures];
-    if rates.into_iter().flatten().any(|rate| rate.burst == 0) {
-        return Err(invalid("a rate lets at least one through"));
-    }
-    Ok(())
 }
 
 impl ClusterState {
@@ -95,7 +74,18 @@ impl ClusterState {
 
     pub(super) fn change_certificates(&mut self, change: &CertificatesChange) -> Applied {
         match change {
-            CertificatesChange::IssuersSet(issuers) => self.set_issuers(issuers),
+            CertificatesChange::IssuersSet(issuers) => self.set_issuers(issuers.clone()),
+            CertificatesChange::IssuerSet { issuer, first, before } => {
+                self.set_issuer(issuer, *first, before.as_ref())
+            }
+            CertificatesChange::IssuerRemoved(name) => self.remove_issuer(name),
+            CertificatesChange::NextAccountKeyMade { directory, key } => {
+                self.make_next_account_key(directory, key)
+            }
+            CertificatesChange::AccountKeyChanged { directory } => self.change_account_key(directory),
+            CertificatesChange::AccountKeyKept { directory } => {
+                self.next_account_key(directory).map(|_| None)
+            }
             CertificatesChange::AccountKeyMade { directory, key } => self.make_account(directory, key),
             CertificatesChange::AccountRegistered { directory, url, caa } => {
                 self.register_account(directory, url, caa)
@@ -118,66 +108,6 @@ impl ClusterState {
                 gone.map(|_| None).ok_or(Refusal::NotFound(Object::Certificate(*id)))
             }
         }
-    }
-
-    fn set_issuers(&mut self, issuers: &[Issuer]) -> Applied {
-        if issuers.len() > ISSUERS_MAX {
-            return Err(Refusal::Limit { what: "issuers".into(), limit: ISSUERS_MAX as u64 });
-        }
-        for (position, issuer) in issuers.iter().enumerate() {
-            check_issuer(issuer)?;
-            let before = &issuers[..position];
-            if before.iter().any(|other| other.name == issuer.name || other.directory == issuer.directory) {
-                return Err(invalid(format!(
-                    "two issuers have the name or the directory of {}",
-                    issuer.name
-                )));
-            }
-        }
-        self.issuance.issuers = issuers.to_vec();
-        // Whatever the issuers did not like may be well now.
-        let parked: Vec<CertificateId> =
-            self.issuance.upkeeps.values().filter(|upkeep| upkeep.parked).map(|upkeep| upkeep.id).collect();
-        for id in parked {
-            if let Some(upkeep) = self.issuance.upkeeps.get_mut(&id) {
-                upkeep.parked = false;
-                upkeep.not_before = Timestamp::default();
-            }
-        }
-        Ok(None)
-    }
-
-    fn make_account(&mut self, directory: &str, key: &Sealed) -> Applied {
-        check_url(directory)?;
-        check_sealed(key)?;
-        if self.issuance.accounts.contains_key(directory) {
-            return Err(invalid(format!("there is a key for an account at {directory} already")));
-        }
-        if self.issuance.accounts.len() >= ACCOUNTS_MAX {
-            return Err(Refusal::Limit { what: "accounts at issuers".into(), limit: ACCOUNTS_MAX as u64 });
-        }
-        let account = Account { key: key.clone(), url: None, caa: Vec::new() };
-        self.issuance.accounts.insert(directory.to_owned(), account);
-        Ok(None)
-    }
-
-    fn register_account(&mut self, directory: &str, url: &str, caa: &[String]) -> Applied {
-        check_url(url)?;
-        check_texts("CAA names", caa.iter())?;
-        let account = self.issuance.accounts.get_mut(directory);
-        let account =
-            account.ok_or_else(|| invalid(format!("no key was made for an account at {directory}")))?;
-        account.url = Some(url.to_owned());
-        account.caa = caa.to_vec();
-        Ok(None)
-    }
-
-    fn lose_account(&mut self, directory: &str, url: &str) -> Applied {
-        let account = self.issuance.accounts.get_mut(directory);
-        let account = account.filter(|account| account.url.as_deref() == Some(url));
-        let account = account.ok_or_else(|| invalid(format!("{url} is not the account at {directory}")))?;
-        account.url = None;
-        Ok(None)
     }
 
     /// Whether certificates for a name may be had: it lies in a zone that the cluster answers for.

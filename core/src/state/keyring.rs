@@ -44,6 +44,10 @@ impl ClusterState {
         found.extend(zones.map(|(zone, key)| (SealedPlace::ZoneKey(zone.clone()), &key.private)));
         let transfers = self.dns.transfer_keys.iter();
         found.extend(transfers.map(|(name, secret)| (SealedPlace::TransferKey(name.clone()), secret)));
+        let zones = self.rollovers.zone_keys.iter();
+        found.extend(zones.map(|(zone, key)| (SealedPlace::NextZoneKey(zone.clone()), &key.private)));
+        let accounts = self.rollovers.account_keys.iter();
+        found.extend(accounts.map(|(at, key)| (SealedPlace::NextAccount(at.clone()), key)));
         found
     }
 
@@ -62,6 +66,10 @@ impl ClusterState {
             }
             SealedPlace::ZoneKey(zone) => self.dns.zone_keys.get_mut(zone).map(|key| &mut key.private),
             SealedPlace::TransferKey(name) => self.dns.transfer_keys.get_mut(name),
+            SealedPlace::NextZoneKey(zone) => {
+                self.rollovers.zone_keys.get_mut(zone).map(|key| &mut key.private)
+            }
+            SealedPlace::NextAccount(directory) => self.rollovers.account_keys.get_mut(directory),
         }
     }
 

@@ -11,11 +11,14 @@ mod dns;
 mod encoding;
 mod index;
 mod issuance;
+mod issuers;
 mod keyring;
 mod lineage;
+mod naming;
 mod nodes;
 mod requests;
 mod restore;
+mod rollover;
 mod sites;
 mod traffic;
 mod upgrade;
@@ -48,6 +51,7 @@ use crate::{
         Placement, RecordKind, RecordSet, RecoveryPublic, Resource, Role, Settings, Site, Target, Upgrade,
         User,
     },
+    rollover::Rollovers,
     time::Timestamp,
     traffic::Traffic,
 };
@@ -90,6 +94,7 @@ pub struct ClusterState {
     issuance: Issuance,
     keys: Keys,
     traffic: Traffic,
+    rollovers: Rollovers,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.

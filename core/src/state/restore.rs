@@ -1,9 +1,9 @@
 //! How an earlier catalog takes the place of the present one, by going forward.
 //!
 //! A catalog is larger than a command may be, so it is brought in by parts, which lie in the state until the last
-//! command exchanges the whole at once. What was revoked or consumed does not come back: API keys stay as they are
-//! now, the credentials of a site's connector stay those of now, and a site that was removed comes back without
-//! valid ones. Join tokens, nodes, leadership, placements of sites that are there, certificates, answered requests
+//! command exchanges the whole at once. What was revoked or consumed does not come back: API keys and keys for zone
+//! transfers stay as they are now, the credentials of a site's connector stay those of now, and a site that was removed
+//! comes back without valid ones. A signed zone keeps its key of now, because its parent knows that one. Join tokens, nodes, leadership, placements of sites that are there, certificates, answered requests
 //! and the count of ids are not touched.
 
 use std::{
@@ -21,7 +21,7 @@ use crate::{
     name::{HostName, Slug},
     outcome::{Object, Refusal},
     record::{Digest, Domain, KeyScope, Org, RecordKind, RecordSet, Resource, Role, Site, Target, User},
-    state::{Applied, ClusterState, catalog::SITE_FIRST},
+    state::{Applied, ClusterState, catalog::SITE_FIRST, naming::Naming},
     traffic::Traffic,
 };
 
@@ -44,8 +44,21 @@ pub struct Catalog {
     targets: OrdMap<TargetId, Target>,
     record_sets: OrdMap<(HostName, RecordKind), RecordSet>,
     /// The last one, and left out where there is nothing: a reader takes what is missing at the end for nothing.
-    #[serde(skip_serializing_if = "Traffic::is_empty")]
+    #[serde(skip_serializing_if = "Beside::is_empty")]
+    beside: Beside,
+}
+
+/// What stands beside the records of a catalog. Grows at its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Beside {
     traffic: Traffic,
+    naming: Naming,
+}
+
+impl Beside {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Catalog {
@@ -115,7 +128,7 @@ impl ClusterState {
             resources: self.resources.clone(),
             targets: self.targets.clone(),
             record_sets: self.record_sets.clone(),
-            traffic: self.traffic.clone(),
+            beside: Beside { traffic: self.traffic.clone(), naming: self.naming() },
         }
     }
 
@@ -159,8 +172,7 @@ impl ClusterState {
         self.sequence = self.sequence.max(catalog.highest_id());
         let gone: Vec<SiteId> =
             self.sites.keys().filter(|id| !catalog.sites.contains_key(*id)).copied().collect();
-        let Catalog { orgs, users, roles, sites, domains, resources, targets, record_sets, traffic } =
-            catalog;
+        let Catalog { orgs, users, roles, sites, domains, resources, targets, record_sets, beside } = catalog;
         self.api_keys = std::mem::take(&mut self.api_keys)
             .into_iter()
             .filter(|(_, key)| match &key.scope {
@@ -170,8 +182,9 @@ impl ClusterState {
             .collect();
         (self.orgs, self.users, self.roles, self.sites) = (orgs, users, roles, sites);
         (self.domains, self.resources, self.targets) = (domains, resources, targets);
-        (self.record_sets, self.traffic) = (record_sets, traffic);
+        (self.record_sets, self.traffic) = (record_sets, beside.traffic);
         self.index_anew();
+        self.restore_naming(beside.naming);
         self.tidy_dns();
         self.tidy_traffic();
         for site in gone {
@@ -241,7 +254,8 @@ impl Catalog {
         self.check_domains(state)?;
         self.check_published(state)?;
         self.check_record_sets()?;
-        super::traffic::check(&self.traffic)
+        super::traffic::check(&self.beside.traffic)?;
+        self.beside.naming.check()
     }
 
     fn check_ids(&self) -> Result<(), Refusal> {

@@ -16,6 +16,7 @@ use pangolin_core::{
         AdminState, Authority, Autopilot, Digest, HealthCheck, JoinToken, KeyScope, Method, NodeRole,
         NodeSpec, RecordData, RecordKind, RecordSet, RecoveryPublic, Sealed, Settings, TunnelKey, Verdict,
     },
+    rollover::{KeptKey, ParentFound},
     traffic::{Balancing, PortKind, PortRules, ProxyProtocol, Share, TrafficChange},
 };
 
@@ -289,6 +290,8 @@ pub(crate) mod any {
             (any::<u16>(), name()).prop_map(|(p, h)| RecordData::Mx(p, h)),
             (any::<u16>(), name()).prop_map(|(p, h)| RecordData::Srv(p, 1, 2, h)),
             Just(RecordData::Caa(0, "issue".to_owned(), b"ca.example".to_vec())),
+            Just(RecordData::NullMx),
+            any::<u16>().prop_map(|port| RecordData::NullSrv(1, 2, port)),
             (any::<u16>(), 0..40usize).prop_map(|(kind, n)| RecordData::Other(kind, vec![7; n])),
         ]
     }
@@ -341,7 +344,26 @@ pub(crate) mod any {
                 address,
                 key
             }),
+            (name(), 63..66usize).prop_map(|(zone, bytes)| D::RolloverStarted {
+                zone,
+                public: vec![2; bytes],
+                private: sealed()
+            }),
+            (name(), any::<(bool, bool, bool)>(), option::of(any::<u32>()), kept()).prop_map(
+                |(zone, (current, next, any), ttl, kept)| {
+                    let found = ParentFound { current, next, any, ttl };
+                    D::ParentAsked { zone, found, kept }
+                }
+            ),
+            (name(), any::<bool>()).prop_map(|(zone, next)| D::RolloverEnded {
+                zone,
+                kept: if next { KeptKey::Next } else { KeptKey::Current }
+            }),
         ]
+    }
+
+    fn kept() -> impl Strategy<Value = Option<KeptKey>> {
+        select(&[None, Some(KeptKey::Next), Some(KeptKey::Current)][..])
     }
 
     fn port_kind() -> impl Strategy<Value = PortKind> {
@@ -514,6 +536,8 @@ pub(crate) mod any {
             Just(SealedPlace::External(DIRECTORY.to_owned())),
             name().prop_map(SealedPlace::ZoneKey),
             name().prop_map(SealedPlace::TransferKey),
+            name().prop_map(SealedPlace::NextZoneKey),
+            Just(SealedPlace::NextAccount(DIRECTORY.to_owned())),
         ];
         let rewrapped =
             (place, kek()).prop_map(|(place, kek)| Rewrapped { place, sealed: Sealed { kek, ..sealed() } });
@@ -545,6 +569,15 @@ pub(crate) mod any {
         });
         prop_oneof![
             vec(Just(issuer()), 0..3).prop_map(C::IssuersSet),
+            (select(&["ca", "other"][..]), any::<bool>(), any::<bool>()).prop_map(|(name, first, known)| {
+                let issuer = Issuer { name: slug(name), ..issuer() };
+                let before = known.then(|| issuer.digest());
+                C::IssuerSet { issuer: Box::new(issuer), first, before }
+            }),
+            select(&["ca", "other"][..]).prop_map(|name| C::IssuerRemoved(slug(name))),
+            directory().prop_map(|directory| C::NextAccountKeyMade { directory, key: sealed() }),
+            directory().prop_map(|directory| C::AccountKeyChanged { directory }),
+            directory().prop_map(|directory| C::AccountKeyKept { directory }),
             directory().prop_map(|directory| C::AccountKeyMade { directory, key: sealed() }),
             (directory(), directory()).prop_map(|(directory, url)| C::AccountRegistered {
                 directory,

@@ -124,7 +124,11 @@ pub(crate) fn rebuild_soa(
 /// Whether two plans differ in SOA records at most.
 pub(crate) fn same_sets(a: &DnsPlan, b: &DnsPlan) -> bool {
     let same = |(a, b): (&ZonePlan, &ZonePlan)| {
-        a.apex == b.apex && a.key == b.key && a.sets == b.sets && a.regional == b.regional
+        a.apex == b.apex
+            && a.key == b.key
+            && a.next_key == b.next_key
+            && a.sets == b.sets
+            && a.regional == b.regional
     };
     a.regions == b.regions && a.zones.len() == b.zones.len() && a.zones.iter().zip(&b.zones).all(same)
 }

@@ -15,9 +15,11 @@ use domain::{
     rdata::AllRecordData,
 };
 use pangolin_core::{
+    dns::ZoneKey,
     name::HostName,
     plan::ZonePlan,
     record::{RecordData, RecordKind},
+    rollover::ParentFound,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::sign::delegation_signer;
+use crate::sign::{delegation_signer, signer_data};
 
 /// How long a server may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -79,9 +81,7 @@ fn wanted(zone: &ZonePlan) -> Delegation {
         });
         wanted.glue.insert(server.clone(), addresses.collect());
     }
-    if let Some(key) = &zone.key {
-        wanted.signers.insert(crate::sign::signer_data(&zone.apex, &key.public));
-    }
+    wanted.signers.extend(zone.keys().map(|key| signer_data(&zone.apex, &key.public)));
     wanted
 }
 
@@ -95,7 +95,7 @@ fn lines(zone: &ZonePlan, wanted: &Delegation) -> Vec<String> {
             lines.push(format!("{server}. 3600 IN {kind} {address}"));
         }
     }
-    lines.extend(zone.key.as_ref().map(|key| delegation_signer(&zone.apex, &key.public)));
+    lines.extend(zone.keys().map(|key| delegation_signer(&zone.apex, &key.public)));
     lines
 }
 
@@ -129,6 +129,9 @@ fn compare(wanted: &Delegation, found: &Delegation) -> Vec<String> {
         (false, false) if found.signers.is_disjoint(&wanted.signers) => bad.push(
             "no DS record belongs to the zone's key: resolvers that validate refuse its answers".to_owned(),
         ),
+        (false, false) if !wanted.signers.is_subset(&found.signers) => {
+            bad.push("the key is being exchanged, and one of the two has no DS record".to_owned());
+        }
         _ => {}
     }
     bad
@@ -207,14 +210,63 @@ async fn delegation(apex: &HostName, server: SocketAddr) -> Result<Delegation, S
         return Err(format!("it names no servers for {apex}: nothing is delegated"));
     }
     let reply = ask(server, apex.as_str(), Rtype::DS, false).await?;
-    for record in reply.answer().into_iter().flatten().filter_map(Result::ok) {
-        if record.rtype() == Rtype::DS
-            && let Ok(Some(record)) = record.to_record::<UnknownRecordData<_>>()
-        {
-            found.signers.insert(record.data().data().to_vec());
-        }
-    }
+    found.signers = signers_in(&reply).map(|(data, _)| data).collect();
     Ok(found)
+}
+
+/// DS data in a reply, with the seconds that it may be kept.
+fn signers_in(reply: &Reply) -> impl Iterator<Item = (Vec<u8>, u32)> {
+    let records = reply.answer().into_iter().flatten().filter_map(Result::ok);
+    records.filter(|record| record.rtype() == Rtype::DS).filter_map(|record| {
+        let ttl = record.ttl().as_secs();
+        let record = record.to_record::<UnknownRecordData<_>>().ok()??;
+        Some((record.data().data().to_vec(), ttl))
+    })
+}
+
+/// Asks the parent of a signed zone which DS records it has: all of the servers that are found for it, or `parent`
+/// alone.
+///
+/// # Errors
+/// One of them cannot be asked, or does not speak for the zone above: what it says means nothing then.
+pub async fn ask_parent(zone: &ZonePlan, parent: Option<SocketAddr>) -> Result<ParentFound, String> {
+    let parents = match parent {
+        Some(parent) => vec![parent],
+        None => parents_of(&zone.apex).await?,
+    };
+    let mut said = Vec::new();
+    for parent in parents.into_iter().take(SERVERS_MAX) {
+        let signers = signers_at(&zone.apex, parent).await;
+        said.push(signers.map_err(|why| format!("the parent's server {parent}: {why}"))?);
+    }
+    let has = |key: Option<&ZoneKey>| {
+        let data = key.map(|key| signer_data(&zone.apex, &key.public));
+        data.is_some_and(|data| !said.is_empty() && said.iter().all(|signers| signers.contains_key(&data)))
+    };
+    Ok(ParentFound {
+        current: has(zone.key.as_ref()),
+        next: has(zone.next_key.as_ref()),
+        any: said.iter().any(|signers| !signers.is_empty()),
+        ttl: said.iter().flat_map(BTreeMap::values).copied().max(),
+    })
+}
+
+/// The DS data of a zone at a server of its parent, with the seconds that each may be kept.
+async fn signers_at(apex: &HostName, server: SocketAddr) -> Result<BTreeMap<Vec<u8>, u32>, String> {
+    let reply = ask(server, apex.as_str(), Rtype::DS, false).await?;
+    let header = reply.header();
+    if header.rcode() != Rcode::NOERROR || !header.aa() {
+        return Err(format!("it does not speak for the zone above {apex}: it answers {}", header.rcode()));
+    }
+    let signers: BTreeMap<Vec<u8>, u32> = signers_in(&reply).collect();
+    // That there is none counts if the zone above says so, whose SOA record stands beside it (RFC 2308 §2.2).
+    let above = |(owner, data): (HostName, AllRecordData<_, _>)| {
+        matches!(data, AllRecordData::Soa(_)) && owner != *apex && apex.is_within(&owner)
+    };
+    if signers.is_empty() && !typed(&reply).any(above) {
+        return Err(format!("it does not speak for the zone above {apex}"));
+    }
+    Ok(signers)
 }
 
 /// Asks a server for a zone's SOA by UDP and by TCP: the serial, or what is wrong.

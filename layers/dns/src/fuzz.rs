@@ -53,6 +53,7 @@ fn store() -> Store {
         fail_open: BTreeMap::new(),
         key: None,
         secondaries: Vec::new(),
+        next_key: None,
     };
     let (private, public) = new_zone_key().expect("a key");
     let signer = ZoneSigner::new(&zone.apex, &private, &public).expect("a signer");

@@ -53,7 +53,7 @@ mod zonefile;
 
 pub use answer::{Answered, Context, Outcome, Policy, Transport, answer};
 pub use ask::ask_txt;
-pub use check::{Checked, check_zone};
+pub use check::{Checked, ask_parent, check_zone};
 pub use config::{CookieSecret, DnsConfig, RateLimit};
 pub use counters::DnsCounters;
 pub use error::{DnsError, Protocol};

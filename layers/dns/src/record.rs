@@ -101,14 +101,22 @@ impl Set {
 
     /// A set of one record with data in wire form, which has 64 KiB at most.
     pub(crate) fn single(kind: Rtype, ttl: u32, data: &[u8]) -> Self {
-        let mut wire = Vec::with_capacity(RECORD_FIXED + data.len());
-        wire.extend_from_slice(&[0xc0, HEADER as u8]);
-        wire.extend_from_slice(&kind.to_int().to_be_bytes());
-        wire.extend_from_slice(&Class::IN.to_int().to_be_bytes());
-        wire.extend_from_slice(&ttl.to_be_bytes());
-        wire.extend_from_slice(&(data.len() as u16).to_be_bytes());
-        wire.extend_from_slice(data);
-        Self { kind, count: 1, wire: wire.into(), targets: Box::default() }
+        Self::of(kind, ttl, &[data])
+    }
+
+    /// A set of few records with data in wire form, each of which has 64 KiB at most.
+    pub(crate) fn of<D: AsRef<[u8]>>(kind: Rtype, ttl: u32, records: &[D]) -> Self {
+        let bytes = records.iter().map(|data| RECORD_FIXED + data.as_ref().len()).sum();
+        let mut wire = Vec::with_capacity(bytes);
+        for data in records.iter().map(AsRef::as_ref) {
+            wire.extend_from_slice(&[0xc0, HEADER as u8]);
+            wire.extend_from_slice(&kind.to_int().to_be_bytes());
+            wire.extend_from_slice(&Class::IN.to_int().to_be_bytes());
+            wire.extend_from_slice(&ttl.to_be_bytes());
+            wire.extend_from_slice(&(data.len() as u16).to_be_bytes());
+            wire.extend_from_slice(data);
+        }
+        Self { kind, count: records.len() as u16, wire: wire.into(), targets: Box::default() }
     }
 
     /// Seconds that resolvers may keep it; 0 for a set without wire form.
@@ -183,6 +191,10 @@ impl Writer {
             RecordData::Srv(priority, weight, port, name) => {
                 let name = self.target(name, 6)?;
                 self.record(&Srv::new(*priority, *weight, *port, name))
+            }
+            RecordData::NullMx => self.record(&Mx::new(0, Name::root_vec())),
+            RecordData::NullSrv(priority, weight, port) => {
+                self.record(&Srv::new(*priority, *weight, *port, Name::root_vec()))
             }
             RecordData::Caa(flags, tag, value) => {
                 let tag = CaaTag::from_octets(tag.clone().into_bytes()).map_err(Defect::encoding)?;

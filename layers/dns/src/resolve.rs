@@ -284,8 +284,7 @@ impl<'a> Resolution<'a, '_, '_> {
     }
 
     fn sign(&self, signer: &ZoneSigner, owner: &WireName, set: &Set) -> Result<Set, Stop> {
-        let data = signer.sign(owner, set, self.client.now).ok_or(Stop::Broken)?;
-        Ok(Set::single(Rtype::RRSIG, set.ttl(), &data))
+        signer.sign(owner, set, self.client.now).ok_or(Stop::Broken)
     }
 
     /// Adds a record set, owned by the name that stands at `at`, and its signature.

@@ -69,7 +69,7 @@ pub(crate) struct Limits {
 struct Applied {
     plan: Option<Arc<DnsPlan>>,
     /// The plan as it is served: with own addresses last where that is wanted.
-    served: Option<DnsPlan>,
+    served: Option<Arc<DnsPlan>>,
     last: Last,
     complaints: BTreeSet<Complaint>,
     signers: Signers,
@@ -233,10 +233,10 @@ impl DnsServer {
 
 impl Applied {
     /// Makes the answers of a plan and swaps them in.
-    fn serve(&mut self, shared: &Shared, revision: Revision, plan: &DnsPlan) -> Result<(), DnsError> {
+    fn serve(&mut self, shared: &Shared, revision: Revision, plan: &Arc<DnsPlan>) -> Result<(), DnsError> {
         let plan = match self.last.names.is_empty() {
-            true => plan.clone(),
-            false => plan.alone(&self.last.own, &self.last.names),
+            true => Arc::clone(plan),
+            false => Arc::new(plan.alone(&self.last.own, &self.last.names)),
         };
         let current = shared.store.load();
         if self.served.as_ref().is_some_and(|served| same_sets(served, &plan)) {
@@ -255,11 +255,17 @@ impl Applied {
     /// Opens the keys of a plan that are not open yet, and forgets those that are not in it.
     fn open_keys(&mut self, plan: &DnsPlan, open: Open<'_>) {
         let mut signers = Signers::new();
-        for (apex, key) in plan.zones.iter().filter_map(|zone| Some((&zone.apex, zone.key.as_ref()?))) {
-            let known = self.signers.get(apex).filter(|signer| signer.public() == key.public);
+        for (zone, key) in plan.zones.iter().filter_map(|zone| Some((zone, zone.key.as_ref()?))) {
+            let apex = &zone.apex;
+            let known = self.signers.get(apex).filter(|signer| signer.has(zone.keys()));
             let opened = || {
                 let private = open(Secret::ZoneKey(apex, &key.private))?;
-                ZoneSigner::new(apex, &private, &key.public).map_err(|error| error.to_string())
+                let mut signer = ZoneSigner::new(apex, &private, &key.public).map_err(|e| e.to_string())?;
+                if let Some(next) = &zone.next_key {
+                    let private = open(Secret::ZoneKey(apex, &next.private))?;
+                    signer = signer.and(apex, &private, &next.public).map_err(|error| error.to_string())?;
+                }
+                Ok::<ZoneSigner, String>(signer)
             };
             match known.cloned().map_or_else(|| opened().map(Arc::new), Ok) {
                 Ok(signer) => {

@@ -1,5 +1,5 @@
-//! Signing as it is answered (DNSSEC): one key for each zone, algorithm ECDSAP256SHA256 (RFC 6605), signatures made on
-//! demand and kept, denial by one NSEC record made for the name that was asked (RFC 9824).
+//! Signing as it is answered (DNSSEC): one key for each zone, two while it is exchanged, algorithm ECDSAP256SHA256 (RFC
+//! 6605), signatures made on demand and kept, denial by one NSEC record made for the name that was asked (RFC 9824).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +13,11 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use domain::{base::iana::Rtype, rdata::dnssec::RtypeBitmap};
-use pangolin_core::name::HostName;
+use pangolin_core::{
+    dns::{KEY_TTL, ZoneKey},
+    name::HostName,
+    plan::ZonePlan,
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -30,9 +34,6 @@ const DIGEST: u8 = 2;
 const KEY_FLAGS: u16 = 257;
 /// Always 3 (RFC 4034 §2.1.2).
 const KEY_PROTOCOL: u8 = 3;
-/// Seconds that resolvers may keep the key, and parents its digest.
-pub(crate) const KEY_TTL: u32 = 3600;
-
 /// Signatures are the same for a day, so that they are made once a day and record set.
 const DAY: u32 = 86_400;
 /// They are valid from a day before: clocks differ.
@@ -54,11 +55,16 @@ type Content = [u8; 32];
 /// Keys of signed zones, by apex.
 pub type Signers = BTreeMap<HostName, Arc<ZoneSigner>>;
 
-/// A zone's key, ready to sign. Does not print.
+/// A zone's keys, ready to sign. Does not print.
 pub struct ZoneSigner {
+    apex: Box<[u8]>,
+    keys: Vec<SigningKey>,
+}
+
+/// One of them.
+struct SigningKey {
     key: EcdsaKeyPair,
     random: SystemRandom,
-    apex: Box<[u8]>,
     dnskey: Vec<u8>,
     tag: u16,
     kept: [Mutex<Kept>; SHARDS],
@@ -136,16 +142,21 @@ fn delegation_signer_data(apex: &[u8], dnskey: &[u8]) -> Vec<u8> {
     data
 }
 
-/// What stands at the apex of a zone for the key with this public half: DNSKEY, and CDS and CDNSKEY for parents that look
-/// for them (RFC 7344).
-pub(crate) fn key_sets(apex: &[u8], public: &[u8]) -> [Set; 3] {
-    let key = dnskey(public);
-    let ds = delegation_signer_data(apex, &key);
+/// What stands at the apex of a zone for the keys with these public halves: DNSKEY, and CDS and CDNSKEY for parents that
+/// look for them (RFC 7344).
+pub(crate) fn key_sets<'a>(apex: &[u8], publics: impl Iterator<Item = &'a [u8]>) -> [Set; 3] {
+    let keys: Vec<Vec<u8>> = publics.map(dnskey).collect();
+    let digests: Vec<Vec<u8>> = keys.iter().map(|key| delegation_signer_data(apex, key)).collect();
     [
-        Set::single(Rtype::DNSKEY, KEY_TTL, &key),
-        Set::single(Rtype::CDS, KEY_TTL, &ds),
-        Set::single(Rtype::CDNSKEY, KEY_TTL, &key),
+        Set::of(Rtype::DNSKEY, KEY_TTL, &keys),
+        Set::of(Rtype::CDS, KEY_TTL, &digests),
+        Set::of(Rtype::CDNSKEY, KEY_TTL, &keys),
     ]
+}
+
+/// The same of a planned zone; none if it is not signed.
+pub(crate) fn planned_key_sets(apex: &[u8], zone: &ZonePlan) -> Option<[Set; 3]> {
+    zone.key.as_ref().map(|_| key_sets(apex, zone.keys().map(|key| &*key.public)))
 }
 
 /// DS data of a zone with this public half; empty if the zone's name has no DNS form.
@@ -167,34 +178,55 @@ impl ZoneSigner {
     /// # Errors
     /// It is no such key, or not the one to the `public` half.
     pub fn new(zone: &HostName, pkcs8: &[u8], public: &[u8]) -> Result<Self, DnsError> {
+        let apex = wire_name(zone).map_err(|defect| DnsError::Key { what: defect.to_string() })?;
+        let signer = Self { apex: apex.as_slice().into(), keys: Vec::new() };
+        signer.and(zone, pkcs8, public)
+    }
+
+    /// Signs with one more key.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn and(mut self, zone: &HostName, pkcs8: &[u8], public: &[u8]) -> Result<Self, DnsError> {
         let key = read_key(pkcs8)?;
         if public_half(&key) != public {
             return Err(DnsError::Key { what: format!("the key of {zone} has another public half") });
         }
-        let apex = wire_name(zone).map_err(|defect| DnsError::Key { what: defect.to_string() })?;
         let dnskey = dnskey(public);
-        let tag = key_tag(&dnskey);
-        let apex: Box<[u8]> = apex.as_slice().into();
-        Ok(Self { key, random: SystemRandom::new(), apex, dnskey, tag, kept: Default::default() })
+        let (tag, random) = (key_tag(&dnskey), SystemRandom::new());
+        self.keys.push(SigningKey { key, random, dnskey, tag, kept: Default::default() });
+        Ok(self)
     }
 
-    /// What DNSKEY shows of the key.
-    pub(crate) fn public(&self) -> &[u8] {
-        &self.dnskey[4..]
+    /// What DNSKEY shows of each key.
+    fn publics(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.iter().map(|key| &key.dnskey[4..])
     }
 
-    /// What stands at the apex for the key.
+    /// Whether it signs with exactly these keys.
+    pub(crate) fn has<'a>(&self, keys: impl Iterator<Item = &'a ZoneKey>) -> bool {
+        self.publics().eq(keys.map(|key| &*key.public))
+    }
+
+    /// What stands at the apex for the keys.
     pub(crate) fn apex_sets(&self) -> [Set; 3] {
-        key_sets(&self.apex, self.public())
+        key_sets(&self.apex, self.publics())
     }
 
-    /// RRSIG data for a set owned by `owner`, a name in wire form in lower case (RFC 4034 §3). None if the system
-    /// gives no random bytes.
-    pub(crate) fn sign(&self, owner: &WireName, set: &Set, now: u32) -> Option<Vec<u8>> {
+    /// The RRSIG records for a set owned by `owner`, a name in wire form in lower case (RFC 4034 §3): one by each key.
+    /// None if the system gives no random bytes.
+    pub(crate) fn sign(&self, owner: &WireName, set: &Set, now: u32) -> Option<Set> {
+        let by_each = self.keys.iter().map(|key| key.sign(&self.apex, owner, set, now));
+        Some(Set::of(Rtype::RRSIG, set.ttl(), &by_each.collect::<Option<Vec<_>>>()?))
+    }
+}
+
+impl SigningKey {
+    fn sign(&self, apex: &[u8], owner: &WireName, set: &Set, now: u32) -> Option<Vec<u8>> {
         let today = now - now % DAY;
         let labels = owner.labels() - usize::from(owner.first_label() == b"*");
         let ttl = set.ttl().to_be_bytes();
-        let mut data = Vec::with_capacity(18 + self.apex.len() + SIGNATURE);
+        let mut data = Vec::with_capacity(18 + apex.len() + SIGNATURE);
         data.extend_from_slice(&set.kind.to_int().to_be_bytes());
         // At most 127 labels.
         data.extend_from_slice(&[ALGORITHM, labels as u8]);
@@ -202,7 +234,7 @@ impl ZoneSigner {
         data.extend_from_slice(&today.wrapping_add(AFTER).to_be_bytes());
         data.extend_from_slice(&today.wrapping_sub(BEFORE).to_be_bytes());
         data.extend_from_slice(&self.tag.to_be_bytes());
-        data.extend_from_slice(&self.apex);
+        data.extend_from_slice(apex);
 
         let mut signed = data.clone();
         let mut records: Vec<&[u8]> = set.data().collect();
@@ -235,7 +267,7 @@ impl ZoneSigner {
 
 impl fmt::Debug for ZoneSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ZoneSigner({})", self.tag)
+        f.debug_tuple("ZoneSigner").field(&self.keys.iter().map(|key| key.tag).collect::<Vec<_>>()).finish()
     }
 }
 
@@ -292,9 +324,23 @@ mod tests {
         let signer = ZoneSigner::new(&zone, &pkcs8, &public).expect("a signer");
         let owner = WireName::read(b"\x01a\x01z\x04test\x00").expect("a name");
         let set = Set::single(Rtype::A, 30, &[192, 0, 2, 1]);
-        let at = |now| signer.sign(&owner, &set, now).expect("a signature");
+        let at = |now| signer.sign(&owner, &set, now).expect("a signature").wire;
         // ECDSA signatures differ from each other, so an equal one is the same one.
         assert_eq!(at(1_800_000_000), at(1_800_000_001));
         assert_ne!(at(1_800_000_000), at(1_800_000_000 + DAY));
+    }
+
+    #[test]
+    fn two_keys_stand_in_the_zone_and_sign_everything() {
+        let zone: HostName = "z.test".parse().expect("a name");
+        let [(first, of_first), (next, of_next)] = [(); 2].map(|()| new_zone_key().expect("a key"));
+        let signer = ZoneSigner::new(&zone, &first, &of_first).expect("a signer");
+        let signer = signer.and(&zone, &next, &of_next).expect("a second key");
+        assert!(signer.apex_sets().iter().all(|set| set.count == 2));
+        let owner = WireName::read(b"\x01a\x01z\x04test\x00").expect("a name");
+        let signatures = signer.sign(&owner, &Set::single(Rtype::A, 30, &[192, 0, 2, 1]), 1_800_000_000);
+        let signatures = signatures.expect("signatures");
+        let tags: Vec<u16> = signatures.data().map(|data| u16::from_be_bytes([data[16], data[17]])).collect();
+        assert_eq!(tags, [&of_first, &of_next].map(|public| key_tag(&dnskey(public))));
     }
 }

@@ -23,7 +23,7 @@ use pangolin_core::{
 use crate::{
     DnsError,
     record::{Set, wire_name},
-    sign::key_sets,
+    sign::planned_key_sets,
     transfer::contents,
 };
 
@@ -114,6 +114,10 @@ fn host(name: &impl ToName) -> Result<HostName, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
+fn is_root(name: &impl ToName) -> bool {
+    name.compose_len() == 1
+}
+
 /// A value of a zone file in the state's form.
 fn value<O, N>(data: &ZoneRecordData<O, N>) -> Result<RecordData, String>
 where
@@ -127,6 +131,17 @@ where
         ZoneRecordData::Aaaa(data) => RecordData::Aaaa(data.addr()),
         ZoneRecordData::Cname(data) => RecordData::Cname(host(data.cname())?),
         ZoneRecordData::Ns(data) => RecordData::Ns(host(data.nsdname())?),
+        ZoneRecordData::Mx(data) if is_root(data.exchange()) => match data.preference() {
+            0 => RecordData::NullMx,
+            other => {
+                return Err(format!(
+                    "an MX record without a host has the preference 0, not {other} (RFC 7505 §3)"
+                ));
+            }
+        },
+        ZoneRecordData::Srv(data) if is_root(data.target()) => {
+            RecordData::NullSrv(data.priority(), data.weight(), data.port())
+        }
         ZoneRecordData::Mx(data) => RecordData::Mx(data.preference(), host(data.exchange())?),
         ZoneRecordData::Srv(data) => {
             RecordData::Srv(data.priority(), data.weight(), data.port(), host(data.target())?)
@@ -172,7 +187,7 @@ pub fn print_zone(zone: &ZonePlan) -> Result<String, DnsError> {
     let refuse = |why: String| DnsError::Zone { apex: zone.apex.clone(), why };
     let apex = wire_name(&zone.apex).map_err(|defect| refuse(defect.to_string()))?;
     let soa = Set::soa(zone).map_err(|defect| refuse(defect.to_string()))?;
-    let keys = zone.key.iter().flat_map(|key| key_sets(apex.as_slice(), &key.public));
+    let keys = planned_key_sets(apex.as_slice(), zone).into_iter().flatten();
     let keys: Vec<_> = keys.map(|set| (apex.clone(), set)).collect();
     let made = std::iter::once((apex, soa)).chain(keys);
     let mut text = String::new();
@@ -239,6 +254,8 @@ $TTL 600
 mail 60 IN A 192.0.2.1
      60 IN A 192.0.2.2
 _sip._tcp IN SRV 1 2 5060 mail
+_imap._tcp IN SRV 0 0 0 .
+silent IN MX 0 .
 sub IN NS ns.sub
 ns.sub IN AAAA 2001:db8::1
 @ IN CAA 0 issue "ca.test"
@@ -259,6 +276,8 @@ svc IN HTTPS 1 . alpn=h2
                 "z.test 600 [Txt([111, 110, 101, 116, 119, 111])]",
                 "mail.z.test 60 [A(192.0.2.1), A(192.0.2.2)]",
                 "_sip._tcp.z.test 600 [Srv(1, 2, 5060, \"mail.z.test\")]",
+                "_imap._tcp.z.test 600 [NullSrv(0, 0, 0)]",
+                "silent.z.test 600 [NullMx]",
                 "sub.z.test 600 [Ns(\"ns.sub.z.test\")]",
                 "ns.sub.z.test 600 [Aaaa(2001:db8::1)]",
                 "z.test 600 [Caa(0, \"issue\", [99, 97, 46, 116, 101, 115, 116])]",
@@ -283,6 +302,7 @@ svc IN HTTPS 1 . alpn=h2
             fail_open: BTreeMap::new(),
             key: None,
             secondaries: Vec::new(),
+            next_key: None,
         }
     }
 
@@ -331,7 +351,8 @@ svc IN HTTPS 1 . alpn=h2
             ("a 60 IN A 192.0.2.300\n", "1:"),
             ("other.test. 60 IN A 192.0.2.1\n", "does not lie in the zone"),
             ("$INCLUDE more.zone\n", "includes another file"),
-            ("a 60 IN MX 10 .\n", "cannot be empty"),
+            ("a 60 IN MX 10 .\n", "has the preference 0"),
+            ("a 60 IN CNAME .\n", "cannot be empty"),
         ] {
             let error = read_zone(&host("z.test"), text).expect_err(text).to_string();
             assert!(error.contains(why), "{error}");
@@ -345,6 +366,8 @@ svc IN HTTPS 1 . alpn=h2
         };
         assert_eq!(read("MX", "10 mail"), Ok(RecordData::Mx(10, host("mail.z.test"))));
         assert_eq!(read("MX", "10 mail.else.test."), Ok(RecordData::Mx(10, host("mail.else.test"))));
+        assert_eq!(read("MX", "0 ."), Ok(RecordData::NullMx));
+        assert_eq!(read("SRV", "1 2 3 ."), Ok(RecordData::NullSrv(1, 2, 3)));
         assert_eq!(read("TXT", "\"a b\""), Ok(RecordData::Txt(b"a b".to_vec())));
         assert_eq!(read("TYPE52", "3 1 1 aa"), Ok(RecordData::Other(52, vec![3, 1, 1, 0xaa])));
         assert_eq!(read("PTR", "Host"), Ok(RecordData::Other(12, b"\x04host\x01z\x04test\x00".to_vec())));

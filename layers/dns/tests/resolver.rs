@@ -6,8 +6,13 @@ mod zone;
 
 use domain::base::{Message, Rtype, iana::Rcode};
 use engine::{Engine, Ours, ask, is_there, query};
-use pangolin_core::{Timestamp, dns::ZoneKey, plan::DnsPlan, record::Sealed};
-use pangolin_dns::{delegation_signer, new_zone_key};
+use pangolin_core::{
+    Timestamp,
+    dns::ZoneKey,
+    plan::{DnsPlan, ZonePlan},
+    record::{RecordData, RecordKind, Sealed},
+};
+use pangolin_dns::{ask_parent, delegation_signer, new_zone_key, read_value};
 
 /// Names of every shape, and what a resolver finds there.
 const CASES: &[(&str, Rtype, Rcode, usize)] = &[
@@ -54,14 +59,19 @@ fn a_resolver_that_minimises_names_and_mixes_their_case_resolves_everything() {
     }
 }
 
-/// The plan of the other tests, its first zone signed, and the DS record of that.
-fn signed(serial: u32) -> (DnsPlan, String) {
+fn new_key() -> ZoneKey {
     let (private, public) = new_zone_key().expect("a key");
-    let mut plan = zone::plan(serial);
-    let signer = delegation_signer(&plan.zones[0].apex, &public);
     // In these tests what is sealed lies open.
     let private = Sealed { kek: 0, wrapped_key: Vec::new(), content: private };
-    plan.zones[0].key = Some(ZoneKey { public, private, made_at: Timestamp(0) });
+    ZoneKey { public, private, made_at: Timestamp(0) }
+}
+
+/// The plan of the other tests, its first zone signed, and the DS record of that.
+fn signed(serial: u32) -> (DnsPlan, String) {
+    let mut plan = zone::plan(serial);
+    let key = new_key();
+    let signer = delegation_signer(&plan.zones[0].apex, &key.public);
+    plan.zones[0].key = Some(key);
     (plan, signer)
 }
 
@@ -118,4 +128,104 @@ fn a_validating_resolver_refuses_the_answers_of_another_key() {
         }
         assert!(start.elapsed() < engine::PATIENCE, "unbound does not start");
     }
+}
+
+/// The zone above, signed with its own key, with the DS records of these keys of `z.test`.
+fn above(serial: u32, own: &ZoneKey, of_child: &[&ZoneKey]) -> DnsPlan {
+    let (test, child) = (zone::host("test"), zone::host("z.test"));
+    let signer = |key: &&ZoneKey| -> RecordData {
+        let line = delegation_signer(&child, &key.public);
+        let value = line.split_once(" DS ").expect("a DS record").1;
+        read_value(&test, RecordKind::DS, value).expect("a value")
+    };
+    let signers: Vec<RecordData> = of_child.iter().map(signer).collect();
+    let mut sets = vec![
+        ("test", 60, vec![zone::ns("ns.test")]),
+        ("ns.test", 60, vec![zone::a("127.0.0.1")]),
+        ("z.test", 60, vec![zone::ns("n1.z.test")]),
+        ("n1.z.test", 60, vec![zone::a("192.0.2.1")]),
+    ];
+    if !signers.is_empty() {
+        sets.push(("z.test", 600, signers));
+    }
+    let zone = ZonePlan { key: Some(own.clone()), ..zone::zone("test", serial, &sets) };
+    DnsPlan { zones: vec![zone], ..DnsPlan::default() }
+}
+
+#[test]
+fn a_validating_resolver_finds_everything_secure_while_a_key_is_exchanged() {
+    if !is_there("unbound") {
+        return;
+    }
+    let (own, first, next) = (new_key(), new_key(), new_key());
+    let child = |serial, keys: &[&ZoneKey]| {
+        let mut plan = zone::plan(serial);
+        plan.zones[0].key = keys.first().map(|key| (*key).clone());
+        plan.zones[0].next_key = keys.get(1).map(|key| (*key).clone());
+        plan
+    };
+    let parent = Ours::start(&above(1, &own, &[&first]));
+    let ours = Ours::start(&child(1, &[&first]));
+    let anchor = delegation_signer(&zone::host("test"), &own.public);
+    // What has to be waited for in the world lasts a second here.
+    let lines = format!(
+        "  trust-anchor: \"{anchor}\"\n  cache-max-ttl: 1\n  cache-max-negative-ttl: 1\nstub-zone:\n  name: \"test\"\n  \
+         stub-addr: 127.0.0.1@{}\n",
+        parent.address().port()
+    );
+    let mut unbound = Engine::unbound(ours.address(), &lines);
+    unbound.wait("z.test", Rtype::SOA);
+    let phases: [(&str, &[&ZoneKey], &[&ZoneKey]); 5] = [
+        ("before", &[&first], &[&first]),
+        ("started", &[&first, &next], &[&first]),
+        ("entered at the parent", &[&first, &next], &[&first, &next]),
+        ("finished", &[&next], &[&first, &next]),
+        ("the former record is removed at the parent", &[&next], &[&next]),
+    ];
+    for (number, (phase, keys, entered)) in (2..).zip(phases) {
+        ours.serve(number, &child(7 + number as u32, keys));
+        parent.serve(number, &above(7 + number as u32, &own, entered));
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        for (name, kind, count) in [
+            ("app.z.test", Rtype::A, 2),
+            ("z.test", Rtype::DNSKEY, keys.len()),
+            ("z.test", Rtype::CDS, keys.len()),
+            ("x.wild.z.test", Rtype::A, 1),
+            ("many.z.test", Rtype::TXT, 100),
+            ("app.z.test", Rtype::AAAA, 0),
+            ("nope.z.test", Rtype::A, 0),
+        ] {
+            let reply = ask(unbound.address, &query(name, kind, true, 9));
+            assert_eq!(answers(&reply), count, "{phase}: {name} {kind}\n{}", unbound.log());
+            assert!(reply.header().ad(), "{phase}: {name} {kind} is not secure\n{}", unbound.log());
+        }
+        let signed = ask(ours.address(), &query("app.z.test", Rtype::A, true, 9));
+        let signatures = signed.answer().expect("a section").filter_map(Result::ok);
+        let signatures = signatures.filter(|record| record.rtype() == Rtype::RRSIG).count();
+        assert_eq!(signatures, keys.len(), "{phase}: every key signs");
+    }
+}
+
+#[test]
+fn a_parent_says_which_keys_it_knows_and_nobody_else_does() {
+    let (own, first, next) = (new_key(), new_key(), new_key());
+    let mut plan = zone::plan(7);
+    (plan.zones[0].key, plan.zones[0].next_key) = (Some(first.clone()), Some(next.clone()));
+    let child = plan.zones[0].clone();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cases: [(&[&ZoneKey], _); 5] = [
+        (&[], (false, false, false, None)),
+        (&[&first], (true, false, true, Some(600))),
+        (&[&next], (false, true, true, Some(600))),
+        (&[&first, &next], (true, true, true, Some(600))),
+        (&[&own], (false, false, true, Some(600))),
+    ];
+    for (entered, expected) in cases {
+        let parent = Ours::start(&above(1, &own, entered));
+        let found = runtime.block_on(ask_parent(&child, Some(parent.address()))).expect("an answer");
+        assert_eq!((found.current, found.next, found.any, found.ttl), expected);
+    }
+    let ours = Ours::start(&plan);
+    let own_word = runtime.block_on(ask_parent(&child, Some(ours.address()))).expect_err("no parent");
+    assert!(own_word.contains("does not speak for the zone above"), "{own_word}");
 }

@@ -4,6 +4,7 @@
 //! What is to be done follows from the state alone (`pangolin_core::issuance::tasks`), so that a new leader goes on
 //! where the last one ended. All of it is dropped with the term, in the middle of a request if need be.
 
+mod account_keys;
 mod problem;
 mod published;
 mod renewal;
@@ -95,6 +96,7 @@ impl Leading {
             self.orders_loop(keyring, &clients),
             self.windows_loop(&clients),
             self.revocations_loop(keyring, &clients),
+            self.account_keys_loop(keyring, &clients),
         );
     }
 

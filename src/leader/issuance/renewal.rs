@@ -123,7 +123,8 @@ impl Leading {
         }
     }
 
-    async fn tell(
+    /// Brings what an issuer has said or done into the log.
+    pub(super) async fn tell(
         &self,
         state: &ClusterState,
         reason: &str,

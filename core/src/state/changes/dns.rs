@@ -7,6 +7,7 @@ use crate::{
     decision::{Subject, What},
     name::HostName,
     outcome::Object,
+    rollover::{ParentFound, ParentSeen},
     state::ClusterState,
 };
 
@@ -35,6 +36,7 @@ fn there<T>(value: Option<&T>) -> bool {
 impl Changes<'_> {
     pub(super) fn dns(&mut self) {
         let (before, after) = (&self.before.dns, &self.after.dns);
+        self.rollovers();
         if before == after {
             return;
         }
@@ -52,6 +54,8 @@ impl Changes<'_> {
         }
         for Moved { key, old, new } in moved(&before.zone_keys, &after.zone_keys) {
             let edits = Edits::default().flag(&format!("{key} is signed"), there(old), there(new));
+            let edits =
+                if there(old) && there(new) { edits.secret_of(&format!("key of {key}")) } else { edits };
             found.push((self.zone(key), edits.done()));
         }
         for Moved { key, old, new } in moved(&before.transfer_keys, &after.transfer_keys) {
@@ -62,6 +66,41 @@ impl Changes<'_> {
             let name = format!("key of the secondary {address} of {zone}");
             let edits = Edits::default().optional(&name, &old.cloned(), &new.cloned());
             found.push((self.zone(zone), edits.done()));
+        }
+        for (subject, what) in found {
+            if let Some(what) = what {
+                self.push(subject, what);
+            }
+        }
+    }
+
+    fn rollovers(&mut self) {
+        let (before, after) = (&self.before.rollovers, &self.after.rollovers);
+        let mut found: Vec<(Subject, Option<What>)> = Vec::new();
+        for Moved { key, old, new } in moved(&before.zone_keys, &after.zone_keys) {
+            let edits = Edits::default().flag(&format!("{key} has a next key"), there(old), there(new));
+            found.push((self.zone(key), edits.done()));
+        }
+        for Moved { key, old, new } in moved(&before.parents, &after.parents) {
+            // What is forgotten of a parent is no news.
+            let Some(seen) = new else { continue };
+            let said = |seen: &ParentSeen| {
+                let ParentFound { current, next, any, .. } = seen.found;
+                match (current, next, any) {
+                    (true, true, _) => "of both keys",
+                    (true, false, _) => "of the key",
+                    (false, true, _) => "of the next key",
+                    (false, false, true) => "not the same everywhere, or of another key",
+                    (false, false, false) => "none",
+                }
+            };
+            let was = old.map(said).unwrap_or_default().to_owned();
+            let field = format!("DS records of {key} at its parent");
+            found.push((self.zone(key), Edits::default().text(&field, &was, &said(seen).to_owned()).done()));
+        }
+        for Moved { key, old, new } in moved(&before.account_keys, &after.account_keys) {
+            let field = format!("account at {key} has a next key");
+            found.push((cluster(), Edits::default().flag(&field, there(old), there(new)).done()));
         }
         for (subject, what) in found {
             if let Some(what) = what {

@@ -44,6 +44,7 @@ pub(crate) fn zone(apex: &str, serial: u32, sets: &[(&str, u32, Vec<RecordData>)
         fail_open: BTreeMap::new(),
         key: None,
         secondaries: Vec::new(),
+        next_key: None,
     }
 }
 
@@ -85,6 +86,8 @@ pub(crate) fn plan(serial: u32) -> DnsPlan {
         ("app.z.test", 30, vec![a("192.0.2.2"), a("192.0.2.1")]),
         ("mail.z.test", 30, vec![a("192.0.2.9")]),
         ("_sip._tcp.z.test", 30, vec![RecordData::Srv(1, 2, 5060, host("app.z.test"))]),
+        ("_imap._tcp.z.test", 30, vec![RecordData::NullSrv(0, 0, 0)]),
+        ("silent.z.test", 30, vec![RecordData::NullMx]),
         ("deep.er.ent.z.test", 30, vec![txt(b"deep")]),
         ("alias.z.test", 60, vec![cname("app.z.test")]),
         ("alias2.z.test", 60, vec![cname("alias.z.test")]),
