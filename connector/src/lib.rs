@@ -89,6 +89,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
         wanted: is_wanted.clone(),
         key: options.key,
         mtu: options.mtu,
+        backend: options.backend,
         most: options.tunnels,
         health_file: options.health_file,
         access: access.map(Arc::new),

@@ -9,21 +9,30 @@ use pangolin_connector::{
     options::{Arguments, LogFormat, Options, OptionsError, Verb},
     status,
 };
+use pangolin_tunnel::site::serve_namespace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let matches = Arguments::command().get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Some(Verb::Status { json }) = arguments.verb {
         return say_status(&arguments, json);
     }
+    if arguments.verb == Some(Verb::ServeNamespace) {
+        // Before there are threads.
+        return Ok(serve_namespace()?);
+    }
     log(&arguments)?;
     if matches.value_source("secret") == Some(ValueSource::CommandLine) {
         tracing::warn!("other users of this host can read --secret; rather use --secret-file or NEWT_SECRET");
     }
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let verb = arguments.verb;
     let options = arguments.resolve()?;
     if verb == Some(Verb::Doctor) {

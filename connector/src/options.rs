@@ -13,12 +13,14 @@ use crate::{
     endpoint::{Door, Endpoint, EndpointError},
     key::{SecretFileError, read_secret, stable_key},
 };
-use pangolin_tunnel::{DEFAULT_MTU, SecretKey};
+use pangolin_tunnel::{DEFAULT_MTU, SecretKey, site::SiteBackend};
 
 /// Most nodes to have tunnels to, unless said otherwise: the home and two that stand by.
 const TUNNELS_DEFAULT: usize = 3;
 /// More tunnels than that would only cost the nodes probes.
 const TUNNELS_MAX: usize = 16;
+/// The running program, also after its file has been replaced.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Connects a private network to a Pangolin cluster. Needs no root.
 #[derive(Debug, Parser)]
@@ -53,6 +55,9 @@ pub enum Verb {
     },
     /// Try every step between here and the cluster, and name the port that is blocked; changes nothing
     Doctor,
+    /// Keep the network namespace of the connector that has started this
+    #[command(hide = true)]
+    ServeNamespace,
 }
 
 #[derive(Debug, Args)]
@@ -88,12 +93,38 @@ struct TunnelArguments {
     /// Largest packet inside the tunnels [default: 1280]
     #[arg(long, env = "MTU", value_name = "BYTES")]
     mtu: Option<u16>,
+    /// What carries the packets inside the tunnels [default: auto]
+    #[arg(long, env = "PANGOLIN_BACKEND", value_enum, value_name = "BACKEND")]
+    backend: Option<BackendName>,
     /// File that exists while a tunnel is alive
     #[arg(long, env = "HEALTH_FILE", value_name = "FILE")]
     health_file: Option<PathBuf>,
     /// File in which a running connector says how it is, for `status` and `doctor`
     #[arg(long, env = "PANGOLIN_STATUS_FILE", value_name = "FILE")]
     status_file: Option<PathBuf>,
+}
+
+/// The names of [`SiteBackend`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum BackendName {
+    /// The best that works
+    #[default]
+    Auto,
+    /// The kernel's TCP, in a network namespace of the connector's own; takes a host that lets everybody make one
+    Tun,
+    /// TCP in the connector itself: works everywhere, and is slow where packets are lost
+    InProcess,
+}
+
+impl From<BackendName> for SiteBackend {
+    fn from(name: BackendName) -> Self {
+        match name {
+            BackendName::Auto => Self::Auto(OWN_PROGRAM.into()),
+            BackendName::Tun => Self::Tun(OWN_PROGRAM.into()),
+            BackendName::InProcess => Self::InProcess,
+        }
+    }
 }
 
 /// How messages are written.
@@ -120,6 +151,7 @@ struct File {
     tunnels: Option<usize>,
     key_file: Option<PathBuf>,
     mtu: Option<u16>,
+    backend: Option<BackendName>,
     health_file: Option<PathBuf>,
     status_file: Option<PathBuf>,
 }
@@ -233,6 +265,8 @@ pub struct Options {
     pub key: SecretKey,
     /// Largest packet inside the tunnels.
     pub mtu: u16,
+    /// What carries the packets inside the tunnels.
+    pub backend: SiteBackend,
     /// File that exists while a tunnel is alive.
     pub health_file: Option<PathBuf>,
     /// File in which the connector says how it is.
@@ -291,6 +325,7 @@ impl Arguments {
             tunnels: most,
             key,
             mtu: tunnels.mtu.or(file.mtu).unwrap_or(DEFAULT_MTU),
+            backend: tunnels.backend.or(file.backend).unwrap_or_default().into(),
             health_file: tunnels.health_file.or(file.health_file),
             status_file: tunnels.status_file.or(file.status_file),
         })
@@ -323,6 +358,7 @@ mod tests {
         assert_eq!((options.id.as_str(), options.secret.expose()), ("k3v", "s3cret"));
         assert_eq!(options.doors[1].to_string(), "https://b.example:8443");
         assert_eq!((options.tunnels, options.mtu), (3, 1280));
+        assert_eq!(options.backend, SiteBackend::Auto(OWN_PROGRAM.into()));
         assert_eq!(format!("{:?}", options.secret), "Secret(…)");
     }
 
@@ -333,7 +369,7 @@ mod tests {
         fs::write(path("secret"), "from the file\n").unwrap();
         fs::set_permissions(path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
         let text = format!(
-            "id = 'file'\nsecret_file = '{}'\nendpoint = ['a.example', 'b.example']\ntunnels = 2\nkey_file = '{}'\n",
+            "id = 'file'\nsecret_file = '{}'\nendpoint = ['a.example', 'b.example']\ntunnels = 2\nbackend = 'in-process'\nkey_file = '{}'\n",
             path("secret"),
             path("key")
         );
@@ -342,6 +378,7 @@ mod tests {
         let options = resolve(&arguments).unwrap();
         assert_eq!((options.id.as_str(), options.secret.expose()), ("argument", "from the file"));
         assert_eq!((options.doors.len(), options.tunnels), (2, 2));
+        assert_eq!(options.backend, SiteBackend::InProcess);
         assert_eq!(resolve(&arguments).unwrap().key.public(), options.key.public());
     }
 

@@ -12,7 +12,7 @@ use std::{
 use pangolin_core::{NodeId, Timestamp, observation::Seen, record::TunnelKey};
 use pangolin_tunnel::{
     SecretKey, TunnelError,
-    site::{SiteNode, SiteTunnels},
+    site::{SiteBackend, SiteNode, SiteTunnels},
 };
 use tokio::{
     net::lookup_host,
@@ -43,6 +43,8 @@ pub(crate) struct Tunnels {
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) key: SecretKey,
     pub(crate) mtu: u16,
+    /// What carries the packets.
+    pub(crate) backend: SiteBackend,
     /// Most nodes to have tunnels to.
     pub(crate) most: usize,
     /// Exists while any tunnel is alive.
@@ -67,8 +69,9 @@ impl Tunnels {
             else {
                 return Ok(());
             };
-            let (tunnels, task) = SiteTunnels::open(self.key.clone(), address, self.mtu).await?;
-            tracing::info!(%address, "tunnels open");
+            let (tunnels, task) =
+                SiteTunnels::open(self.key.clone(), address, self.mtu, &self.backend).await?;
+            tracing::info!(%address, backend = %tunnels.backend(), "tunnels open");
             let stop = shutdown.child_token();
             let mut task = pin!(task.run(stop.clone()));
             let flows = Flows::new(stop.clone());

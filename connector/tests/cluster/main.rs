@@ -7,7 +7,8 @@ mod node;
 use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,10 @@ use pangolin_connector::{
     options::{Options, Secret},
 };
 use pangolin_core::{NodeId, TargetId, observation::TargetHealth, record::Method};
-use pangolin_tunnel::{DEFAULT_MTU, SecretKey};
+use pangolin_tunnel::{
+    Backend, DEFAULT_MTU, SecretKey,
+    site::{SiteBackend, SiteTunnels},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, UdpSocket},
@@ -59,6 +63,7 @@ fn connect_with(agreed: &Agreed, at: &[&Node], change: impl FnOnce(&mut Options)
         tunnels: 3,
         key: SecretKey::generate(),
         mtu: DEFAULT_MTU,
+        backend: SiteBackend::InProcess,
         health_file: Some(health_file.clone()),
         status_file: None,
     };
@@ -165,13 +170,34 @@ async fn attached<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> NodeId {
     }
 }
 
+/// The kernel's TCP in a namespace that the connector's own program makes; none where that may not be.
+fn namespace() -> Option<SiteBackend> {
+    let possible = std::process::Command::new("unshare").args(["--user", "--net", "true"]).output();
+    if !possible.is_ok_and(|output| output.status.success()) || !Path::new("/dev/net/tun").exists() {
+        println!("skipped: no user namespace can be made here, or unshare or /dev/net/tun is missing");
+        return None;
+    }
+    Some(SiteBackend::Tun(env!("CARGO_BIN_EXE_pangolin-connector").into()))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_and_datagrams_reach_their_targets_through_every_node() {
+    carries_everything(SiteBackend::InProcess).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_and_datagrams_pass_the_kernel_in_a_namespace() {
+    if let Some(backend) = namespace() {
+        carries_everything(backend).await;
+    }
+}
+
+async fn carries_everything(backend: SiteBackend) {
     let mut tasks = JoinSet::new();
     let (agreed, nodes) = cluster(3).await;
     let (tcp, udp) = (tcp_target(&mut tasks).await, udp_target(&mut tasks).await);
     agreed.change_site(|site| site.targets = vec![target(1, Method::Tcp, tcp), target(2, Method::Udp, udp)]);
-    let connector = connect(&agreed, &[&nodes[0]]);
+    let connector = connect_with(&agreed, &[&nodes[0]], |options| options.backend = backend);
     for node in &nodes {
         node.is_connected().await;
         assert_eq!(ask_tcp(node, 40_001).await.unwrap(), "hallohallo");
@@ -184,9 +210,20 @@ async fn streams_and_datagrams_reach_their_targets_through_every_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_targets_are_followed_and_their_health_is_told() {
+    follows_targets(SiteBackend::InProcess).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_are_opened_and_closed_in_a_namespace() {
+    if let Some(backend) = namespace() {
+        follows_targets(backend).await;
+    }
+}
+
+async fn follows_targets(backend: SiteBackend) {
     let mut tasks = JoinSet::new();
     let (agreed, nodes) = cluster(1).await;
-    let connector = connect(&agreed, &[&nodes[0]]);
+    let connector = connect_with(&agreed, &[&nodes[0]], |options| options.backend = backend);
     nodes[0].is_connected().await;
     let first = tcp_target(&mut tasks).await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -209,6 +246,65 @@ async fn changes_of_targets_are_followed_and_their_health_is_told() {
     answers(&nodes[0], 40_001, false).await;
     until(health, |health| *health == [(TargetId(2), TargetHealth::Healthy)].into()).await;
     connector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn megabytes_pass_a_namespace_unharmed_and_in_order() {
+    let Some(backend) = namespace() else { return };
+    let (agreed, nodes) = cluster(1).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let pattern: Arc<Vec<u8>> =
+        Arc::new((0..8_u32 << 20).map(|at| (at ^ (at >> 9)).to_le_bytes()[0]).collect());
+    let expected = Arc::clone(&pattern);
+    // The first connections are those of the health check, which say nothing.
+    let target_task = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = Vec::new();
+            if stream.read_to_end(&mut heard).await.is_ok() && !heard.is_empty() {
+                assert!(heard == *expected, "{} bytes came, or others", heard.len());
+                stream.write_all(&heard).await.unwrap();
+                return;
+            }
+        }
+    });
+    agreed.change_site(|site| site.targets = vec![target(1, Method::Tcp, at)]);
+    let connector = connect_with(&agreed, &[&nodes[0]], |options| options.backend = backend);
+    nodes[0].is_connected().await;
+    let stream = loop {
+        // The port opens a moment after the tunnel.
+        match nodes[0].layer.dial_tcp(SITE, 40_001, PATIENCE).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let sent = Arc::clone(&pattern);
+    let writing = tokio::spawn(async move {
+        writer.write_all(&sent).await.unwrap();
+        writer.shutdown().await.unwrap();
+    });
+    let mut back = Vec::new();
+    timeout(PATIENCE * 3, reader.read_to_end(&mut back)).await.expect("an end").unwrap();
+    assert!(back == *pattern, "{} bytes came back, or others", back.len());
+    writing.await.unwrap();
+    target_task.await.unwrap();
+    connector.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_may_not_be_made_is_said_so_or_done_without() {
+    let open = async |backend| {
+        let address = "100.89.1.9".parse().unwrap();
+        SiteTunnels::open(SecretKey::generate(), address, DEFAULT_MTU, &backend).await
+    };
+    // A program that ends at once and makes none.
+    let program = PathBuf::from("/bin/false");
+    let refused = open(SiteBackend::Tun(program.clone())).await.err().expect("no namespace").to_string();
+    assert!(refused.contains("use the backend in-process"), "{refused}");
+    let (tunnels, _task) = open(SiteBackend::Auto(program)).await.unwrap();
+    assert_eq!(tunnels.backend(), Backend::InProcess);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

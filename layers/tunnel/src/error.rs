@@ -40,6 +40,14 @@ pub enum TunnelError {
         /// Its name.
         name: String,
     },
+    /// The network namespace for the kernel's TCP cannot be made.
+    #[error(
+        "cannot make a network namespace for the tunnels: {0}; use the backend in-process, which needs none, or auto"
+    )]
+    Namespace(io::Error),
+    /// The process that keeps the namespace was ended by someone else.
+    #[error("the process that keeps the tunnels' network namespace is gone; start the connector again")]
+    NamespaceGone,
     /// The WireGuard device refused a change.
     #[error("the WireGuard device refused a change: {0}")]
     Device(String),

@@ -12,6 +12,7 @@ use crate::{
     },
     packet::classify,
     probe::Probe,
+    wireguard::tun::merge_bytes,
 };
 
 /// Messages of the control channel, in text and compressed, from either side.
@@ -39,6 +40,9 @@ pub fn packets(bytes: &[u8]) {
         let _ = classify(Ipv4Addr::from(to), bytes);
     }
     let _ = Probe::decode(bytes);
+    // And as several packets, on their way to an interface.
+    let packets: Vec<&[u8]> = bytes.chunks(64).collect();
+    merge_bytes(&packets);
 }
 
 /// A connector's session token.

@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     packet::UDP_OVERHEAD,
+    site::PortDatagrams,
     stack::{FlowStream, UdpFlow},
 };
 
@@ -90,6 +91,7 @@ pub struct TunnelDatagrams {
 enum DatagramCarrier {
     Kernel(UdpSocket),
     Stack(UdpFlow),
+    Port(PortDatagrams),
 }
 
 impl TunnelDatagrams {
@@ -99,6 +101,10 @@ impl TunnelDatagrams {
 
     pub(crate) fn stack(flow: UdpFlow, mtu: u16) -> Self {
         Self { carrier: DatagramCarrier::Stack(flow), limit: usize::from(mtu) - UDP_OVERHEAD }
+    }
+
+    pub(crate) fn port(datagrams: PortDatagrams, mtu: u16) -> Self {
+        Self { carrier: DatagramCarrier::Port(datagrams), limit: usize::from(mtu) - UDP_OVERHEAD }
     }
 
     /// The longest datagram that fits the tunnel, in bytes.
@@ -120,17 +126,20 @@ impl TunnelDatagrams {
         match &self.carrier {
             DatagramCarrier::Kernel(socket) => socket.send(datagram).await.map(drop),
             DatagramCarrier::Stack(flow) => flow.send(datagram),
+            DatagramCarrier::Port(session) => session.send(datagram).await,
         }
     }
 
     /// Waits for the next datagram and writes it to `buffer`, cut to its length. A datagram may be empty.
     ///
     /// # Errors
-    /// `TimedOut` when the session has ended after 90 idle seconds (in-process stack only), or what the system says.
+    /// `TimedOut` when the session has ended after 90 idle seconds (not one that a node dialed through an interface), or
+    /// what the system says.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.carrier {
             DatagramCarrier::Kernel(socket) => socket.recv(buffer).await,
             DatagramCarrier::Stack(flow) => flow.recv(buffer).await,
+            DatagramCarrier::Port(session) => session.recv(buffer).await,
         }
     }
 }

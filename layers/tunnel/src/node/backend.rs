@@ -131,8 +131,8 @@ fn open_kernel(config: &TunnelConfig, address: Ipv4Addr, network: Ipv4Net) -> Re
 async fn open_tun(config: &TunnelConfig, address: Ipv4Addr, network: Ipv4Net) -> Result<Opened, TunnelError> {
     check_name(&config.interface)?;
     let (socket, listen) = bind(config)?;
-    let tun = wireguard::open_tun(&config.interface, address, network, config.mtu)?;
-    let device = Userspace::start(socket, &config.key, tun.clone(), tun).await?;
+    let (to_tun, from_tun) = wireguard::open_tun(&config.interface, address, network, config.mtu)?;
+    let device = Userspace::start(socket, &config.key, to_tun, from_tun).await?;
     Ok(Opened {
         backend: Backend::Tun,
         listen,

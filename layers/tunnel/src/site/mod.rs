@@ -1,30 +1,51 @@
 //! The site's end: one WireGuard device in this process with a tunnel to each node, and the flows nodes open.
 //!
-//! Used by the connector program, which needs no privileges for it. All tunnels are kept warm: every node is probed
+//! Used by the connector program, which needs no privileges for it: inside the tunnels it uses the kernel's TCP, in a
+//! network namespace of its own, or where that may not be made, a stack in this process. All tunnels are kept warm: every node is probed
 //! four times a second, and one that does not answer gets a new handshake every second, so that a node which was away
 //! or has been restarted is back within about a second of being reachable. Which node carries traffic is the nodes'
 //! affair.
 
+mod inside;
+mod interface;
 mod paths;
 mod run;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 
 use pangolin_core::{id::NodeId, observation::Seen, record::TunnelKey};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 
-pub use self::run::SiteTask;
+use self::inside::{Flows, Inside};
+pub(crate) use self::interface::PortDatagrams;
+pub use self::{
+    interface::{NAMESPACE_ARGUMENT, serve_namespace},
+    run::SiteTask,
+};
 use crate::{
     error::TunnelError,
     key::SecretKey,
-    stack::{Accepted, Stack},
+    node::Backend,
     stream::{TunnelDatagrams, TunnelStream},
-    wireguard::{self, FromStack, ToStack, Userspace},
+    wireguard,
 };
+
+/// What carries the packets of a site. The path is that of a program that calls [`serve_namespace`] when it is started
+/// with [`NAMESPACE_ARGUMENT`]: mostly the program itself, as `/proc/self/exe`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SiteBackend {
+    /// The best that works: the kernel's TCP in a network namespace, then the in-process stack.
+    Auto(PathBuf),
+    /// The kernel's TCP in a network namespace. Takes a kernel, and a container, that let everybody make a user namespace.
+    Tun(PathBuf),
+    /// TCP in this process.
+    InProcess,
+}
 
 /// A node as the site's end has to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +81,9 @@ pub enum FlowKind {
 /// The tunnels of a site. A cheap handle; the work is done by [`SiteTask`].
 #[derive(Clone)]
 pub struct SiteTunnels {
-    stack: Stack,
+    inside: Inside,
     nodes: Arc<watch::Sender<Vec<SiteNode>>>,
-    accepted: Arc<Mutex<mpsc::Receiver<Accepted>>>,
+    accepted: Arc<Mutex<Flows>>,
     paths: watch::Receiver<BTreeMap<NodeId, Seen>>,
 }
 
@@ -70,8 +91,14 @@ impl SiteTunnels {
     /// Opens the device. `address` is the site's own inside the tunnels.
     ///
     /// # Errors
-    /// No UDP socket can be had.
-    pub async fn open(key: SecretKey, address: Ipv4Addr, mtu: u16) -> Result<(Self, SiteTask), TunnelError> {
+    /// No UDP socket can be had, or not the backend that was asked for. [`SiteBackend::Auto`] settles for less and logs
+    /// what it took and why.
+    pub async fn open(
+        key: SecretKey,
+        address: Ipv4Addr,
+        mtu: u16,
+        backend: &SiteBackend,
+    ) -> Result<(Self, SiteTask), TunnelError> {
         if !crate::node::MTU_RANGE.contains(&mtu) {
             return Err(TunnelError::Mtu(mtu));
         }
@@ -79,15 +106,18 @@ impl SiteTunnels {
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             source,
         })?;
-        let (stack, queues) = Stack::new(address, mtu);
-        let from_stack = FromStack::new(queues.out, mtu);
-        let device = Userspace::start(socket, &key, ToStack(stack.clone()), from_stack).await?;
+        let made = inside::open(backend, socket, &key, address, mtu).await?;
         let (nodes, wanted) = watch::channel(Vec::new());
         let (seen, paths) = watch::channel(BTreeMap::new());
-        let task = SiteTask::new(stack.clone(), device, queues.probes, wanted, seen);
-        let tunnels =
-            Self { stack, nodes: Arc::new(nodes), accepted: Arc::new(Mutex::new(queues.accepted)), paths };
-        Ok((tunnels, task))
+        let task = SiteTask::new(made.inside.clone(), made.device, made.probes, wanted, seen);
+        let accepted = Arc::new(Mutex::new(made.accepted));
+        Ok((Self { inside: made.inside, nodes: Arc::new(nodes), accepted, paths }, task))
+    }
+
+    /// What carries the packets.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.inside.backend()
     }
 
     /// Sets the nodes to keep tunnels to. Those that stay as they are keep their sessions, and so do those that only
@@ -98,21 +128,15 @@ impl SiteTunnels {
 
     /// Sets the ports of the site's address on which flows are accepted. Flows that exist are not touched.
     pub fn listen(&self, tcp: BTreeSet<u16>, udp: BTreeSet<u16>) {
-        self.stack.listen(tcp, udp);
+        self.inside.listen(tcp, udp);
     }
 
     /// Waits for the next flow; none = the task has ended.
     pub async fn accept(&self) -> Option<SiteFlow> {
-        let mtu = self.stack.mtu();
-        let accepted = tokio::select! {
-            accepted = async { self.accepted.lock().await.recv().await } => accepted?,
-            () = self.stack.closed() => return None,
-        };
-        let (key, kind) = match accepted {
-            Accepted::Tcp(key, stream) => (key, FlowKind::Tcp(TunnelStream::stack(stream))),
-            Accepted::Udp(key, flow) => (key, FlowKind::Udp(TunnelDatagrams::stack(flow, mtu))),
-        };
-        Some(SiteFlow { from: SocketAddr::V4(key.remote), port: key.local.port(), kind })
+        tokio::select! {
+            flow = async { self.accepted.lock().await.next().await } => flow,
+            () = self.inside.closed() => None,
+        }
     }
 
     /// Which nodes have a live tunnel to this site, by their answers to probes.

@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     SiteNode,
+    inside::Inside,
     paths::{change, distinct},
 };
 use crate::{
     error::TunnelError,
     liveness::Liveness,
     probe::{PROBE_INTERVAL, PROBE_LIFETIME, PROBE_PORT, Probe},
-    stack::Stack,
     wall_clock,
-    wireguard::{FromStack, Peer, PeerChange, ToStack, Userspace},
+    wireguard::{Device, Peer, PeerChange},
 };
 
 /// How often paths are looked at, and so how much later a dead one is noticed at most. Every second look probes.
@@ -41,8 +41,8 @@ struct Path {
 
 /// The work behind [`super::SiteTunnels`].
 pub struct SiteTask {
-    stack: Stack,
-    device: Userspace<ToStack, FromStack>,
+    inside: Inside,
+    device: Device,
     probes: Option<mpsc::Receiver<(SocketAddrV4, Bytes)>>,
     wanted: watch::Receiver<Vec<SiteNode>>,
     paths: BTreeMap<NodeId, Path>,
@@ -53,14 +53,14 @@ pub struct SiteTask {
 
 impl SiteTask {
     pub(super) fn new(
-        stack: Stack,
-        device: Userspace<ToStack, FromStack>,
+        inside: Inside,
+        device: Device,
         probes: mpsc::Receiver<(SocketAddrV4, Bytes)>,
         wanted: watch::Receiver<Vec<SiteNode>>,
         seen: watch::Sender<BTreeMap<NodeId, Seen>>,
     ) -> Self {
         Self {
-            stack,
+            inside,
             device,
             probes: Some(probes),
             wanted,
@@ -75,14 +75,14 @@ impl SiteTask {
     /// is gone.
     ///
     /// # Errors
-    /// The WireGuard device fails.
+    /// The WireGuard device fails, or the namespace of the interface is gone.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), TunnelError> {
-        let stack = self.stack.clone();
+        let inside = self.inside.clone();
         let ended = tokio::select! {
-            () = stack.run(&shutdown) => Ok(()),
+            ended = inside.run(&shutdown) => ended,
             ended = self.keep() => ended,
         };
-        stack.close().await;
+        inside.close().await;
         self.device.close().await;
         ended
     }
@@ -129,7 +129,7 @@ impl SiteTask {
             self.probe(&node);
         }
         for node in change.moved {
-            self.device.set_endpoint(node.key, node.endpoint).await?;
+            self.device.set_endpoint(peer(&node)).await?;
             if let Some(path) = self.paths.get_mut(&node.node) {
                 path.node = node;
             }
@@ -187,7 +187,7 @@ impl SiteTask {
     /// Sends a probe. One that is lost is made up for by the next.
     fn probe(&self, node: &SiteNode) {
         let to = SocketAddrV4::new(node.address, PROBE_PORT);
-        self.stack.send_udp(PROBE_PORT, to, &Probe::Ask(self.looks).encode());
+        self.inside.send_probe(to, &Probe::Ask(self.looks).encode());
     }
 }
 

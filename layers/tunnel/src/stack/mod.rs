@@ -114,10 +114,6 @@ impl Stack {
         (Self(Arc::new(shared)), Queues { out: out_queue, accepted, probes: probe_queue })
     }
 
-    pub(crate) fn mtu(&self) -> u16 {
-        self.0.mtu
-    }
-
     /// Sets the ports on which flows are accepted. Flows that exist are not touched.
     pub(crate) fn listen(&self, tcp: BTreeSet<u16>, udp: BTreeSet<u16>) {
         *self.0.ports.write() = Ports { tcp, udp };

@@ -1,8 +1,9 @@
 //! The WireGuard device under a tunnel end, whichever it is, and its peers.
 
 mod kernel;
+mod send;
 mod socket;
-mod tun;
+pub(crate) mod tun;
 mod userspace;
 
 use std::{
@@ -10,13 +11,12 @@ use std::{
     time::Duration,
 };
 
-use gotatun::tun::tun_async_device::TunDevice;
 use pangolin_core::record::TunnelKey;
 
 pub(crate) use self::{
     kernel::KernelDevice,
     socket::{Bound, bind, bind_any},
-    tun::open_tun,
+    tun::{FromTun, ToTun, open_tun},
     userspace::{FromStack, ToStack, Userspace},
 };
 use crate::error::TunnelError;
@@ -56,7 +56,7 @@ pub(crate) struct PeerReading {
 /// A WireGuard device.
 pub(crate) enum Device {
     Kernel(KernelDevice),
-    Tun(Userspace<TunDevice, TunDevice>),
+    Tun(Userspace<ToTun, FromTun>),
     InProcess(Userspace<ToStack, FromStack>),
 }
 
@@ -69,6 +69,16 @@ impl Device {
             Self::Kernel(device) => device.change(change).await,
             Self::Tun(device) => device.change(change).await,
             Self::InProcess(device) => device.change(change).await,
+        }
+    }
+
+    /// From now on the peer's datagrams go where it says. Its session stays.
+    pub(crate) async fn set_endpoint(&self, peer: Peer) -> Result<(), TunnelError> {
+        match self {
+            // The kernel changes what it knows of a peer that it has.
+            Self::Kernel(device) => device.change(PeerChange { remove: Vec::new(), add: vec![peer] }).await,
+            Self::Tun(device) => device.set_endpoint(peer).await,
+            Self::InProcess(device) => device.set_endpoint(peer).await,
         }
     }
 

@@ -19,6 +19,8 @@ use gotatun::{
 };
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::send::Sender;
+
 /// Receive and send buffer asked for. Without privileges the system grants at most `net.core.rmem_max`.
 const BUFFER: usize = 7 << 20;
 
@@ -60,12 +62,12 @@ impl Bound {
 }
 
 impl UdpTransportFactory for Bound {
-    type Send = UdpSocket;
+    type Send = Sender;
     type Recv = Steady;
 
-    async fn bind(&mut self, _: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, Steady)> {
+    async fn bind(&mut self, _: &UdpTransportFactoryParams) -> io::Result<(Sender, Steady)> {
         let socket = self.0.take().ok_or_else(|| io::Error::other("the socket is already in use"))?;
-        Ok((socket.clone(), Steady(socket)))
+        Ok((Sender::new(socket.clone()), Steady(socket)))
     }
 }
 

@@ -1,9 +1,6 @@
 //! WireGuard in this process (gotatun), on a TUN interface or on the in-process stack.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
+use std::{io, net::IpAddr};
 
 use bytes::BytesMut;
 use gotatun::{
@@ -56,12 +53,12 @@ impl<Tx: IpSend, Rx: IpRecv> Userspace<Tx, Rx> {
     }
 
     /// From now on the peer's datagrams go there. Its session stays.
-    pub(crate) async fn set_endpoint(&self, key: TunnelKey, endpoint: SocketAddr) -> Result<(), TunnelError> {
+    pub(crate) async fn set_endpoint(&self, peer: Peer) -> Result<(), TunnelError> {
         let device = self.0.read().await;
         let device = device.as_ref().ok_or(TunnelError::Closed)?;
-        let key = public(key);
+        let key = public(peer.key);
         let changed = device
-            .write(async |device| device.modify_peer(&key, |peer| peer.set_endpoint(Some(endpoint))).await)
+            .write(async |device| device.modify_peer(&key, |known| known.set_endpoint(peer.endpoint)).await)
             .await;
         changed.map(drop).map_err(refused)
     }

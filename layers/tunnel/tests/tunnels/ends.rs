@@ -15,7 +15,7 @@ use pangolin_core::{
 };
 use pangolin_tunnel::{
     BackendChoice, DEFAULT_MTU, SecretKey, TunnelConfig, TunnelLayer,
-    site::{FlowKind, SiteNode, SiteTunnels},
+    site::{FlowKind, SiteBackend, SiteNode, SiteTunnels},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -155,7 +155,8 @@ impl Site {
 
     pub(crate) async fn start_with(secret: SecretKey) -> Self {
         let key = secret.public();
-        let (tunnels, task) = SiteTunnels::open(secret, SITE_ADDRESS, DEFAULT_MTU).await.unwrap();
+        let (tunnels, task) =
+            SiteTunnels::open(secret, SITE_ADDRESS, DEFAULT_MTU, &SiteBackend::InProcess).await.unwrap();
         tunnels.listen(BTreeSet::from([ECHO]), BTreeSet::from([ECHO]));
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
