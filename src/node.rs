@@ -467,6 +467,7 @@ async fn start_layers(
             sockets: control.attached(),
             targets: control.target_health(),
             closed_ports: edge.port_problems(),
+            attachments: control.attachments(),
         },
         started: core.started,
         stopping: core.stopping.clone(),

@@ -29,6 +29,7 @@ pub enum Object {
     Target(TargetId),
     RecordSet(HostName),
     Certificate(CertificateId),
+    ProvisioningKey(String),
 }
 
 impl fmt::Display for Object {
@@ -47,6 +48,7 @@ impl fmt::Display for Object {
             Self::Target(id) => write!(f, "target {id}"),
             Self::RecordSet(name) => write!(f, "record set {name}"),
             Self::Certificate(id) => write!(f, "certificate {id}"),
+            Self::ProvisioningKey(id) => write!(f, "provisioning key {id}"),
         }
     }
 }
@@ -126,6 +128,14 @@ pub enum Refusal {
     /// There is no cluster yet.
     #[error("the cluster has not been initialised")]
     NoCluster,
+    /// A provisioning key has expired or has been used up.
+    #[error("provisioning key {key} {why}")]
+    KeyWorthless {
+        /// Its public half.
+        key: String,
+        /// What has become of it.
+        why: String,
+    },
 }
 
 /// What became of a command.

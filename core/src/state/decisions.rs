@@ -89,6 +89,7 @@ fn kind(object: &Object) -> u8 {
         Object::Target(_) => 10,
         Object::RecordSet(_) => 11,
         Object::Certificate(_) => 12,
+        Object::ProvisioningKey(_) => 13,
     }
 }
 

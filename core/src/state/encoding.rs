@@ -68,6 +68,7 @@ sections! {
     30 issuance
     31 keys
     33 traffic
+    36 fabric
     #[cfg(pangolin_next)]
     200 notes
 }
