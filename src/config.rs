@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use pangolin_core::Slug;
 use pangolin_storage::backup::{BucketConfig, Retention};
 use pangolin_tunnel::BackendChoice;
 use serde::Deserialize;
 
-use crate::{backup::BackupConfig, metrics::MetricsConfig};
+use crate::{backup::BackupConfig, local::local_targets::LocalTargets, metrics::MetricsConfig};
 
 /// What is logged unless the file says otherwise: libraries only when someone should look.
 const LOG_FILTER: &str = "info,openraft=error,gotatun=warn";
@@ -75,6 +76,8 @@ struct V1 {
     tunnel: TunnelSection,
     #[serde(default)]
     backup: BackupSection,
+    #[serde(default)]
+    local_targets: LocalTargetsSection,
     #[serde(default)]
     log: LogSection,
     #[serde(default)]
@@ -165,6 +168,16 @@ impl From<BackendName> for BackendChoice {
             BackendName::InProcess => Self::InProcess,
         }
     }
+}
+
+/// What this node may reach for local sites.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LocalTargetsSection {
+    #[serde(default)]
+    allow: Vec<IpNet>,
+    #[serde(default)]
+    deny: Vec<IpNet>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -314,6 +327,8 @@ pub struct Config {
     pub tunnel_interface: String,
     /// Largest packet inside the tunnels, bytes.
     pub tunnel_mtu: u16,
+    /// What it may reach for local sites.
+    pub local_targets: LocalTargets,
     /// How backups are made.
     pub backup: BackupConfig,
     /// How log lines are written; none = by whether standard error is a terminal.
@@ -425,6 +440,8 @@ impl V1 {
                 "at least one address is needed: connectors and users come in there".into(),
             ));
         }
+        let LocalTargetsSection { allow, deny } = self.local_targets;
+        let local_targets = LocalTargets::new(allow, deny).map_err(|reason| bad("local_targets", reason))?;
         let backup = self.backup.check(&self.node.state_dir).map_err(|(key, reason)| bad(key, reason))?;
         Ok(Config {
             path: path.to_owned(),
@@ -446,6 +463,7 @@ impl V1 {
             tunnel_backend: self.tunnel.backend.into(),
             tunnel_interface,
             tunnel_mtu,
+            local_targets,
             log_format: self.log.format,
             log_filter: self.log.filter.unwrap_or_else(|| LOG_FILTER.into()),
             metrics,
@@ -501,6 +519,7 @@ mod tests {
                 s3("endpoint = \"https://s3.example.com\"\nbucket = \"b\"\nprefix = \"a/../b\""),
                 "backup.s3.prefix",
             ),
+            (format!("{LEAST}[local_targets]\nallow = [\"10.0.0.1/8\"]\n"), "local_targets"),
             (format!("{LEAST}[metrics]\nlisten = [\"0.0.0.0:9465\"]\n"), "metrics.listen"),
             (LEAST.replace("= 1", "= 2"), "version"),
         ] {

@@ -424,7 +424,11 @@ async fn start_layers(
     // `Health` looks after it from here on.
     let token_key = keyring.now().derive_one(SESSION_TOKENS);
     let control = Arc::new(ControlService::new(Arc::new(port), *token_key, clock::now));
-    let local_sites = LocalSites { node: core.node, plan: edge_plan.clone() };
+    let local_sites = LocalSites {
+        node: core.node,
+        plan: edge_plan.clone(),
+        policy: Arc::new(core.config.local_targets.clone()),
+    };
     let reach = Reach { tunnel: tunnel.clone(), local_sites };
     let dialer = NodeDialer {
         node: core.node,
@@ -467,6 +471,7 @@ async fn start_layers(
             sockets: control.attached(),
             targets: control.target_health(),
             closed_ports: edge.port_problems(),
+            attachments: control.attachments(),
         },
         started: core.started,
         stopping: core.stopping.clone(),

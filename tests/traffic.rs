@@ -15,8 +15,8 @@ use pangolin_chaos::{
 use pangolin_core::{SiteId, record::Method};
 use pangolin_node as _;
 use pangolin_wire::{
-    self as wire, Client, ClientError, CreateTarget, CreatedSite, HealthCheck, OpenPort, Port, PortList,
-    Resource, SetShare, Standing, Target, TargetList,
+    self as wire, Client, ClientError, CreateTarget, CreatedProvisioningKey, CreatedSite, HealthCheck,
+    OpenPort, Port, PortList, Resource, SetShare, SiteList, Standing, Target, TargetList,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -239,6 +239,7 @@ async fn ports_lead_to_backends_from_every_node_and_say_what_is_in_the_way() {
 
     passes_tls_on(&cluster, &site, &client).await;
     needs_no_connector(&cluster, &client, number + 2).await;
+    makes_its_own_site(&cluster, &client).await;
 }
 
 /// A site that one node reaches by itself is served by all of them.
@@ -262,6 +263,58 @@ async fn needs_no_connector(cluster: &Cluster, client: &Client, number: u16) {
         until("the node, or one that it asks, reaches the backend", || echoed(at)).await;
         until("datagrams come back", || udp_echoed(at)).await;
     }
+}
+
+/// A connector with a provisioning key gets a site and credentials, from any node; once, unless the answer was lost.
+async fn makes_its_own_site(cluster: &Cluster, client: &Client) {
+    let path = format!("/org/{ORG}/provisioning-key");
+    let made: CreatedProvisioningKey = client.put(&path, &json!({ "name": "Branch" })).await.expect("a key");
+    let key = made.key.expect("shown once");
+    let site: CreatedSite =
+        client.put(&format!("/org/{ORG}/site"), &json!({ "name": "Asks where" })).await.expect("a site");
+    let host = site.endpoint.trim_start_matches("https://").split(':').next().expect("a host").to_owned();
+    let https = cluster.https_client().await.expect("the authority");
+    let ask = async |node: usize, path: &str, body: Value| {
+        let body = body.to_string();
+        let request = format!(
+            "POST /api/v1/auth/newt/{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = https.connect(cluster.nodes[node].https(), &host).await.expect("a connection");
+        stream.write_all(request.as_bytes()).await.expect("asked");
+        let mut answer = Vec::new();
+        // Who closes without a farewell has said all the same what there was to say.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let status: u16 = head.split(' ').nth(1).expect("a status").parse().expect("a status");
+        (status, serde_json::from_str::<Value>(body).expect("JSON"))
+    };
+    let wrong = format!("{}x", &key[..key.len() - 1]);
+    assert_eq!(ask(0, "register", json!({ "provisioningKey": wrong })).await.0, 401);
+    let (status, first) = ask(1, "register", json!({ "provisioningKey": key, "name": "Branch 1" })).await;
+    assert_eq!((status, &first["success"]), (201, &json!(true)), "{first}");
+    let credentials =
+        |answer: &Value| json!({ "newtId": answer["data"]["newtId"], "secret": answer["data"]["secret"] });
+    // Every node knows it soon.
+    for node in 0..3 {
+        until("the credentials are good", || async {
+            (ask(node, "get-token", credentials(&first)).await.0 == 200).then_some(())
+        })
+        .await;
+    }
+    let (status, again) = ask(2, "register", json!({ "provisioningKey": key })).await;
+    assert_eq!(
+        (status, &again["data"]["newtId"]),
+        (201, &first["data"]["newtId"]),
+        "no connector has registered"
+    );
+    until("the first secret is worthless", || async {
+        (ask(0, "get-token", credentials(&first)).await.0 == 400).then_some(())
+    })
+    .await;
+    let sites: SiteList = client.get(&format!("/org/{ORG}/sites")).await.expect("the sites");
+    assert_eq!(sites.sites.iter().filter(|site| site.name == "Branch 1").count(), 1);
 }
 
 /// TLS for a name goes to the backend as it is, from every node, beside names that end at the edge.

@@ -73,6 +73,7 @@ impl From<Refusal> for ApiFailure {
             | Refusal::StaleRevision { .. }
             | Refusal::TokenExpired(_)
             | Refusal::TokenUsed(..)
+            | Refusal::KeyWorthless { .. }
             | Refusal::Limit { .. }
             | Refusal::Forgotten { .. }
             | Refusal::ClusterExists

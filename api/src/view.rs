@@ -4,6 +4,7 @@
 use pangolin_core::{
     ClusterState, DomainId, Object, ResourceId, RoleId, SiteId, Slug, TargetId, UserId,
     access::Principal,
+    fabric::ProvisioningKey,
     record::{ApiKey, Domain, KeyScope, Org, Resource, Role, Site, Target, User},
 };
 
@@ -74,5 +75,9 @@ impl<'a> View<'a> {
     pub(crate) fn api_key(&self, id: &str) -> Result<&'a ApiKey, ApiFailure> {
         let key = self.state.api_keys().get(id).filter(|key| self.sees_scope(&key.scope));
         key.ok_or_else(|| ApiFailure::not_found(&Object::ApiKey(id.to_owned())))
+    }
+    pub(crate) fn provisioning_key(&self, id: &str) -> Result<&'a ProvisioningKey, ApiFailure> {
+        let object = || Object::ProvisioningKey(id.to_owned());
+        self.pick(self.state.fabric().provisioning_keys.get(id), |key| &key.org, object)
     }
 }

@@ -248,11 +248,13 @@ impl Node {
         };
         // Interfaces of several nodes on one host need names of their own.
         let interface = format!("pg{}-{}", std::process::id() % 100_000, self.name);
+        // What local sites reach in tests is on this host.
         let text = format!(
             "version = 1\n\n[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nruntime_dir = \"{run}\"\n\
              public_addresses = [\"{ip}\"]\n\n[peer]\nlisten = \"{peers}\"\n\n[edge]\nhttps = [\"{https}\"]\n\
              http = [\"{http}\"]\n\n[dns]\nlisten = [\"{dns}\"]\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
-             backend = \"{backend}\"\ninterface = \"{interface}\"\n\n[log]\nformat = \"text\"\n{log}",
+             backend = \"{backend}\"\ninterface = \"{interface}\"\n\n[local_targets]\n\
+             allow = [\"127.0.0.0/8\"]\n\n[log]\nformat = \"text\"\n{log}",
             name = self.name,
             state = self.state_dir().display(),
             run = self.dir.join("run").display(),

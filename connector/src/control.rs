@@ -302,6 +302,7 @@ impl<'a> Conversation<'a> {
             backwards_compatible: false,
             multi_homed: self.control.multi_homed,
             chain_id: self.chain_id.clone(),
+            ping_results: None,
         };
         self.say(FromConnector::Register(register)).await
     }

@@ -38,6 +38,12 @@ pub enum SecretFileError {
         /// The file.
         path: PathBuf,
     },
+    /// Not credentials.
+    #[error("{path} does not hold the credentials of a site; remove it to have a new site made")]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+    },
     /// Empty or too long.
     #[error("{path} is empty or has more than {LENGTH_MAX} bytes")]
     Length {
@@ -76,22 +82,22 @@ pub fn stable_key(path: &Path) -> Result<SecretKey, SecretFileError> {
         }
         Err(SecretFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             let key = SecretKey::generate();
-            keep(path, &key).map_err(|source| SecretFileError::Io { path: path.to_owned(), source })?;
+            keep(path, &STANDARD.encode(key.to_bytes().as_slice()))
+                .map_err(|source| SecretFileError::Io { path: path.to_owned(), source })?;
             Ok(key)
         }
         Err(error) => Err(error),
     }
 }
 
-/// Writes a new file in full or not at all.
-fn keep(path: &Path, key: &SecretKey) -> io::Result<()> {
+/// Writes a new file of one line, in full or not at all, that nobody else can read.
+pub(crate) fn keep(path: &Path, line: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = path.with_file_name(name);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written = writeln!(file, "{}", STANDARD.encode(key.to_bytes().as_slice()))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&new, path));
+    let written =
+        writeln!(file, "{line}").and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
         let _ = fs::remove_file(&new);
     }

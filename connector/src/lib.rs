@@ -19,6 +19,7 @@ mod forward;
 pub mod key;
 pub mod options;
 pub mod over_tls;
+pub mod provision;
 mod sign_in;
 pub mod status;
 mod tunnels;

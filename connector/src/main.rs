@@ -28,12 +28,20 @@ fn main() -> anyhow::Result<()> {
     if matches.value_source("secret") == Some(ValueSource::CommandLine) {
         tracing::warn!("other users of this host can read --secret; rather use --secret-file or NEWT_SECRET");
     }
+    if matches.value_source("provisioning_key") == Some(ValueSource::CommandLine) {
+        tracing::warn!("other users of this host can read --provisioning-key; rather use PROVISIONING_KEY");
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let verb = arguments.verb;
+    if verb.is_none()
+        && let Some(provisioning) = arguments.provisioning()?
+    {
+        provisioning.run().await?;
+    }
     let options = arguments.resolve()?;
     if verb == Some(Verb::Doctor) {
         return examine(&options).await;

@@ -6,12 +6,13 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     dial::{Tls, TrustError},
     endpoint::{Door, Endpoint, EndpointError},
     key::{SecretFileError, read_secret, stable_key},
+    provision::{Credentials, Provisioning},
 };
 use pangolin_tunnel::{DEFAULT_MTU, SecretKey, site::SiteBackend};
 
@@ -71,6 +72,15 @@ struct SiteArguments {
     /// File with the secret, readable by its owner only
     #[arg(long, env = "NEWT_SECRET_FILE", value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// Key with which the cluster makes a site for this connector at its first start; needs --credentials-file
+    #[arg(long, env = "PROVISIONING_KEY", hide_env_values = true, value_name = "KEY")]
+    provisioning_key: Option<Secret>,
+    /// File where the credentials are kept that come of a provisioning key
+    #[arg(long, env = "PANGOLIN_CREDENTIALS_FILE", value_name = "FILE")]
+    credentials_file: Option<PathBuf>,
+    /// Display name that the site shall have
+    #[arg(long, env = "PANGOLIN_SITE_NAME", value_name = "NAME")]
+    site_name: Option<String>,
     /// Where the cluster is reached: https://host[:port]; repeatable, or separated by commas
     #[arg(long, env = "PANGOLIN_ENDPOINT", value_delimiter = ',', value_name = "URL")]
     endpoint: Vec<String>,
@@ -144,6 +154,9 @@ struct File {
     id: Option<String>,
     secret: Option<Secret>,
     secret_file: Option<PathBuf>,
+    provisioning_key: Option<Secret>,
+    credentials_file: Option<PathBuf>,
+    site_name: Option<String>,
     #[serde(default)]
     endpoint: OneOrMore,
     server_name: Option<String>,
@@ -179,7 +192,7 @@ impl OneOrMore {
 }
 
 /// A text that is not printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -283,6 +296,31 @@ impl Arguments {
         Ok(self.tunnels.status_file.clone().or(file.status_file))
     }
 
+    /// The provisioning key that has to be exchanged for credentials before [`Arguments::resolve`]; none if there are
+    /// credentials, or no key.
+    ///
+    /// # Errors
+    /// [`OptionsError`] if something is missing, wrong, or cannot be read.
+    pub fn provisioning(&self) -> Result<Option<Provisioning>, OptionsError> {
+        let file = self.config_file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let site = &self.site;
+        let given = site.id.is_some() || file.id.is_some();
+        let Some(key) = site.provisioning_key.clone().or(file.provisioning_key).filter(|_| !given) else {
+            return Ok(None);
+        };
+        let how = "--credentials-file or PANGOLIN_CREDENTIALS_FILE";
+        let missing = OptionsError::Missing { what: "a file for the credentials", how };
+        let path = site.credentials_file.clone().or(file.credentials_file).ok_or(missing)?;
+        if Credentials::read(&path)?.is_some() {
+            return Ok(None);
+        }
+        let given = if site.endpoint.is_empty() { file.endpoint.all() } else { site.endpoint.clone() };
+        let doors = doors(&given, site.server_name.as_ref().or(file.server_name.as_ref()))?;
+        let tls = Tls::new(site.ca_file.as_ref().or(file.ca_file.as_ref()).map(PathBuf::as_path))?;
+        let name = site.site_name.clone().or(file.site_name);
+        Ok(Some(Provisioning { key, name, doors, tls, file: path }))
+    }
+
     /// Fills in what the file says and reads what the files hold. Arguments and environment go before the file.
     ///
     /// # Errors
@@ -299,16 +337,17 @@ impl Arguments {
             },
         };
         let given = if site.endpoint.is_empty() { file.endpoint.all() } else { site.endpoint };
-        let endpoints = given.iter().map(|text| text.trim().parse()).collect::<Result<Vec<Endpoint>, _>>()?;
         let missing = |what, how| OptionsError::Missing { what, how };
-        let server_name = site.server_name.or(file.server_name);
-        let doors: Vec<Door> = endpoints
-            .into_iter()
-            .map(|endpoint| Door::configured(endpoint, server_name.as_deref()))
-            .collect();
-        if doors.is_empty() {
-            return Err(missing("the endpoint", "--endpoint or PANGOLIN_ENDPOINT"));
-        }
+        let doors = doors(&given, site.server_name.or(file.server_name).as_ref())?;
+        let id = site.id.or(file.id);
+        let kept = match site.credentials_file.or(file.credentials_file) {
+            Some(path) if id.is_none() => Credentials::read(&path)?,
+            _ => None,
+        };
+        let (id, secret) = match kept {
+            Some(Credentials { id, secret }) => (Some(id), Some(secret)),
+            None => (id, secret),
+        };
         let most = tunnels.tunnels.or(file.tunnels).unwrap_or(TUNNELS_DEFAULT);
         if !(1..=TUNNELS_MAX).contains(&most) {
             return Err(OptionsError::Tunnels(most));
@@ -318,7 +357,7 @@ impl Arguments {
             None => SecretKey::generate(),
         };
         Ok(Options {
-            id: site.id.or(file.id).ok_or(missing("the id", "--id or NEWT_ID"))?,
+            id: id.ok_or(missing("the id", "--id or NEWT_ID"))?,
             secret: secret.ok_or(missing("the secret", "--secret-file or NEWT_SECRET"))?,
             doors,
             tls: Tls::new(site.ca_file.or(file.ca_file).as_deref())?,
@@ -330,6 +369,18 @@ impl Arguments {
             status_file: tunnels.status_file.or(file.status_file),
         })
     }
+}
+
+/// Where the cluster is reached.
+fn doors(given: &[String], server_name: Option<&String>) -> Result<Vec<Door>, OptionsError> {
+    let endpoints = given.iter().map(|text| text.trim().parse()).collect::<Result<Vec<Endpoint>, _>>()?;
+    let configured = |endpoint| Door::configured(endpoint, server_name.map(String::as_str));
+    let doors: Vec<Door> = endpoints.into_iter().map(configured).collect();
+    if doors.is_empty() {
+        let how = "--endpoint or PANGOLIN_ENDPOINT";
+        return Err(OptionsError::Missing { what: "the endpoint", how });
+    }
+    Ok(doors)
 }
 
 fn read(path: &Path) -> Result<File, OptionsError> {
@@ -380,6 +431,34 @@ mod tests {
         assert_eq!((options.doors.len(), options.tunnels), (2, 2));
         assert_eq!(options.backend, SiteBackend::InProcess);
         assert_eq!(resolve(&arguments).unwrap().key.public(), options.key.public());
+    }
+
+    #[test]
+    fn a_provisioning_key_is_exchanged_once_and_its_credentials_are_used_from_then_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("credentials").display().to_string();
+        let parse = |arguments: &[&str]| {
+            Arguments::try_parse_from(["pangolin-connector"].iter().chain(arguments)).unwrap()
+        };
+        let all = [
+            "--provisioning-key",
+            "spk.secret",
+            "--credentials-file",
+            &kept,
+            "--endpoint",
+            "https://a.example",
+        ];
+        assert!(parse(&all).provisioning().unwrap().is_some());
+        assert!(parse(&[&all[..], &["--id", "k3v"]].concat()).provisioning().unwrap().is_none());
+        let error = parse(&[&all[..2], &all[4..]].concat()).provisioning().err().unwrap().to_string();
+        assert!(error.contains("--credentials-file"), "{error}");
+        fs::write(&kept, r#"{"id":"k3v","secret":"s3cret"}"#).unwrap();
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(parse(&all).provisioning().unwrap().is_none());
+        let options = parse(&all).resolve().unwrap();
+        assert_eq!((options.id.as_str(), options.secret.expose()), ("k3v", "s3cret"));
+        fs::write(&kept, "{}").unwrap();
+        assert!(parse(&all).provisioning().is_err());
     }
 
     #[test]

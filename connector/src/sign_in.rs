@@ -8,9 +8,9 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pangolin_tunnel::control::{
-    DATAGRAM_MAX, DATAGRAMS_PATH, SOCKET_PATH, TOKEN_PATH, messages::NODE_MESSAGE_MAX,
+    DATAGRAM_MAX, DATAGRAMS_PATH, PROVISION_PATH, SOCKET_PATH, TOKEN_PATH, messages::NODE_MESSAGE_MAX,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -52,12 +52,19 @@ pub(crate) enum SignInError {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    data: Option<Token>,
+struct Answer<T> {
+    data: Option<T>,
     #[serde(default)]
     success: bool,
     #[serde(default)]
     message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NewCredentials {
+    newt_id: String,
+    secret: Secret,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +111,23 @@ pub(crate) async fn try_sign_in(
     within("sign-in", token(connect(door, tls).await?, door, id, secret)).await?.map(drop)
 }
 
+/// Has a site made through `door` for a provisioning key; its id and secret.
+///
+/// # Errors
+/// [`SignInError`] at the first step that fails.
+pub(crate) async fn provision(
+    door: &Door,
+    tls: &Tls,
+    key: &Secret,
+    name: Option<&str>,
+) -> Result<(String, Secret), SignInError> {
+    let body = serde_json::json!({ "provisioningKey": key.expose(), "name": name });
+    let asked = async { post(connect(door, tls).await?, door, PROVISION_PATH, body.to_string()).await };
+    let (status, answer) = within("provisioning", asked).await??;
+    let NewCredentials { newt_id, secret } = read_answer(status, &answer, StatusCode::CREATED)?;
+    Ok((newt_id, secret))
+}
+
 /// Opens a WebSocket with a fresh token.
 async fn open(
     door: &Door,
@@ -148,7 +172,18 @@ async fn token(
     secret: &Secret,
 ) -> Result<String, SignInError> {
     let body = serde_json::json!({ "newtId": id, "secret": secret.expose() }).to_string();
-    let request = Request::post(TOKEN_PATH)
+    let (status, answer) = post(connection, door, TOKEN_PATH, body).await?;
+    let Token { token } = read_answer(status, &answer, StatusCode::OK)?;
+    if token.is_empty() { Err(SignInError::Answer("the token is empty".into())) } else { Ok(token) }
+}
+
+async fn post(
+    connection: BoxConnection,
+    door: &Door,
+    path: &str,
+    body: String,
+) -> Result<(StatusCode, Bytes), SignInError> {
+    let request = Request::post(path)
         .header(header::HOST, door.endpoint.authority())
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::USER_AGENT, concat!("pangolin-connector/", env!("CARGO_PKG_VERSION")))
@@ -161,25 +196,23 @@ async fn token(
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
         let body = body.map_err(|error| SignInError::Answer(error.to_string()))?.to_bytes();
-        read_answer(status, &body)
+        Ok((status, body))
     };
     // The connection ends when the exchange has: nothing else holds it.
     let (answer, _) = tokio::join!(exchange, connection);
     answer
 }
 
-fn read_answer(status: StatusCode, body: &[u8]) -> Result<String, SignInError> {
-    let answer: Result<Answer, _> = serde_json::from_slice(body);
+fn read_answer<T: DeserializeOwned>(
+    status: StatusCode,
+    body: &[u8],
+    good: StatusCode,
+) -> Result<T, SignInError> {
+    let answer: Result<Answer<T>, _> = serde_json::from_slice(body);
     match answer {
-        Ok(Answer { data: Some(Token { token }), success: true, .. })
-            if status == StatusCode::OK && !token.is_empty() =>
-        {
-            Ok(token)
-        }
+        Ok(Answer { data: Some(data), success: true, .. }) if status == good => Ok(data),
         Ok(Answer { message, .. }) => Err(SignInError::Refused { status, message }),
-        Err(_) if status != StatusCode::OK => {
-            Err(SignInError::Refused { status, message: "without a reason".into() })
-        }
+        Err(_) if status != good => Err(SignInError::Refused { status, message: "without a reason".into() }),
         Err(error) => Err(SignInError::Answer(error.to_string())),
     }
 }
@@ -199,12 +232,13 @@ mod tests {
     #[test]
     fn answers_are_read_as_the_protocol_has_them() {
         let good = br#"{"data":{"token":"t0k3n","serverVersion":"1"},"success":true,"status":200}"#;
-        assert_eq!(read_answer(StatusCode::OK, good).unwrap(), "t0k3n");
+        let read_answer = |status, body: &[u8]| read_answer::<Token>(status, body, StatusCode::OK);
+        assert_eq!(read_answer(StatusCode::OK, good).unwrap().token, "t0k3n");
         assert!(read_answer(StatusCode::CREATED, good).is_err(), "only 200 is a success");
         let refused = br#"{"data":null,"success":false,"error":true,"message":"Secret is incorrect"}"#;
-        let error = read_answer(StatusCode::BAD_REQUEST, refused).unwrap_err().to_string();
+        let error = read_answer(StatusCode::BAD_REQUEST, refused).map(drop).unwrap_err().to_string();
         assert!(error.contains("400") && error.contains("Secret is incorrect"), "{error}");
-        let page = read_answer(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err().to_string();
+        let page = read_answer(StatusCode::BAD_GATEWAY, b"<html>").map(drop).unwrap_err().to_string();
         assert!(page.contains("502"), "{page}");
         assert!(matches!(read_answer(StatusCode::OK, b"<html>"), Err(SignInError::Answer(_))));
     }

@@ -68,8 +68,11 @@ impl Wanted {
                 self.set(&proxy_targets, health_check_targets, &mut complaints);
             }
             FromNode::Nodes(list) => self.nodes = nodes(list.nodes, &mut complaints),
-            FromNode::Pong(_) | FromNode::ExitNodes(_) | FromNode::HealthWanted(_) | FromNode::Refused(_) => {
-            }
+            FromNode::Pong(_)
+            | FromNode::ExitNodes(_)
+            | FromNode::HealthWanted(_)
+            | FromNode::BlueprintResult(_)
+            | FromNode::Refused(_) => {}
         }
         complaints
     }

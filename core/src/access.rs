@@ -4,6 +4,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::{
+    fabric::ProvisioningKey,
     name::Slug,
     record::{Digest, KeyScope, Site},
     state::ClusterState,
@@ -56,6 +57,14 @@ pub fn principal_of_key(state: &ClusterState, key: &str) -> Option<Principal> {
     let known = state.api_keys().get(id)?;
     matches(secret, known.secret)
         .then(|| Principal::ApiKey { id: known.id.clone(), scope: known.scope.clone() })
+}
+
+/// The provisioning key `ID.SECRET`, whether it is still good for something or not.
+#[must_use]
+pub fn provisioning_key<'a>(state: &'a ClusterState, key: &str) -> Option<&'a ProvisioningKey> {
+    let (id, secret) = key.split_once('.')?;
+    let known = state.fabric().provisioning_keys.get(id)?;
+    matches(secret, known.secret).then_some(known)
 }
 
 /// The enabled site whose connector signs in with these credentials.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dns::DnsChange,
+    fabric::FabricChange,
     feature::{self, FeatureLevel},
     id::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
@@ -258,6 +259,8 @@ pub enum Body {
     Keyring(Box<KeyringChange>),
     /// How traffic comes in, or is shared among targets, was changed.
     Traffic(Box<TrafficChange>),
+    /// What is said of where tunnels are to end, or the keys by which sites come into being, was changed.
+    Fabric(Box<FabricChange>),
     /// What the version that is made for tests of upgrades adds to this one.
     #[cfg(pangolin_next)]
     Noted,
@@ -297,6 +300,7 @@ impl Body {
             Self::Certificates(_) => "Certificates",
             Self::Keyring(change) => change.name(),
             Self::Traffic(change) => change.name(),
+            Self::Fabric(change) => change.name(),
             #[cfg(pangolin_next)]
             Self::Noted => "Noted",
         }

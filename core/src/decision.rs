@@ -285,6 +285,7 @@ impl fmt::Display for Subject {
             Object::Resource(id) => write!(f, "resource {name} (id {id})"),
             Object::Target(id) => write!(f, "target {name} (id {id})"),
             Object::ApiKey(id) => write!(f, "API key {name} ({id})"),
+            Object::ProvisioningKey(id) => write!(f, "provisioning key {name} ({id})"),
             Object::Token(_) | Object::Org(_) | Object::RecordSet(_) => self.object.fmt(f),
         }
     }

@@ -16,6 +16,7 @@ pub mod command;
 pub mod decide;
 pub mod decision;
 pub mod dns;
+pub mod fabric;
 pub mod feature;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -40,6 +40,15 @@ pub enum TargetHealth {
     Unhealthy,
 }
 
+/// What the node that holds a site's control socket knows of its tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Where the tunnel of a single-homed connector ends, as far as it was told.
+    pub end: Option<NodeId>,
+    /// Milliseconds from the connector to nodes and back, as it has measured them; empty = it has not.
+    pub distances: BTreeMap<NodeId, u32>,
+}
+
 /// What one node says of itself and of all that it sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -70,6 +79,8 @@ pub struct Report {
     pub hashes: Vec<StateHash>,
     /// The ports of resources that it cannot open, and why.
     pub closed_ports: BTreeMap<PortKind, String>,
+    /// What it knows of the tunnels of sites whose control socket it holds, where it knows something.
+    pub attachments: BTreeMap<SiteId, Attachment>,
 }
 
 impl Report {
@@ -119,6 +130,26 @@ impl Observations {
             .map(|(node, _)| node)
     }
 
+    /// Milliseconds from a site's connector to nodes and back, as it has measured them.
+    #[must_use]
+    pub fn distances(&self, site: SiteId, now: Timestamp) -> BTreeMap<NodeId, u32> {
+        let attached = self.fresh(now).filter_map(|(_, report)| report.attachments.get(&site));
+        let measured = attached.map(|attachment| &attachment.distances).find(|measured| !measured.is_empty());
+        measured.cloned().unwrap_or_default()
+    }
+
+    /// Whether the tunnel of a single-homed site that `node` believes to have has gone: the holder of its control
+    /// socket says that it ends at another node, and that one has it.
+    #[must_use]
+    pub fn has_left(&self, site: SiteId, node: NodeId, now: Timestamp) -> bool {
+        let mut ends = self
+            .fresh(now)
+            .filter_map(|(_, report)| report.attachments.get(&site).and_then(|attachment| attachment.end))
+            .peekable();
+        let carries = |end: NodeId| self.tunnels_to(site, now).any(|other| other == end);
+        ends.peek().is_some() && ends.all(|end| end != node && carries(end))
+    }
+
     /// What is known of a target: the best that any fresh report says.
     #[must_use]
     pub fn target(&self, target: TargetId, now: Timestamp) -> TargetHealth {
@@ -126,5 +157,59 @@ impl Observations {
             .filter_map(|(_, report)| report.targets.get(&target).copied())
             .min()
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: SiteId = SiteId(4);
+    const NOW: Timestamp = Timestamp(100_000);
+
+    /// Nodes with where they say that the tunnel ends, and those that have it.
+    fn seen(ends: &[(u64, u64)], carriers: &[u64]) -> Observations {
+        let mut seen = Observations::default();
+        for node in 1..=4 {
+            let mut report = Report::default();
+            if carriers.contains(&node) {
+                report.tunnels.insert(SITE, Seen { alive: true, since: Timestamp(0) });
+            }
+            for (_, end) in ends.iter().filter(|(holder, _)| *holder == node) {
+                let attachment = Attachment { end: Some(NodeId(*end)), distances: BTreeMap::new() };
+                report.attachments.insert(SITE, attachment);
+            }
+            seen.insert(NodeId(node), NOW, report);
+        }
+        seen
+    }
+
+    #[test]
+    fn a_tunnel_has_left_when_the_holder_of_its_socket_says_so_and_another_node_has_it() {
+        type Ends = &'static [(u64, u64)];
+        let cases: [(&str, Ends, &[u64], bool); 6] = [
+            ("nobody says anything", &[], &[1, 2], false),
+            ("it ends here", &[(3, 1)], &[1, 2], false),
+            ("it is on its way", &[(3, 2)], &[1], false),
+            ("it is there", &[(3, 2)], &[1, 2], true),
+            ("the node where it went holds its socket", &[(2, 2)], &[1, 2], true),
+            ("an old socket says otherwise", &[(3, 2), (4, 1)], &[1, 2], false),
+        ];
+        for (what, ends, carriers, left) in cases {
+            assert_eq!(seen(ends, carriers).has_left(SITE, NodeId(1), NOW), left, "{what}");
+        }
+        let late = Timestamp(NOW.0 + 10_000);
+        assert!(!seen(&[(3, 2)], &[1, 2]).has_left(SITE, NodeId(1), late), "old reports say nothing");
+    }
+
+    #[test]
+    fn distances_are_those_that_somebody_has_measured() {
+        let mut seen = seen(&[(3, 2)], &[]);
+        assert!(seen.distances(SITE, NOW).is_empty());
+        let distances: BTreeMap<NodeId, u32> = [(NodeId(1), 11), (NodeId(2), 80)].into();
+        let attachment = Attachment { end: None, distances: distances.clone() };
+        let report = Report { attachments: [(SITE, attachment)].into(), ..Report::default() };
+        seen.insert(NodeId(4), NOW, report);
+        assert_eq!(seen.distances(SITE, NOW), distances);
     }
 }

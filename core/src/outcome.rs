@@ -30,6 +30,7 @@ pub enum Object {
     RecordSet(HostName),
     Certificate(CertificateId),
     Issuer(Slug),
+    ProvisioningKey(String),
 }
 
 impl fmt::Display for Object {
@@ -49,6 +50,7 @@ impl fmt::Display for Object {
             Self::RecordSet(name) => write!(f, "record set {name}"),
             Self::Certificate(id) => write!(f, "certificate {id}"),
             Self::Issuer(name) => write!(f, "issuer {name}"),
+            Self::ProvisioningKey(id) => write!(f, "provisioning key {id}"),
         }
     }
 }
@@ -131,6 +133,14 @@ pub enum Refusal {
     /// Decided on a record that somebody else has changed since.
     #[error("{0} was changed at the same time: look at it, and decide anew")]
     Changed(Object),
+    /// A provisioning key has expired or has been used up.
+    #[error("provisioning key {key} {why}")]
+    KeyWorthless {
+        /// Its public half.
+        key: String,
+        /// What has become of it.
+        why: String,
+    },
 }
 
 /// What became of a command.

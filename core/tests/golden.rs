@@ -15,6 +15,7 @@ use pangolin_core::{
     codec,
     command::{LineageBegun, UpgradeChange},
     dns::{AnswerPolicy, DnsChange},
+    fabric::{Capacity, FabricChange},
     id::ClientId,
     issuance::{CertificatesChange, Issuer, OrderStep, Window},
     keyring::{KeyringChange, Rewrapped, SealedPlace},
@@ -58,7 +59,8 @@ fn variant(body: &Body) -> &'static str {
         | Body::CertificateRemoved(_)
         | Body::Dns(_)
         | Body::Keyring(_)
-        | Body::Traffic(_) => body.name(),
+        | Body::Traffic(_)
+        | Body::Fabric(_) => body.name(),
         Body::Certificates(change) => match &**change {
             CertificatesChange::IssuersSet(_) => "IssuersSet",
             CertificatesChange::AccountKeyMade { .. } => "AccountKeyMade",
@@ -115,7 +117,7 @@ fn variant(body: &Body) -> &'static str {
 }
 
 /// How many there are.
-const VARIANTS: usize = 92;
+const VARIANTS: usize = 97;
 
 /// A command of every variant, in an order in which most of them are done. Append at the end only.
 fn list() -> Vec<Command> {
@@ -151,7 +153,7 @@ fn list() -> Vec<Command> {
     let bodies = keyring().into_iter().chain(traffic());
     list.extend(bodies.zip(at..).map(|(body, at)| command(at, body)));
     let at = 1_800_000_000_000 + list.len() as u64;
-    list.extend(exchanges().into_iter().zip(at..).map(|(body, at)| command(at, body)));
+    list.extend(exchanges().into_iter().chain(fabric()).zip(at..).map(|(body, at)| command(at, body)));
     list
 }
 
@@ -397,6 +399,47 @@ fn traffic() -> Vec<Body> {
         T::LocalSiteSet { site: SiteId(2), nodes: None },
     ]
     .map(|change| Body::Traffic(Box::new(change)))
+    .to_vec()
+}
+
+/// Capacities, regions, and keys for one site and for any number.
+fn fabric() -> Vec<Body> {
+    use FabricChange as F;
+    let id = |letter: &str| letter.repeat(15);
+    let capacity = |node, weight| F::CapacitySet { node, capacity: Capacity { weight, sites: Some(500) } };
+    let key = |letter: &str, uses, lifetime_s| F::ProvisioningKeyCreated {
+        id: id(letter),
+        org: slug("acme"),
+        name: "branches".to_owned(),
+        secret: Digest([7; 32]),
+        uses,
+        lifetime_s,
+    };
+    let provisioned = |key: &str, name: Option<&str>, connector: &str| F::SiteProvisioned {
+        key: id(key),
+        name: name.map(str::to_owned),
+        connector_id: id(connector),
+        connector_secret: Digest([8; 32]),
+    };
+    let region = |region: Option<&str>| F::SiteRegionSet { site: SiteId(2), region: region.map(slug) };
+    [
+        capacity(NodeId(1_000_000), 3),
+        capacity(NodeId(1_000_000), 0),
+        capacity(NodeId(99), 1),
+        region(Some("eu")),
+        region(None),
+        key("a", Some(1), Some(3600)),
+        key("b", None, None),
+        key("c", Some(0), None),
+        key("c", None, Some(0)),
+        provisioned("a", Some("Branch 1"), "d"),
+        provisioned("a", None, "e"),
+        provisioned("b", None, "f"),
+        provisioned("z", None, "g"),
+        F::ProvisioningKeyRemoved(id("b")),
+        F::ProvisioningKeyRemoved(id("b")),
+    ]
+    .map(|change| Body::Fabric(Box::new(change)))
     .to_vec()
 }
 

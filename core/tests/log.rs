@@ -10,6 +10,7 @@ use pangolin_core::{
     Body, CertificateId, ClusterState, Command, NodeId, Observations, Outcome, Report, SiteId, Timestamp,
     codec,
     decide::decide,
+    fabric::{Capacity, Fabric},
     keyring::KeyringChange,
     observation::Seen,
     plan,
@@ -64,9 +65,20 @@ fn same(before: &ClusterState, after: &ClusterState) -> bool {
         && before.connectors() == after.connectors()
         && before.dns() == after.dns()
         && before.traffic() == after.traffic()
+        && told_fabric(before) == told_fabric(after)
         && told_certificates(before) == told_certificates(after)
         && told_issuance(before) == told_issuance(after)
         && told_keys(before) == told_keys(after)
+}
+
+/// What is told of the tunnel fabric: not which site came of a key last.
+fn told_fabric(state: &ClusterState) -> Fabric {
+    let mut fabric = state.fabric().clone();
+    let ids: Vec<String> = fabric.provisioning_keys.keys().cloned().collect();
+    for id in ids {
+        fabric.provisioning_keys.get_mut(&id).expect("known").last = None;
+    }
+    fabric
 }
 
 /// What is told of the keys that seal: not which nodes hold them.
@@ -173,6 +185,14 @@ fn check(state: &ClusterState) {
     assert!(traffic.ports.keys().all(|(resource, _)| state.resources().contains_key(resource)));
     assert!(traffic.ports.iter().all(|((_, kind), rules)| rules.check(*kind).is_ok()));
     no_doubles("port", traffic.ports.keys().map(|(_, kind)| *kind).filter(|kind| *kind != PortKind::Tls));
+    let fabric = state.fabric();
+    assert!(fabric.capacities.keys().all(|node| state.nodes().contains_key(node)));
+    assert!(fabric.capacities.values().all(|c| c.check().is_ok() && *c != Capacity::default()));
+    assert!(fabric.regions.keys().all(|site| state.sites().contains_key(site)));
+    for (id, key) in &fabric.provisioning_keys {
+        org(&key.org);
+        assert!(*id == key.id && key.uses.is_none_or(|uses| key.used <= uses));
+    }
     for (name, _) in state.record_sets().keys().filter(|(_, kind)| *kind == RecordKind::Cname) {
         let beside = state.record_sets().keys().filter(|(other, _)| other == name).count();
         assert_eq!(beside, 1, "a CNAME beside other records at {name}");

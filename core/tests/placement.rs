@@ -10,9 +10,10 @@ use facts::{admitted, command, created, slug, spec, token};
 use pangolin_core::{
     Body, CatalogChange, ClusterState, Command, NodeId, Observations, Outcome, Report, SiteId, Timestamp,
     decide::decide,
+    fabric::{Capacity, FabricChange},
     observation::Seen,
     outcome::Object,
-    record::{AdminState, Digest, JoinToken, TunnelKey, Verdict},
+    record::{AdminState, Digest, JoinToken, NodeSpec, TunnelKey, Verdict},
 };
 use proptest::prelude::*;
 
@@ -132,6 +133,96 @@ impl World {
             seen.insert(*node, now, report);
         }
         seen
+    }
+}
+
+/// Rounds of ten seconds, for what the leader does late, one site at a time.
+const LONG: u64 = 400;
+/// Rounds in which it has had nothing to do for longer than anything waits.
+const QUIET: u64 = 70;
+
+/// How much a node takes, and where it is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    weight: u16,
+    most: Option<u32>,
+    abroad: bool,
+}
+
+impl World {
+    fn arrange(&mut self, places: &[Place]) {
+        for (node, place) in self.nodes.clone().into_iter().zip(places) {
+            let capacity = Capacity { weight: place.weight, sites: place.most };
+            self.change(Body::Fabric(Box::new(FabricChange::CapacitySet { node, capacity })));
+            let known = self.state.nodes()[&node].spec.clone();
+            let region = Some(slug(if place.abroad { "us" } else { "eu" }));
+            self.change(Body::NodeChanged { node, spec: Box::new(NodeSpec { region, ..known }) });
+        }
+    }
+
+    /// Lets the leader decide every ten seconds until it has had nothing to say for longer than anything waits; whether it
+    /// came to that.
+    fn settle(&mut self, sites: &[(SiteId, Wish)], fates: &[Fate]) -> bool {
+        let leader = self.nodes[0];
+        let mut quiet = 0;
+        for round in 0..LONG {
+            let now = Timestamp(100_000 + round * 10_000);
+            let commands = decide(&self.state, &self.seen(sites, fates, now), leader, now);
+            quiet = if commands.is_empty() { quiet + 1 } else { 0 };
+            for command in commands {
+                self.apply(&command);
+            }
+            if quiet > QUIET {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn places() -> impl Strategy<Value = Vec<Place>> {
+    let place = (1..4_u16, prop::option::of(1..20_u32), any::<bool>());
+    prop::collection::vec(place.prop_map(|(weight, most, abroad)| Place { weight, most, abroad }), 5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn whatever_nodes_take_and_wherever_they_are_the_leader_comes_to_rest(
+        places in places(),
+        wishes in prop::collection::vec((wishes(), prop::option::of(any::<bool>())), 1..40),
+        nodes in 1..6_usize,
+    ) {
+        let fates = vec![Fate { down: false, drained: false }; nodes];
+        let mut world = World::new(&fates);
+        for node in world.nodes.clone() {
+            world.change(Body::NodeVerdict { node, verdict: Verdict::Up });
+        }
+        world.arrange(&places);
+        let mut sites = Vec::new();
+        for (number, (wish, abroad)) in wishes.iter().enumerate() {
+            // A tunnel that does not follow its home would draw it back for ever.
+            let tunnels = if wish.single_homed { BTreeSet::new() } else { wish.tunnels.clone() };
+            let wish = Wish { tunnels, ..wish.clone() };
+            let site = world.add_site(number, &wish);
+            if let Some(abroad) = abroad {
+                let region = Some(slug(if *abroad { "us" } else { "eu" }));
+                world.change(Body::Fabric(Box::new(FabricChange::SiteRegionSet { site, region })));
+            }
+            sites.push((site, wish));
+        }
+        prop_assert!(world.settle(&sites, &fates), "it goes on and on");
+        // A node is home to more than it shall be only where no other one has room for what it could give away.
+        let homes = |node: &NodeId| world.state.placements().values().filter(|p| p.home == *node).count();
+        let most = |node: &NodeId| {
+            let most = world.state.fabric().capacity(*node).sites;
+            most.map_or(usize::MAX, |most| usize::try_from(most).expect("few"))
+        };
+        let room: Vec<NodeId> = world.nodes.iter().copied().filter(|node| homes(node) < most(node)).collect();
+        for (site, wish) in sites.iter().filter(|(_, wish)| !wish.single_homed) {
+            let home = world.state.placements()[site].home;
+            prop_assert!(homes(&home) <= most(&home) || room.is_empty(), "{wish:?} stays where there is no room");
+        }
     }
 }
 

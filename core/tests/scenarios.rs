@@ -28,6 +28,10 @@
 //! remarks                       what an operator is told; each line below is part of one of them
 //! remarks nothing
 //! hands over to NAME | keeps the leadership
+//! node NAME is in region REGION
+//! node NAME has weight WEIGHT
+//! node NAME is home to SITES at most
+//! site NAME lies in REGION
 //! why NAME                      what the cluster answers to this question; the indented lines below are its text
 //! resource HOST behind SITE     is published, with a target
 //! ```
@@ -42,6 +46,7 @@
 //!     tunnel SITE: NAME ...             the site has live tunnels to these nodes
 //!     tunnel SITE: NAME for SECONDS s   and to this one for so long
 //!     socket SITE: NAME                 this node holds its control socket
+//!     distance SITE: NAME MS NAME MS    what its connector has measured to nodes, told by the holder of its socket
 //!     NAME ... caught up for SECONDS s  members that have had all of the log that long
 //! ```
 
@@ -57,7 +62,8 @@ use pangolin_core::{
     access::Principal,
     command::UpgradeChange,
     decide::{Step, Voting, check_removal, decide, hand_over, next_step, remarks},
-    observation::Seen,
+    fabric::{Capacity, FabricChange},
+    observation::{Attachment, Seen},
     outcome::Object,
     record::{AdminState, Autopilot, Digest, NodeRole, NodeSpec, TunnelKey, Verdict},
     why::{About, why},
@@ -173,6 +179,12 @@ impl Story {
         self.change(facts::certificate(names));
     }
 
+    fn set_capacity(&mut self, name: &str, change: impl Fn(Capacity) -> Capacity) {
+        let node = self.node(name);
+        let capacity = change(self.state.fabric().capacity(node));
+        self.change(Body::Fabric(Box::new(FabricChange::CapacitySet { node, capacity })));
+    }
+
     /// The answer to `why`.
     fn why(&self, name: &str) -> Vec<String> {
         let principal = Principal::Operator("root".to_owned());
@@ -244,6 +256,24 @@ impl Story {
             }
             ["upgrade", "ends"] => {
                 self.change(Body::Upgrade(UpgradeChange::Finished));
+            }
+            ["node", name, "is", "in", "region", region] => {
+                let node = self.node(name);
+                let known = self.state.nodes().get(&node).expect("a node").spec.clone();
+                let spec = Box::new(NodeSpec { region: Some(slug(region)), ..known });
+                self.change(Body::NodeChanged { node, spec });
+            }
+            ["node", name, "has", "weight", weight] => {
+                let weight = weight.parse().expect("a weight");
+                self.set_capacity(name, |capacity| Capacity { weight, ..capacity });
+            }
+            ["node", name, "is", "home", "to", most, "at", "most"] => {
+                let sites = Some(most.parse().expect("a number"));
+                self.set_capacity(name, |capacity| Capacity { sites, ..capacity });
+            }
+            ["site", name, "lies", "in", region] => {
+                let (site, region) = (self.site(name), Some(slug(region)));
+                self.change(Body::Fabric(Box::new(FabricChange::SiteRegionSet { site, region })));
             }
             ["node", name, "leaves"] => {
                 self.change(Body::NodeRemoved(self.node(name)));
@@ -318,6 +348,14 @@ impl Story {
             ["socket", site, name] => {
                 let (site, node) = (self.site(site.trim_end_matches(':')), self.node(name));
                 self.reports.get_mut(&node).expect("a report").sockets.insert(site);
+            }
+            ["distance", site, ref measured @ ..] => {
+                let site = self.site(site.trim_end_matches(':'));
+                let distance = |pair: &[&str]| (self.node(pair[0]), pair[1].parse().expect("milliseconds"));
+                let distances = measured.chunks_exact(2).map(distance).collect();
+                let holder = self.reports.values_mut().find(|report| report.sockets.contains(&site));
+                let attachment = Attachment { end: None, distances };
+                holder.expect("a holder of its socket").attachments.insert(site, attachment);
             }
             ["tunnel", site, ref carriers @ ..] => {
                 let (site, seen) = (self.site(site.trim_end_matches(':')), self.seen(true, "1"));

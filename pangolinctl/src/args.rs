@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pangolin_core::Slug;
 
 use crate::{
-    autopilot, backup, cert, dns, domain, events, journal, key, keyring, leader, node, org, port, resource,
-    role, site, status, target, token, upgrade, user, why,
+    autopilot, backup, cert, dns, domain, events, journal, key, keyring, leader, node, org, port,
+    provisioning_key, resource, role, site, status, target, token, upgrade, user, why,
 };
 
 #[derive(Debug, Parser)]
@@ -150,6 +150,9 @@ pub(crate) enum Command {
     /// API keys
     #[command(subcommand)]
     Key(key::Verb),
+    /// Keys with which connectors make their own sites
+    #[command(subcommand)]
+    ProvisioningKey(provisioning_key::Verb),
     /// The keys that seal private keys and secrets
     #[command(subcommand)]
     Keyring(keyring::Verb),

@@ -21,6 +21,7 @@ mod node;
 mod org;
 mod port;
 mod print;
+mod provisioning_key;
 mod resource;
 mod role;
 mod session;
@@ -97,6 +98,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Port(verb) => port::run(session, verb).await,
         Command::Cert(verb) => cert::run(session, verb).await,
         Command::Key(verb) => key::run(session, verb).await,
+        Command::ProvisioningKey(verb) => provisioning_key::run(session, verb).await,
         Command::Keyring(verb) => keyring::run(session, verb).await,
     }
 }

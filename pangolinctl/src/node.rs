@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use pangolin_core::record::AdminState;
-use pangolin_wire::{Node, NodeList, ReplaceNode, UpdateNode};
+use pangolin_wire::{Node, NodeList, ReplaceNode, SetCapacity, UpdateNode};
 
 use crate::{
     args::duration,
@@ -33,6 +33,18 @@ pub(crate) enum Verb {
     Undrain {
         /// Id or name
         node: String,
+    },
+    /// Say how many sites a node is home to: where their tunnels end first
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["weight", "sites"]))]
+    Capacity {
+        /// Id or name
+        node: String,
+        /// In proportion to the weights of the other nodes: 1 to 256; nodes have 1 if nobody says
+        #[arg(long)]
+        weight: Option<u16>,
+        /// At most so many while other nodes have room; 0 = any number
+        #[arg(long)]
+        sites: Option<u32>,
     },
     /// Make a join token for the host that takes a node's place, dead or alive: the node leaves once that one votes
     Replace {
@@ -100,6 +112,12 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
                     ("https", node.https_port.to_string()),
                     ("tunnels", format!("{} (inside: {})", node.tunnel_endpoint, node.tunnel_address)),
                     ("region", or_dash(node.region)),
+                    ("weight", node.weight.to_string()),
+                    (
+                        "capacity",
+                        node.capacity
+                            .map_or("any number of sites".to_owned(), |most| format!("{most} sites")),
+                    ),
                     ("version", node.version),
                     ("joined", print::moment(node.admitted_at)),
                 ])
@@ -107,6 +125,11 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
         }
         Verb::Drain { node } => set(session, &node, AdminState::Drained).await,
         Verb::Undrain { node } => set(session, &node, AdminState::Active).await,
+        Verb::Capacity { node, weight, sites } => {
+            let id = names::node(session, &node).await?;
+            let request = SetCapacity { weight, capacity: sites };
+            session.done(&session.post(&format!("/node/{id}/capacity"), &request).await?)
+        }
         Verb::Replace { node, ttl } => {
             let id = names::node(session, &node).await?;
             let request = ReplaceNode { lifetime_seconds: Some(ttl.as_secs()) };

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use pangolin_core::Slug;
 use pangolin_wire::{
-    Answer, ChangeSiteSecret, CreateSite, CreatedSite, SetLocal, Site, SiteList, UpdateSite, random_id,
-    random_secret,
+    Answer, ChangeSiteSecret, CreateSite, CreatedSite, SetLocal, SetSiteRegion, Site, SiteList, UpdateSite,
+    random_id, random_secret,
 };
 
 use crate::{
@@ -57,6 +57,17 @@ pub(crate) enum Verb {
         /// Its connector does again
         #[arg(long)]
         off: bool,
+    },
+    /// Say in which region a site lies: its tunnel then ends at nodes of that region (`node.region`) first
+    #[command(group = clap::ArgGroup::new("where").required(true).args(["region", "none"]))]
+    Region {
+        /// Id, short name or ORG/SHORT-NAME
+        site: String,
+        /// The region, as nodes name theirs
+        region: Option<Slug>,
+        /// In none
+        #[arg(long)]
+        none: bool,
     },
     /// Give a site's connector a new secret; the old one is worthless at once
     Secret {
@@ -113,6 +124,10 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> Result<(), Failure> {
             let request = SetLocal { nodes: (!off).then_some(ids) };
             session.done(&session.post(&format!("/site/{id}/local"), &request).await?)
         }
+        Verb::Region { site, region, none: _ } => {
+            let id = names::site(session, &site).await?;
+            session.done(&session.post(&format!("/site/{id}/region"), &SetSiteRegion { region }).await?)
+        }
         Verb::Secret { site } => {
             let id = names::site(session, &site).await?;
             let request = ChangeSiteSecret { secret: Some(random_secret()) };
@@ -142,6 +157,7 @@ fn show(site: &Site) -> String {
         ("connector", connector),
         ("home", or_dash(site.home.map(|node| format!("node {node}")))),
         ("standbys", list(&site.standbys)),
+        ("region", or_dash(site.region.as_ref())),
         ("reached by", reached_by(site)),
         ("created", print::moment(site.created_at)),
     ])

@@ -7,16 +7,19 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use pangolin_api::{Api, Caller, Credentials};
 use pangolin_core::{
-    Body, Cause, Fence, NodeId, SiteId, access,
+    Body, Cause, Fence, NodeId, Object, Refusal, SiteId, access,
     command::Actor,
+    fabric::FabricChange,
     plan::TunnelPlan,
     record::{Digest, TunnelKey},
 };
 use pangolin_edge::{EdgeBody, LocalService};
 use pangolin_peer::Peers;
 use pangolin_raft::{Cluster, Proposal};
-use pangolin_tunnel::control::{ControlService, RegisterError, SiteControl};
+use pangolin_tunnel::control::{ControlService, ProvisionError, Provisioned, RegisterError, SiteControl};
+use pangolin_wire::{random_id, random_secret};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::reports::Reports;
 
@@ -48,6 +51,56 @@ impl SitePort {
 impl SiteControl for SitePort {
     fn sign_in(&self, connector_id: &str, secret: &str) -> Option<SiteId> {
         access::site_of_credentials(&self.cluster.state(), connector_id, secret).map(|site| site.id)
+    }
+
+    fn provision(
+        &self,
+        key: String,
+        name: Option<String>,
+    ) -> BoxFuture<'_, Result<Provisioned, ProvisionError>> {
+        Box::pin(async move {
+            let known = access::provisioning_key(&self.cluster.state(), &key).map(|key| key.id.clone());
+            let Some(key) = known else { return Err(ProvisionError::Key) };
+            let secret = Zeroizing::new(random_secret());
+            let connector_secret = access::digest(&secret);
+            let reason = format!("a connector brought provisioning key {key} to {}", self.name());
+            let change =
+                FabricChange::SiteProvisioned { key, name, connector_id: random_id(), connector_secret };
+            let proposal = Proposal {
+                request: None,
+                cause: Cause::new(Actor::Node(self.node), reason),
+                fence: Fence::None,
+                body: Body::Fabric(Box::new(change)),
+            };
+            let failed = |reason: String, later| ProvisionError::Site { reason, later };
+            let committed =
+                self.cluster.propose(proposal).await.map_err(|error| failed(error.to_string(), true))?;
+            let made = match committed.outcome.into_result() {
+                Ok(made) => made,
+                Err(refusal) => {
+                    tracing::warn!(%refusal, "a connector with a provisioning key was given no site");
+                    let of_key = matches!(&refusal, Refusal::KeyWorthless { .. } | Refusal::NotFound(_));
+                    return Err(if of_key {
+                        ProvisionError::Key
+                    } else {
+                        failed(refusal.to_string(), false)
+                    });
+                }
+            };
+            self.cluster
+                .wait_applied(committed.revision, std::time::Duration::from_secs(2))
+                .await
+                .map_err(|error| failed(error.to_string(), true))?;
+            let state = self.cluster.state();
+            let site = match made {
+                Some(Object::Site(id)) => state.sites().get(&id),
+                _ => None,
+            };
+            // Another connector with the same key may have been faster.
+            let site = site.filter(|site| site.connector_secret == connector_secret);
+            let site = site.ok_or_else(|| failed("it was changed at the same moment".to_owned(), true))?;
+            Ok(Provisioned { connector_id: site.connector_id.clone(), secret })
+        })
     }
 
     fn register(

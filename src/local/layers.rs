@@ -166,7 +166,7 @@ impl Health {
         let mut changes = self.reports.changes();
         let mut peers = self.peers.seen();
         let mut tunnels = self.tunnel.seen();
-        let (mut told, mut told_sites) = (BTreeMap::new(), None);
+        let (mut told, mut told_sites, mut carried) = (BTreeMap::new(), None, BTreeSet::new());
         let mut period = None;
         let mut keyrings = self.keyring.watch();
         loop {
@@ -183,9 +183,20 @@ impl Health {
             for (node, _) in peers.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
                 self.edge.forget_via(*node);
             }
-            for (site, _) in tunnels.borrow_and_update().iter().filter(|(_, seen)| !seen.alive) {
-                self.edge.forget_local(*site);
+            for (site, seen) in tunnels.borrow_and_update().iter() {
+                match (seen.alive, carried.contains(site)) {
+                    (false, _) => {
+                        self.edge.forget_local(*site);
+                        carried.remove(site);
+                    }
+                    (true, false) => {
+                        self.edge.prefer_local(*site);
+                        carried.insert(*site);
+                    }
+                    (true, true) => {}
+                }
             }
+            self.let_go();
             self.tell_dns();
             let current = clock::now().0 / TICKET_PERIOD_MS;
             let rotated = keyrings.has_changed().unwrap_or(false);
@@ -202,6 +213,21 @@ impl Health {
                 Ok(()) = tunnels.changed() => {}
                 else => return Ok(()),
             }
+        }
+    }
+
+    /// A tunnel that has been moved is not believed in here for as long as it would take to find it silent.
+    fn let_go(&self) {
+        let own: Vec<SiteId> = self
+            .tunnel
+            .seen()
+            .borrow()
+            .iter()
+            .filter(|(_, seen)| seen.alive)
+            .map(|(site, _)| *site)
+            .collect();
+        for site in self.reports.left(self.node, own.into_iter()) {
+            self.tunnel.left(site);
         }
     }
 

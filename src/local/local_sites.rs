@@ -10,6 +10,9 @@ use tokio::{
     net::{TcpStream, UdpSocket, lookup_host},
     time::timeout,
 };
+use tracing::warn;
+
+use super::local_targets::LocalTargets;
 
 /// How long a connection may take: what is near answers in a moment.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,6 +24,8 @@ pub struct LocalSites {
     pub node: NodeId,
     /// Where they stand.
     pub plan: Arc<ArcSwap<EdgePlan>>,
+    /// What this node may reach.
+    pub policy: Arc<LocalTargets>,
 }
 
 impl LocalSites {
@@ -51,11 +56,13 @@ impl LocalSites {
     /// This node does not reach the site, or the target refuses or does not answer.
     pub async fn connect(&self, site: SiteId, port: u16) -> Result<TcpStream, DialError> {
         let (host, port) = self.target(site, port)?;
-        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await;
+        let connect = async {
+            let addresses = self.addresses(site, &host, port).await?;
+            TcpStream::connect(addresses.as_slice()).await
+        };
+        let connected = timeout(CONNECT_TIMEOUT, connect).await;
         let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let stream = stream.map_err(|error| {
-            DialError::refused(Via::Local, format!("{host}:{port} is not reached: {error}"))
-        })?;
+        let stream = stream.map_err(|error| not_reached(&host, port, &error))?;
         // Without it small messages wait for each other; a kernel that refuses it still carries them.
         let _ = stream.set_nodelay(true);
         Ok(stream)
@@ -69,7 +76,7 @@ impl LocalSites {
         let (host, port) = self.target(site, port)?;
         let open = async {
             let missing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            let address = lookup_host((host.as_str(), port)).await?.next().ok_or_else(missing)?;
+            let address = self.addresses(site, &host, port).await?.first().copied().ok_or_else(missing)?;
             let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = UdpSocket::bind(any.parse::<SocketAddr>().map_err(io::Error::other)?).await?;
             socket.connect(address).await?;
@@ -77,9 +84,22 @@ impl LocalSites {
         };
         let opened =
             timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        opened
-            .map_err(|error| DialError::refused(Via::Local, format!("{host}:{port} is not reached: {error}")))
+        opened.map_err(|error| not_reached(&host, port, &error))
     }
+
+    /// The addresses of a target that this node may reach. What is connected to are these, whatever the name stands for
+    /// a moment later.
+    async fn addresses(&self, site: SiteId, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let permitted = self.policy.permit(lookup_host((host, port)).await?);
+        if let Err(error) = &permitted {
+            warn!(%site, host, port, %error, "a local target is refused");
+        }
+        permitted
+    }
+}
+
+fn not_reached(host: &str, port: u16, error: &io::Error) -> DialError {
+    DialError::refused(Via::Local, format!("{host}:{port} is not reached: {error}"))
 }
 
 /// Datagrams between this node and a target near it.
@@ -105,5 +125,39 @@ impl Datagrams for LocalDatagrams {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pangolin_core::plan::LocalSite;
+
+    use super::*;
+
+    const SITE: SiteId = SiteId(4);
+
+    fn sites(port: u16, policy: LocalTargets) -> LocalSites {
+        let targets = [(40_000, ("127.0.0.1".to_owned(), port))].into();
+        let site = LocalSite { nodes: vec![NodeId(1)], targets };
+        let plan = EdgePlan { local_sites: [(SITE, site)].into(), ..EdgePlan::default() };
+        LocalSites { node: NodeId(1), plan: Arc::new(ArcSwap::from_pointee(plan)), policy: Arc::new(policy) }
+    }
+
+    #[tokio::test]
+    async fn a_target_on_the_nodes_own_loopback_is_refused_with_a_reason_unless_it_is_allowed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let port = listener.local_addr().expect("an address").port();
+        let refusing = sites(port, LocalTargets::default());
+        for error in [
+            refusing.connect(SITE, 40_000).await.map(drop).expect_err("refused"),
+            refusing.connect_udp(SITE, 40_000).await.map(drop).expect_err("refused"),
+        ] {
+            assert!(error.reason.contains("local_targets"), "{}", error.reason);
+        }
+        let allow = vec!["127.0.0.0/8".parse().expect("a network")];
+        let allowing = sites(port, LocalTargets::new(allow, Vec::new()).expect("a policy"));
+        allowing.connect(SITE, 40_000).await.expect("connected");
+        allowing.connect_udp(SITE, 40_000).await.expect("opened");
+        allowing.connect(SITE, 40_001).await.map(drop).expect_err("no such target");
     }
 }

@@ -12,6 +12,7 @@ pub mod journal;
 pub mod keyring;
 pub mod layers;
 pub mod local_sites;
+pub mod local_targets;
 pub mod moves;
 pub mod reach;
 pub mod reports;

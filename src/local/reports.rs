@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pangolin_core::{
     NodeId, Observations, Report, SiteId, TargetId, Timestamp, codec, feature,
-    observation::{Seen, TargetHealth},
+    observation::{Attachment, Seen, TargetHealth},
     traffic::PortKind,
 };
 use pangolin_peer::{Handler, Peers, Service};
@@ -75,6 +75,13 @@ impl Reports {
         let answering = seen.fresh(now).filter(|(node, _)| !is_suspect(*node));
         let tunnels = answering.flat_map(|(_, report)| report.tunnels.iter());
         tunnels.filter(|(_, seen)| seen.alive).map(|(site, _)| *site).collect()
+    }
+
+    /// The sites whose tunnels this node still believes to have, though they end at another one now.
+    #[must_use]
+    pub fn left(&self, node: NodeId, believed: impl Iterator<Item = SiteId>) -> Vec<SiteId> {
+        let (seen, now) = (self.seen.read(), clock::steady());
+        believed.filter(|site| seen.has_left(*site, node, now)).collect()
     }
 
     /// What is known of the targets.
@@ -144,6 +151,8 @@ pub struct Carried {
     pub targets: watch::Receiver<BTreeMap<TargetId, TargetHealth>>,
     /// Which ports cannot be opened, and why.
     pub closed_ports: watch::Receiver<BTreeMap<PortKind, String>>,
+    /// What is known of the tunnels of sites whose control sockets are here.
+    pub attachments: watch::Receiver<BTreeMap<SiteId, Attachment>>,
 }
 
 impl Carried {
@@ -156,6 +165,7 @@ impl Carried {
             sockets: watch::channel(BTreeSet::new()).1,
             targets: watch::channel(BTreeMap::new()).1,
             closed_ports: watch::channel(BTreeMap::new()).1,
+            attachments: watch::channel(BTreeMap::new()).1,
         }
     }
 }
@@ -192,7 +202,7 @@ impl Reporter {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut peers_seen = self.peers.seen();
         let nothing = Carried::nothing();
-        let Carried { mut tunnels, mut sockets, mut targets, mut closed_ports } =
+        let Carried { mut tunnels, mut sockets, mut targets, mut closed_ports, mut attachments } =
             std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
         loop {
@@ -210,6 +220,7 @@ impl Reporter {
                 targets: targets.borrow_and_update().clone(),
                 stopping: self.stopping.is_cancelled(),
                 closed_ports: closed_ports.borrow_and_update().clone(),
+                attachments: attachments.borrow_and_update().clone(),
             };
             let to_stop = !report.stopping;
             self.tell(report, &mut deliveries);
@@ -220,6 +231,7 @@ impl Reporter {
                     Ok(()) = sockets.changed() => {}
                     Ok(()) = targets.changed() => {}
                     Ok(()) = closed_ports.changed() => {}
+                    Ok(()) = attachments.changed() => {}
                     else => std::future::pending().await,
                 }
                 tokio::time::sleep(SETTLE).await;

@@ -147,6 +147,8 @@ answer! {
         /// The nodes that reach its targets by themselves, an empty list = every one with data; none = its connector
         /// does.
         local: Option<Vec<NodeId>>,
+        /// The region that it lies in, as nodes name theirs; none = not said.
+        region: Option<Slug>,
     }
 
     /// The connector that last registered for a site.
@@ -552,6 +554,7 @@ mod tests {
             standbys: vec![],
             created_at: Moment(pangolin_core::Timestamp(0)),
             local: None,
+            region: None,
         };
         let created = CreatedSite { site, secret: Some("s".into()), endpoint: "https://p.example".into() };
         let value = serde_json::to_value(&created).expect("JSON");

@@ -317,6 +317,10 @@ pub struct Node {
     pub version: String,
     /// When it joined.
     pub admitted_at: Moment,
+    /// To how many sites it is home, in proportion to the weights of the other nodes.
+    pub weight: u16,
+    /// To how many sites it is home while other nodes have room; none = any number.
+    pub capacity: Option<u32>,
 }
 
 /// Answer of `GET /nodes`.

@@ -206,5 +206,6 @@ fn kind_and_id(object: &Object) -> (&'static str, Option<String>) {
         Object::RecordSet(name) => ("recordSet", Some(name.to_string())),
         Object::Certificate(id) => ("certificate", Some(id.to_string())),
         Object::Issuer(name) => ("issuer", Some(name.to_string())),
+        Object::ProvisioningKey(id) => ("provisioningKey", Some(id.clone())),
     }
 }

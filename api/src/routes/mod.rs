@@ -9,6 +9,7 @@ mod cluster;
 mod credentials;
 mod dns;
 mod domain;
+mod fabric;
 mod key;
 mod keyring;
 mod node;
@@ -94,7 +95,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
 /// Opens all routes.
 pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
     let app = Arc::new(App { cluster, node });
-    let nouns: [fn(&mut Routes); 18] = [
+    let nouns: [fn(&mut Routes); 19] = [
         cluster::routes,
         token::routes,
         // Before the nodes, for the same reason as the journal.
@@ -114,6 +115,7 @@ pub(crate) fn open(cluster: Cluster, node: Arc<dyn NodePort>) -> Door {
         why::routes,
         certificate::routes,
         traffic::routes,
+        fabric::routes,
     ];
     let mut table = Vec::new();
     let mut filters: Vec<Route> = vec![cluster::health(&app)];

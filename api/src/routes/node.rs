@@ -19,14 +19,14 @@ pub(super) fn routes(routes: &mut Routes) {
 
 async fn list(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
-    let (nodes, pagination) = call.page(call.state.nodes().values().map(render))?;
+    let (nodes, pagination) = call.page(call.state.nodes().values().map(|node| render(&call.state, node)))?;
     Answer::ok(call.state.revision(), "nodes", &NodeList { nodes, pagination })
 }
 
 async fn show(call: Call) -> Result<Answer, ApiFailure> {
     call.administrator()?;
     let id = call.parameter("nodeId")?;
-    Answer::ok(call.state.revision(), format!("node {id}"), &render(find(&call.state, id)?))
+    Answer::ok(call.state.revision(), format!("node {id}"), &render(&call.state, find(&call.state, id)?))
 }
 
 /// The journal of the node that is asked: other nodes have their own.
@@ -49,7 +49,7 @@ async fn update(call: Call) -> Result<Answer, ApiFailure> {
         AdminState::Active => format!("node {node} is in service"),
         AdminState::Drained | AdminState::Leaving => format!("node {node} gives its work away"),
     };
-    Answer::ok(changed.revision, message, &render(find(&changed.state, node)?))
+    Answer::ok(changed.revision, message, &render(&changed.state, find(&changed.state, node)?))
 }
 
 /// Takes it out of the cluster for good.
@@ -84,12 +84,12 @@ pub(super) fn find_or_gone(call: &Call, id: NodeId) -> Result<(), ApiFailure> {
     call.may_remove(|view| find(view.state, id).map(|_| ()))
 }
 
-fn find(state: &ClusterState, id: NodeId) -> Result<&record::Node, ApiFailure> {
+pub(super) fn find(state: &ClusterState, id: NodeId) -> Result<&record::Node, ApiFailure> {
     state.nodes().get(&id).ok_or_else(|| ApiFailure::not_found(&Object::Node(id)))
 }
 
-fn render(node: &record::Node) -> Node {
-    let spec = &node.spec;
+pub(super) fn render(state: &ClusterState, node: &record::Node) -> Node {
+    let (spec, capacity) = (&node.spec, state.fabric().capacity(node.id));
     Node {
         node_id: node.id,
         name: spec.name.clone(),
@@ -108,5 +108,7 @@ fn render(node: &record::Node) -> Node {
         region: spec.region.clone(),
         version: spec.version.clone(),
         admitted_at: node.admitted_at.into(),
+        weight: capacity.weight,
+        capacity: capacity.sites,
     }
 }

@@ -143,5 +143,6 @@ pub(super) fn render(state: &ClusterState, site: &record::Site) -> Site {
         standbys: placement.map(|placement| placement.standbys.clone()).unwrap_or_default(),
         created_at: site.created_at.into(),
         local: local.map(|nodes| nodes.iter().copied().collect()),
+        region: state.fabric().regions.get(&site.id).cloned(),
     }
 }

@@ -4,6 +4,7 @@ mod access;
 mod catalog;
 mod certificates;
 mod cluster;
+mod fabric;
 mod no_backups;
 mod no_dns;
 mod no_keyring;

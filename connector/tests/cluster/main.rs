@@ -12,11 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::Parser as _;
 use pangolin_connector::{
     ConnectorError,
     dial::Tls,
     endpoint::Door,
-    options::{Options, Secret},
+    options::{Arguments, Options, Secret},
 };
 use pangolin_core::{NodeId, TargetId, observation::TargetHealth, record::Method};
 use pangolin_tunnel::{
@@ -32,7 +33,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::node::{Agreed, ID, Node, PATIENCE, SECRET, SITE, cluster, target, write_certificate};
+use crate::node::{
+    Agreed, ID, Node, PATIENCE, PROVISIONING_KEY, SECRET, SITE, cluster, target, write_certificate,
+};
 
 /// A connector in this process.
 struct Connector {
@@ -481,4 +484,37 @@ async fn a_certificate_of_another_name_is_not_trusted() {
         "learned addresses keep the name"
     );
     assert!(tls.unverified(stream().await.unwrap(), "127.0.0.1").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_connector_with_a_provisioning_key_gets_credentials_and_keeps_them() {
+    let (agreed, nodes) = cluster(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    write_certificate(&agreed, &folder.path().join("ca.pem"));
+    let arguments = |key: &str| {
+        Arguments::try_parse_from([
+            "pangolin-connector",
+            "--provisioning-key",
+            key,
+            "--credentials-file",
+            &path("credentials"),
+            "--endpoint",
+            &format!("https://{}", nodes[0].address),
+            "--server-name",
+            "localhost",
+            "--ca-file",
+            &path("ca.pem"),
+        ])
+        .unwrap()
+    };
+    let wrong = arguments("spk000000000000.guessed").provisioning().unwrap().unwrap();
+    let error = timeout(PATIENCE, wrong.run()).await.expect("an answer").unwrap_err().to_string();
+    assert!(error.contains("not valid"), "{error}");
+    let right = arguments(PROVISIONING_KEY).provisioning().unwrap().unwrap();
+    timeout(PATIENCE, right.run()).await.expect("an answer").unwrap();
+    assert_eq!(std::fs::metadata(path("credentials")).unwrap().permissions().mode() & 0o777, 0o600);
+    let options = arguments(PROVISIONING_KEY).resolve().unwrap();
+    assert_eq!((options.id.as_str(), options.secret.expose()), (ID, SECRET));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
 }

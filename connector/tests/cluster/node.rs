@@ -19,7 +19,7 @@ use pangolin_core::{
 };
 use pangolin_tunnel::{
     BackendChoice, DEFAULT_MTU, SecretKey, TunnelConfig, TunnelLayer,
-    control::{ControlService, RegisterError, SiteControl},
+    control::{ControlService, ProvisionError, Provisioned, RegisterError, SiteControl},
 };
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
@@ -33,6 +33,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const SITE: SiteId = SiteId(4);
+pub(crate) const PROVISIONING_KEY: &str = "spk000000000000.secret";
 pub(crate) const ID: &str = "k3vhomelab00000";
 pub(crate) const SECRET: &str = "secret of the home lab";
 
@@ -99,6 +100,18 @@ struct Port {
 impl SiteControl for Port {
     fn sign_in(&self, connector_id: &str, secret: &str) -> Option<SiteId> {
         (connector_id == ID && secret == SECRET).then_some(SITE)
+    }
+
+    fn provision(
+        &self,
+        key: String,
+        _name: Option<String>,
+    ) -> futures_util::future::BoxFuture<'_, Result<Provisioned, ProvisionError>> {
+        Box::pin(async move {
+            let good = key == PROVISIONING_KEY;
+            let (connector_id, secret) = (ID.to_owned(), SECRET.to_owned().into());
+            good.then_some(Provisioned { connector_id, secret }).ok_or(ProvisionError::Key)
+        })
     }
 
     fn credential(&self, _: SiteId) -> Option<Digest> {
@@ -177,6 +190,7 @@ pub(crate) async fn cluster(nodes: u64) -> (Arc<Agreed>, Vec<Node>) {
             key: node.key.public(),
             address: tunnel_address(id),
             control: node.address.to_string(),
+            region: None,
         };
         agreed.change(|plan| drop(plan.nodes.insert(id, known)));
         started.push(node);

@@ -5,6 +5,7 @@ mod leadership;
 mod levels;
 mod liveness;
 mod placement;
+mod ranking;
 mod renewal;
 mod voters;
 

@@ -1,11 +1,13 @@
 //! Where the tunnel of each site ends, and where it may end next.
 //!
-//! A home stays where it is: moving costs, and a node that comes back does not pull its sites back. It moves when the node
-//! goes out of service; and that of a single-homed site also when its tunnel lives elsewhere, and away from the node that
-//! holds its control socket, so that no death takes both.
+//! A home stays where it is: moving costs. It moves when the node goes out of service; that of a single-homed site also when
+//! its tunnel lives elsewhere, and away from the node that holds its control socket, so that no death takes both. Where
+//! another node suits the site much better ([`ranking`](super::ranking): room, region, distance), it moves once it has been
+//! where it is for a while; for mere balance it does so late, and one site at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
+use super::ranking::{Gain, Load, Ranking};
 use crate::{
     command::{Actor, Body, Cause, Command, Fence},
     decision::Aspect,
@@ -28,6 +30,8 @@ const SPLIT_AFTER: Duration = Duration::from_secs(10);
 /// … and for so long, if the tunnel was there before it was placed there: it found its way by itself, perhaps because it
 /// comes up nowhere else.
 const SPLIT_FOLLOWED_AFTER: Duration = Duration::from_secs(600);
+/// A home that others suit as well is given up for balance only when it has been there for this long.
+const BALANCE_AFTER: Duration = Duration::from_secs(600);
 /// Most single-homed sites whose tunnels the plan moves within a second: each shakes hands anew, and WireGuard takes 100
 /// handshakes a second before it makes senders prove their addresses first.
 const MOVES_PER_SECOND: usize = 50;
@@ -45,16 +49,24 @@ pub(super) fn decide(
     }
     let mut load = Load::of(state, &candidates);
     let mut budget = Budget::of(state, now);
-    state
-        .sites()
-        .values()
-        .filter(|site| site.enabled)
-        .filter_map(|site| {
-            let view = View { state, seen, candidates: &candidates, leadership, now };
-            let command = place(&view, site, &mut load)?;
-            budget.allows(state, &command).then_some(command)
-        })
-        .collect()
+    let mut commands = Vec::new();
+    for site in state.sites().values().filter(|site| site.enabled) {
+        let view = View { state, seen, candidates: &candidates, leadership, now, balance: budget.balance };
+        let Some(placed) = place(&view, site, &load) else { continue };
+        if budget.allows(state, &placed) {
+            load.moves(state.placements().get(&site.id).map(|placement| placement.home), placed.home);
+            commands.push(placed.command);
+        }
+    }
+    commands
+}
+
+/// A placement that is to be proposed.
+struct Placed {
+    command: Command,
+    home: NodeId,
+    /// It moves for nothing but balance.
+    balances: bool,
 }
 
 /// What a site is judged by.
@@ -66,32 +78,42 @@ struct View<'a> {
     candidates: &'a [NodeId],
     leadership: Leadership,
     now: Timestamp,
+    /// Whether a site may be moved for balance.
+    balance: bool,
 }
 
-/// How many single-homed sites may still be moved now.
-struct Budget(usize);
+/// How many single-homed sites may still be moved now, and whether one may be for balance.
+struct Budget {
+    moves: usize,
+    balance: bool,
+}
 
 impl Budget {
     fn of(state: &ClusterState, now: Timestamp) -> Self {
-        let recent = |site: &&SiteId| {
-            is_single_homed(state, **site)
-                && state.placements().get(*site).is_some_and(|p| now.since(p.since) < Duration::from_secs(1))
-        };
+        let mut recent = state
+            .placements()
+            .iter()
+            .filter(|(_, placement)| now.since(placement.since) < Duration::from_secs(1))
+            .peekable();
+        // Nobody is in a hurry: while others are placed, the load is not what it will be.
+        let balance = recent.peek().is_none();
         // The first placement of a site moves nothing, but there are few of those.
-        let moved = state.placements().keys().filter(recent).count();
-        Self(MOVES_PER_SECOND.saturating_sub(moved))
+        let moved = recent.filter(|(site, _)| is_single_homed(state, **site)).count();
+        Self { moves: MOVES_PER_SECOND.saturating_sub(moved), balance }
     }
 
     /// Whether this placement may be proposed now; the others come with the next looks.
-    fn allows(&mut self, state: &ClusterState, command: &Command) -> bool {
-        let Body::SitePlaced { site, home, .. } = &command.body else { return true };
+    fn allows(&mut self, state: &ClusterState, placed: &Placed) -> bool {
+        let Body::SitePlaced { site, home, .. } = &placed.command.body else { return true };
         let moves = state.placements().get(site).is_some_and(|placement| placement.home != *home);
-        if !moves || !is_single_homed(state, *site) {
-            return true;
+        if moves && is_single_homed(state, *site) {
+            if self.moves == 0 {
+                return false;
+            }
+            self.moves -= 1;
         }
-        let allowed = self.0 > 0;
-        self.0 = self.0.saturating_sub(1);
-        allowed
+        self.balance &= !placed.balances;
+        true
     }
 }
 
@@ -100,81 +122,76 @@ fn is_single_homed(state: &ClusterState, site: SiteId) -> bool {
     state.connectors().get(&site).is_some_and(|connector| !connector.multi_homed)
 }
 
-/// How many sites each candidate is home to.
-struct Load(BTreeMap<NodeId, usize>);
-
-impl Load {
-    fn of(state: &ClusterState, candidates: &[NodeId]) -> Self {
-        let mut load: BTreeMap<_, _> = candidates.iter().map(|id| (*id, 0)).collect();
-        for placement in state.placements().values() {
-            if let Some(count) = load.get_mut(&placement.home) {
-                *count += 1;
-            }
-        }
-        Self(load)
-    }
-
-    fn least_first(&self, candidates: &[NodeId]) -> Vec<NodeId> {
-        let mut order = candidates.to_vec();
-        order.sort_by_key(|id| (self.0.get(id).copied().unwrap_or(0), *id));
-        order
-    }
-}
-
-fn place(view: &View<'_>, site: &Site, load: &mut Load) -> Option<Command> {
-    let View { state, seen, candidates, leadership, now } = *view;
+fn place(view: &View<'_>, site: &Site, load: &Load) -> Option<Placed> {
+    let View { state, seen, candidates, leadership, now, .. } = *view;
     let current = state.placements().get(&site.id);
     let single = is_single_homed(state, site.id);
-    let alive: Vec<NodeId> = seen
+    let ranking = Ranking::of(state, seen, candidates, load, site.id, now);
+    let mut alive: Vec<NodeId> = seen
         .tunnels_to(site.id, now)
         .filter(|id| candidates.contains(id) || (single && may_carry(view, *id)))
         .collect();
-    let (home, reason) = choose_home(view, site, current, &alive, load)?;
-    let mut standbys: Vec<NodeId> = Vec::new();
-    let known = current.into_iter().flat_map(|p| std::iter::once(p.home).chain(p.standbys.iter().copied()));
-    for id in known.chain(load.least_first(candidates)) {
-        if standbys.len() < STANDBYS && id != home && candidates.contains(&id) && !standbys.contains(&id) {
-            standbys.push(id);
-        }
-    }
+    alive.sort_by_key(|id| (ranking.position(*id), *id));
+    let Choice { home, reason, balances } = choose_home(view, site, current, &alive, &ranking)?;
+    let known: Vec<NodeId> =
+        current.into_iter().flat_map(|p| std::iter::once(p.home).chain(p.standbys.iter().copied())).collect();
+    let mut standbys: Vec<NodeId> = ranking.best().filter(|id| *id != home).collect();
+    ranking.sort_standbys(&mut standbys, &known);
+    standbys.truncate(STANDBYS);
     if current.is_some_and(|p| p.home == home && p.standbys == standbys) {
         return None;
     }
-    *load.0.entry(home).or_default() += 1;
     let epoch = current.map(|p| p.epoch).unwrap_or_default();
     let cause = match (current, reason) {
-        (None, _) => first_cause(state, site, home, alive.contains(&home), leadership),
-        (Some(current), None) => next_cause(state, current, home, &standbys, &alive, leadership),
+        (None, _) => first_cause(state, site, home, alive.contains(&home), &ranking, leadership),
+        (Some(current), None) => next_cause(state, current, home, &standbys, &alive, &ranking, leadership),
         (Some(_), Some(reason)) => Cause::new(Actor::Leader(leadership.node), reason),
     };
-    Some(Command {
+    let command = Command {
         request: None,
         at: now,
         cause,
         fence: Fence::Placement { term: leadership.term, site: site.id, epoch },
         body: Body::SitePlaced { site: site.id, home, standbys },
-    })
+    };
+    Some(Placed { command, home, balances })
 }
 
-/// The home, and why it moves though the present one is in service.
+/// A home, and why it moves though the present one is in service.
+struct Choice {
+    home: NodeId,
+    reason: Option<String>,
+    balances: bool,
+}
+
+impl Choice {
+    fn plain(home: NodeId) -> Self {
+        Self { home, reason: None, balances: false }
+    }
+
+    fn because((home, reason): (NodeId, String)) -> Self {
+        Self { home, reason: Some(reason), balances: false }
+    }
+}
+
 fn choose_home(
     view: &View<'_>,
     site: &Site,
     current: Option<&Placement>,
     alive: &[NodeId],
-    load: &Load,
-) -> Option<(NodeId, Option<String>)> {
+    ranking: &Ranking<'_>,
+) -> Option<Choice> {
     let candidates = view.candidates;
-    let least_loaded = || load.least_first(candidates).first().copied();
     let Some(current) = current else {
-        return Some((alive.first().copied().or_else(least_loaded)?, None));
+        return alive.first().copied().or_else(|| ranking.best().next()).map(Choice::plain);
     };
     let single = is_single_homed(view.state, site.id);
     if candidates.contains(&current.home) || (single && alive.contains(&current.home)) {
-        let moved = single
-            .then(|| follow_tunnel(view, site, current).or_else(|| leave_socket(view, site, current, load)))
-            .flatten();
-        return Some(moved.map_or((current.home, None), |(home, reason)| (home, Some(reason))));
+        let forced =
+            || follow_tunnel(view, site, current).or_else(|| leave_socket(view, site, current, ranking));
+        let moved = single.then(forced).flatten().map(Choice::because);
+        let moved = moved.or_else(|| better_home(view, site, current, ranking));
+        return Some(moved.unwrap_or(Choice::plain(current.home)));
     }
     // A node whose tunnel to the site is alive comes first.
     let standbys = || current.standbys.iter().copied();
@@ -182,7 +199,40 @@ fn choose_home(
         .find(|id| alive.contains(id))
         .or_else(|| alive.first().copied())
         .or_else(|| standbys().find(|id| candidates.contains(id)));
-    Some((next.or_else(least_loaded)?, None))
+    next.or_else(|| ranking.best().next()).map(Choice::plain)
+}
+
+/// A node that suits the site so much better than its home that it is worth a move.
+fn better_home(view: &View<'_>, site: &Site, current: &Placement, ranking: &Ranking<'_>) -> Option<Choice> {
+    if !is_settled(view, site, current) || !view.candidates.contains(&current.home) {
+        return None;
+    }
+    // Not to where its control socket is: it would have to leave again.
+    let single = is_single_homed(view.state, site.id);
+    let to = ranking.best().find(|id| *id != current.home && !(single && holds_socket(view, site, *id)))?;
+    let gain = ranking.gain(current.home, to)?;
+    let balances = gain == Gain::Balance;
+    if balances && (!view.balance || view.now.since(current.since) < BALANCE_AFTER) {
+        return None;
+    }
+    Some(Choice { home: to, reason: Some(ranking.reason(gain, current.home, to)), balances })
+}
+
+/// Whether a site has been where it is for long enough to be moved though nothing forces it.
+fn is_settled(view: &View<'_>, site: &Site, current: &Placement) -> bool {
+    let View { state, now, .. } = *view;
+    let placed = now.since(current.since);
+    let followed = is_single_homed(state, site.id)
+        && tunnel_age(view, site, current.home).is_some_and(|age| age > placed);
+    let patience = if followed { SPLIT_FOLLOWED_AFTER } else { SPLIT_AFTER };
+    let registered = state.connectors().get(&site.id).map(|connector| now.since(connector.since));
+    placed >= patience && registered.is_none_or(|registered| registered >= SPLIT_AFTER)
+}
+
+/// Whether a node says that it holds the site's control socket.
+fn holds_socket(view: &View<'_>, site: &Site, node: NodeId) -> bool {
+    let mut reports = view.seen.fresh(view.now);
+    reports.any(|(reporter, report)| reporter == node && report.sockets.contains(&site.id))
 }
 
 /// Whether a tunnel that lives at this node may stay there, though the node is not called up (again) yet: others reach it,
@@ -220,21 +270,25 @@ fn tunnel_age(view: &View<'_>, site: &Site, node: NodeId) -> Option<Duration> {
 }
 
 /// A single-homed site's tunnel and control socket are at the same node, and there is another one.
-fn leave_socket(view: &View<'_>, site: &Site, current: &Placement, load: &Load) -> Option<(NodeId, String)> {
-    let View { state, seen, candidates, now, .. } = *view;
-    let holds = |node: NodeId| {
-        seen.fresh(now).any(|(reporter, report)| reporter == node && report.sockets.contains(&site.id))
-    };
-    let registered = state.connectors().get(&site.id)?.since;
-    let placed = now.since(current.since);
-    let followed = tunnel_age(view, site, current.home).is_some_and(|age| age > placed);
-    let patience = if followed { SPLIT_FOLLOWED_AFTER } else { SPLIT_AFTER };
-    let settled = placed >= patience && now.since(registered) >= SPLIT_AFTER;
-    if !settled || !holds(current.home) {
+fn leave_socket(
+    view: &View<'_>,
+    site: &Site,
+    current: &Placement,
+    ranking: &Ranking<'_>,
+) -> Option<(NodeId, String)> {
+    let View { state, candidates, .. } = *view;
+    if !is_settled(view, site, current) || !holds_socket(view, site, current.home) {
         return None;
     }
-    let standbys = current.standbys.iter().copied().filter(|id| candidates.contains(id));
-    let to = standbys.chain(load.least_first(candidates)).find(|id| *id != current.home && !holds(*id))?;
+    // Those that suit it as well as the best: of them a standby, because it is known to it.
+    let mut others: Vec<NodeId> = candidates
+        .iter()
+        .copied()
+        .filter(|id| *id != current.home && !holds_socket(view, site, *id))
+        .collect();
+    let standby = |id: &NodeId| current.standbys.iter().position(|other| other == id).unwrap_or(usize::MAX);
+    others.sort_by_key(|id| (ranking.is_full(*id), ranking.fit(*id), standby(id), ranking.position(*id)));
+    let to = *others.first()?;
     let (from, to_name) = (state.node_name(current.home), state.node_name(to));
     Some((
         to,
@@ -249,13 +303,14 @@ fn first_cause(
     site: &Site,
     home: NodeId,
     alive: bool,
+    ranking: &Ranking<'_>,
     leadership: Leadership,
 ) -> Cause {
     let name = state.node_name(home);
     let reason = if alive {
         format!("it had no home; {name} reports a live tunnel to it")
     } else {
-        format!("it had no home; no node reports a tunnel to it, and {name} is home to the fewest sites")
+        format!("it had no home; no node reports a tunnel to it, and {name} {}", ranking.merits(home))
     };
     let made = state.decisions().latest(&Object::Site(site.id), Aspect::Existence);
     Cause::new(Actor::Leader(leadership.node), reason).because(made.map(|decision| decision.revision))
@@ -268,6 +323,7 @@ fn next_cause(
     home: NodeId,
     standbys: &[NodeId],
     alive: &[NodeId],
+    ranking: &Ranking<'_>,
     leadership: Leadership,
 ) -> Cause {
     let before = || std::iter::once(current.home).chain(current.standbys.iter().copied());
@@ -281,16 +337,18 @@ fn next_cause(
         told.push(format!("{what} {} {}", state.node_name(*id), out_of_service(state, *id)));
     }
     if home != current.home {
-        let (name, tunnel) = (state.node_name(home), alive.contains(&home));
-        let (what, tunnel) = match (current.standbys.iter().position(|id| *id == home), tunnel) {
-            (Some(0), true) => ("its first standby", " and reports a live tunnel"),
-            (Some(0), false) => ("its first standby", ", though no standby reports a live tunnel"),
-            (Some(_), true) => ("its first standby that reports a live tunnel", ""),
-            (Some(_), false) => ("its first standby in service", ""),
-            (None, true) => ("a node that reports a live tunnel", ""),
-            (None, false) => ("the node that is home to the fewest sites", ""),
-        };
-        told.push(format!("{name} is {what}{tunnel}"));
+        let name = state.node_name(home);
+        let place = current.standbys.iter().position(|id| *id == home);
+        told.push(match (place, alive.contains(&home)) {
+            (Some(0), true) => format!("{name} is its first standby and reports a live tunnel"),
+            (Some(0), false) => {
+                format!("{name} is its first standby, though no standby reports a live tunnel")
+            }
+            (Some(_), true) => format!("{name} is its first standby that reports a live tunnel"),
+            (Some(_), false) => format!("{name} is its first standby in service"),
+            (None, true) => format!("{name} is a node that reports a live tunnel"),
+            (None, false) => format!("{name} {}", ranking.merits(home)),
+        });
     } else if gone.is_empty() && new.is_empty() {
         told.push("its standbys are put in order".to_owned());
     }

@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 
 use crate::{
     id::{Epoch, NodeId, SiteId, TargetId},
+    name::Slug,
     record::{AdminState, HealthCheck, Method, Node, NodeRole, TunnelKey, Verdict},
     state::ClusterState,
 };
@@ -64,6 +65,8 @@ pub struct TunnelNode {
     pub address: Ipv4Addr,
     /// Where its control channel is reached by address, for connectors that know several: `host:port` of its edge.
     pub control: String,
+    /// The region it is in, as it says.
+    pub region: Option<Slug>,
 }
 
 /// What the tunnel layer of one node must bring about.
@@ -97,6 +100,7 @@ pub(super) fn plan(state: &ClusterState, node: NodeId) -> TunnelPlan {
                 key: node.spec.tunnel_key,
                 address: node.tunnel_address,
                 control,
+                region: node.spec.region.clone(),
             };
             (node.id, planned)
         })

@@ -37,7 +37,7 @@ fn title(kind: &'static str, text: &str) -> Result<String, Refusal> {
     Ok(text.trim().to_owned())
 }
 
-fn credential_id(id: &str) -> Result<(), Refusal> {
+pub(super) fn credential_id(id: &str) -> Result<(), Refusal> {
     if id.len() == CREDENTIAL_ID_LEN && id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Ok(());
     }
@@ -107,7 +107,7 @@ impl ClusterState {
             }
             C::SiteChanged { id, name, enabled } => self.change_site(*id, name, *enabled),
             C::SiteSecretChanged { id, connector_secret } => {
-                self.site_mut(*id)?.connector_secret = *connector_secret;
+                self.change_site_secret(*id, *connector_secret)?;
                 Ok(None)
             }
             C::SiteRemoved(id) => self.remove_site(*id),
@@ -133,7 +133,7 @@ impl ClusterState {
 
     // --- organisations, users, roles, keys ---
 
-    fn need_org(&self, id: &Slug) -> Result<(), Refusal> {
+    pub(super) fn need_org(&self, id: &Slug) -> Result<(), Refusal> {
         if self.orgs.contains_key(id) { Ok(()) } else { Err(Refusal::NotFound(Object::Org(id.clone()))) }
     }
 
@@ -189,6 +189,7 @@ impl ClusterState {
             }
         }
         self.orgs.remove(id);
+        self.tidy_fabric();
         Ok(None)
     }
 
@@ -311,7 +312,7 @@ impl ClusterState {
         })
     }
 
-    fn create_site(
+    pub(super) fn create_site(
         &mut self,
         id: Option<SiteId>,
         org: &Slug,
@@ -364,6 +365,11 @@ impl ClusterState {
             .ok_or(Refusal::Limit { what: "sites".into(), limit: u64::from(last.saturating_sub(first)) + 1 })
     }
 
+    pub(super) fn change_site_secret(&mut self, id: SiteId, secret: Digest) -> Result<(), Refusal> {
+        self.site_mut(id)?.connector_secret = secret;
+        Ok(())
+    }
+
     fn change_site(&mut self, id: SiteId, name: &str, enabled: bool) -> Applied {
         let name = title("name", name)?;
         let index = self.revision.index;
@@ -381,6 +387,7 @@ impl ClusterState {
         let site = self.sites.remove(&id).ok_or(Refusal::NotFound(Object::Site(id)))?;
         self.index.remove_site(&site);
         self.traffic.local_sites.remove(&id);
+        self.fabric.regions.remove(&id);
         self.forget_site(id);
         Ok(None)
     }

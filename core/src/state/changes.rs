@@ -3,6 +3,7 @@
 //! The maps are persistent, so that only what is not shared between the two states is looked at.
 
 mod dns;
+mod fabric;
 mod issuance;
 mod keyring;
 mod traffic;
@@ -42,6 +43,7 @@ impl ClusterState {
         changes.issuance();
         changes.keyring();
         changes.traffic();
+        changes.fabric();
         changes.found
     }
 

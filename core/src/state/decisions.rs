@@ -90,6 +90,7 @@ fn kind(object: &Object) -> u8 {
         Object::RecordSet(_) => 11,
         Object::Certificate(_) => 12,
         Object::Issuer(_) => 13,
+        Object::ProvisioningKey(_) => 14,
     }
 }
 

@@ -69,6 +69,7 @@ sections! {
     31 keys
     33 traffic
     34 rollovers
+    36 fabric
     #[cfg(pangolin_next)]
     200 notes
 }

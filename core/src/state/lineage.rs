@@ -54,6 +54,7 @@ impl ClusterState {
         self.tokens = imbl::OrdMap::new();
         self.staged = None;
         self.forget_holders();
+        self.tidy_fabric();
         // It was about nodes that are gone.
         self.upgrade = None;
         Ok(Some(Object::Node(begun.node)))

@@ -9,6 +9,7 @@ mod changes;
 mod decisions;
 mod dns;
 mod encoding;
+mod fabric;
 mod index;
 mod issuance;
 mod issuers;
@@ -37,6 +38,7 @@ use crate::{
     codec::CodecError,
     command::{Body, Command, Fence},
     dns::Dns,
+    fabric::Fabric,
     feature::FeatureLevel,
     id::{
         CertificateId, DomainId, Epoch, NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, TargetId,
@@ -95,6 +97,7 @@ pub struct ClusterState {
     keys: Keys,
     traffic: Traffic,
     rollovers: Rollovers,
+    fabric: Fabric,
     /// Follows from the records.
     index: Index,
     /// What the version that is made for tests of upgrades adds to this one.
@@ -146,6 +149,8 @@ impl ClusterState {
         dns: Dns;
         /// What is kept about traffic beside resources and targets.
         traffic: Traffic;
+        /// What is kept about the tunnel fabric beside sites and placements.
+        fabric: Fabric;
     }
 
     /// How far the log has been applied.
@@ -351,6 +356,7 @@ impl ClusterState {
             Body::Certificates(change) => self.change_certificates(change),
             Body::Keyring(change) => self.change_keyring(change),
             Body::Traffic(change) => self.change_traffic(change),
+            Body::Fabric(change) => self.change_fabric(change),
             #[cfg(pangolin_next)]
             Body::Noted => {
                 self.notes += 1;

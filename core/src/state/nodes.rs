@@ -374,6 +374,7 @@ impl ClusterState {
             self.check_data_without(id)?;
         }
         self.keys.holders.remove(&id);
+        self.fabric.capacities.remove(&id);
         self.nodes.remove(&id).map(|_| None).ok_or(Refusal::NotFound(Object::Node(id)))
     }
 

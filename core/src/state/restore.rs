@@ -3,7 +3,8 @@
 //! A catalog is larger than a command may be, so it is brought in by parts, which lie in the state until the last
 //! command exchanges the whole at once. What was revoked or consumed does not come back: API keys and keys for zone
 //! transfers stay as they are now, the credentials of a site's connector stay those of now, and a site that was removed
-//! comes back without valid ones. A signed zone keeps its key of now, because its parent knows that one. Join tokens, nodes, leadership, placements of sites that are there, certificates, answered requests
+//! comes back without valid ones. A signed zone keeps its key of now, because its parent knows that one. Join tokens,
+//! provisioning keys, nodes, leadership, placements and regions of sites that are there, certificates, answered requests
 //! and the count of ids are not touched.
 
 use std::{
@@ -187,6 +188,7 @@ impl ClusterState {
         self.restore_naming(beside.naming);
         self.tidy_dns();
         self.tidy_traffic();
+        self.tidy_fabric();
         for site in gone {
             self.forget_site(site);
         }

@@ -3,6 +3,7 @@
 use super::{Explanation, Fact, history::History};
 use crate::{
     decision::Aspect,
+    fabric::Capacity,
     id::NodeId,
     outcome::Object,
     plan::Serving,
@@ -18,6 +19,7 @@ pub(super) fn why(history: &History<'_>, id: NodeId) -> Option<Explanation> {
     let mut facts = vec![verdict(history, node), admin(history, node), role(history, node)];
     facts.extend(leadership(history, node));
     facts.push(sites(history, id));
+    facts.extend(capacity(history, id));
     let joined = format!("in the cluster since {}", node.admitted_at);
     facts.push(history.fact(joined, [history.beginning(&object)]));
     facts.extend(history.earlier(&object, &facts));
@@ -71,6 +73,15 @@ fn leadership(history: &History<'_>, node: &Node) -> Option<Fact> {
     let leads = history.state.leadership().filter(|leads| leads.node == node.id)?;
     let decided = history.leadership(node.id, leads.term).into_iter().map(Some);
     Some(history.fact(format!("leads in term {} since {}", leads.term, leads.since), decided))
+}
+
+/// How many sites it takes, if that is not as usual.
+fn capacity(history: &History<'_>, id: NodeId) -> Option<Fact> {
+    let Capacity { weight, sites } = *history.state.fabric().capacities.get(&id)?;
+    let most =
+        sites.map(|most| format!(", and to at most {most} while others have room")).unwrap_or_default();
+    let text = format!("home to sites with weight {weight}{most}");
+    Some(history.fact(text, [history.edit(&Object::Node(id), &["weight", "capacity"])]))
 }
 
 fn sites(history: &History<'_>, id: NodeId) -> Fact {

@@ -15,6 +15,7 @@ pub(super) fn why(history: &History<'_>, id: SiteId) -> Option<Explanation> {
         Some(local) => vec![local, existence(history, site)],
         None => vec![placement(history, site), connector(history, site), existence(history, site)],
     };
+    facts.extend(region(history, site));
     facts.extend(history.earlier(&object, &facts));
     let about = format!("site {}/{} (id {id})", site.org, site.nice_id);
     Some(Explanation { about, owner: Some(site.org.clone()), facts })
@@ -65,6 +66,13 @@ fn connector(history: &History<'_>, site: &Site) -> Fact {
     let text =
         format!("connector: version {}, {tunnels}, this key since {}", connector.version, connector.since);
     history.fact(text, [history.last(&Object::Site(site.id), Aspect::Connector)])
+}
+
+/// Where it lies, if that is said.
+fn region(history: &History<'_>, site: &Site) -> Option<Fact> {
+    let region = history.state.fabric().regions.get(&site.id)?;
+    let text = format!("lies in region {region}: nodes of that region come first");
+    Some(history.fact(text, [history.edit(&Object::Site(site.id), &["region"])]))
 }
 
 /// That a site exists and whether it is enabled.

@@ -8,6 +8,7 @@ use pangolin_core::{
     NodeId, RequestId, ResourceId, Revision, RoleId, SiteId, Slug, TargetId, Timestamp, TokenId, UserId,
     command::{CertificateIssued, ClusterCreated, LineageBegun, NodeAdmitted, UpgradeChange},
     dns::{AnswerPolicy, DnsChange},
+    fabric::{Capacity, FabricChange},
     feature::{self, FeatureLevel},
     id::ClientId,
     issuance::{CertificatesChange, Challenge, Issuer, OrderStep, Problem, ProblemKind, Rate, Rates, Window},
@@ -403,6 +404,31 @@ pub(crate) mod any {
         ]
     }
 
+    fn fabric() -> impl Strategy<Value = FabricChange> {
+        use FabricChange as F;
+        let id = || select(&["aaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbb", "short"][..]).prop_map(str::to_owned);
+        let capacity = (0..3u16, option::of(0..3u32)).prop_map(|(weight, sites)| Capacity { weight, sites });
+        prop_oneof![
+            (node(), capacity).prop_map(|(node, capacity)| F::CapacitySet { node, capacity }),
+            (site(), option::of(org())).prop_map(|(site, region)| F::SiteRegionSet { site, region }),
+            (id(), org(), title(), option::of(0..3u32), option::of(0..90_000u64)).prop_map(
+                |(id, org, name, uses, lifetime_s)| F::ProvisioningKeyCreated {
+                    id,
+                    org,
+                    name,
+                    secret: Digest([3; 32]),
+                    uses,
+                    lifetime_s
+                }
+            ),
+            id().prop_map(F::ProvisioningKeyRemoved),
+            (id(), option::of(title()), 0..9u8, any::<u8>()).prop_map(|(key, name, n, secret)| {
+                let connector_secret = Digest([secret; 32]);
+                F::SiteProvisioned { key, name, connector_id: format!("{n:015}"), connector_secret }
+            }),
+        ]
+    }
+
     fn people() -> impl Strategy<Value = CatalogChange> {
         use CatalogChange as C;
         let email = select(&["a@x", "A@X", "b@x", "nobody"][..]).prop_map(str::to_owned);
@@ -643,6 +669,7 @@ pub(crate) mod any {
         prop_oneof![
             1 => dns().prop_map(|change| Body::Dns(Box::new(change))),
             1 => traffic().prop_map(|change| Body::Traffic(Box::new(change))),
+            1 => fabric().prop_map(|change| Body::Fabric(Box::new(change))),
             2 => cluster_life(),
             1 => people().prop_map(|change| Body::Catalog(Box::new(change))),
             2 => published().prop_map(|change| Body::Catalog(Box::new(change))),

@@ -265,6 +265,14 @@ impl Edge {
         }
     }
 
+    /// This node has a tunnel of its own to a site (again): connections through other nodes that wait for requests are
+    /// given up, so that new requests take the short way. What runs on them goes on.
+    pub fn prefer_local(&self, site: SiteId) {
+        for pool in self.0.pools.lock().all().filter(|pool| pool.target.site == site) {
+            pool.retire_relayed();
+        }
+    }
+
     /// Gives the keys of TLS session tickets, newest first, so that clients resume on any node that has the same
     /// ones. Until then the edge uses a key of its own. The giver rotates them.
     pub fn set_ticket_keys(&self, keys: &[Zeroizing<[u8; 32]>]) {

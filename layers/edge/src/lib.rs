@@ -20,6 +20,8 @@ mod counters;
 mod dial;
 mod edge;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod headers;
 mod hello;
 mod limits;

@@ -397,6 +397,13 @@ impl TargetPool {
         self.lost.send_replace(via);
     }
 
+    /// Connections through other nodes take no new requests; those that run go on.
+    pub(crate) fn retire_relayed(&self) {
+        let local = |via: Via| via == Via::Local;
+        self.idle.lock().retain(|idle| local(idle.link.via));
+        self.shared.lock().retain(|shared| local(shared.link.via));
+    }
+
     /// The target is gone: nothing waits here any more. Requests that run end by themselves.
     pub(crate) fn close(&self) {
         self.closed.store(true, Relaxed);

@@ -17,6 +17,9 @@ use crate::probe::PROBE_LIFETIME;
 /// room for one late ping and for [`COUNTER_INTERVAL`].
 pub(crate) const QUIET_LIFETIME: Duration = Duration::from_secs(20);
 
+/// How long bytes may have been on their way, or wait to be counted, after the other end went elsewhere.
+const LEAVING: Duration = Duration::from_secs(2);
+
 /// How often the counters of tunnels without probes are read: a Newt that was moved counts as arrived by them. Those of
 /// 5,000 peers take some 20 ms.
 pub(crate) const COUNTER_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,6 +31,8 @@ struct Entry {
     received: u64,
     /// When that counter last moved.
     moved: Option<Instant>,
+    /// When the other end was said to have gone elsewhere.
+    left: Option<Instant>,
     seen: Seen,
 }
 
@@ -52,7 +57,7 @@ impl<K: Ord + Copy> Liveness<K> {
     /// Starts to watch a tunnel, which is dead until proven alive.
     pub(crate) fn add(&mut self, id: K, wall: Timestamp) {
         let seen = Seen { alive: false, since: wall };
-        self.0.insert(id, Entry { probed: None, received: 0, moved: None, seen });
+        self.0.insert(id, Entry { probed: None, received: 0, moved: None, left: None, seen });
     }
 
     /// Forgets a tunnel.
@@ -77,8 +82,22 @@ impl<K: Ord + Copy> Liveness<K> {
             && entry.received != received
         {
             entry.received = received;
-            entry.moved = Some(now);
+            if entry.left.is_none_or(|left| now.saturating_duration_since(left) > LEAVING) {
+                (entry.moved, entry.left) = (Some(now), None);
+            }
         }
+    }
+
+    /// The other end, which does not probe, is said to have gone elsewhere: the tunnel is dead until bytes come that
+    /// were not on their way. True if that changes [`Liveness::seen`].
+    pub(crate) fn left(&mut self, id: K, now: Instant, wall: Timestamp) -> bool {
+        let Some(entry) = self.0.get_mut(&id).filter(|entry| entry.probed.is_none() && entry.seen.alive)
+        else {
+            return false;
+        };
+        (entry.moved, entry.left) = (None, Some(now));
+        entry.seen = Seen { alive: false, since: wall };
+        true
     }
 
     /// True if some tunnel's other end has never probed, so that its counters are worth reading.
@@ -126,10 +145,11 @@ mod tests {
     /// What happens to one tunnel, and whether it is alive afterwards.
     enum Step {
         Probe(u64),
+        Leave(u64),
         Count(u64, u64),
         Tick(u64),
     }
-    use Step::{Count, Probe, Tick};
+    use Step::{Count, Leave, Probe, Tick};
 
     fn after(steps: &[Step]) -> bool {
         let start = Instant::now();
@@ -140,6 +160,9 @@ mod tests {
             match *step {
                 Probe(ms) => {
                     liveness.probed(1, at(ms).0, at(ms).1);
+                }
+                Leave(ms) => {
+                    liveness.left(1, at(ms).0, at(ms).1);
                 }
                 Count(ms, bytes) => liveness.counted(1, bytes, at(ms).0),
                 Tick(ms) => {
@@ -167,6 +190,18 @@ mod tests {
             ),
             ("no probes, a counter that moves", &[Count(10, 9), Count(15_000, 10), Tick(30_000)], true),
             ("a counter of nothing", &[Count(10, 0), Tick(20)], false),
+            ("no probes, and gone elsewhere", &[Count(10, 9), Tick(20), Leave(30)], false),
+            (
+                "gone elsewhere, with bytes on their way",
+                &[Count(10, 9), Tick(20), Leave(30), Count(1000, 10), Tick(1001)],
+                false,
+            ),
+            (
+                "said to be gone, but sends on",
+                &[Count(10, 9), Tick(20), Leave(30), Count(5000, 10), Tick(5001)],
+                true,
+            ),
+            ("an end that probes does not leave", &[Probe(10), Leave(20), Tick(30)], true),
         ];
         for (name, steps, alive) in cases {
             assert_eq!(after(steps), *alive, "{name}");

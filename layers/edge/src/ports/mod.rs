@@ -10,6 +10,9 @@ mod tcp;
 mod tell;
 mod udp;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use tell::header as proxy_header;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},

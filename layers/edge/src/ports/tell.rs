@@ -6,7 +6,7 @@ use pangolin_core::traffic::ProxyProtocol;
 use ppp::{v1, v2};
 
 /// The header for a connection from `client` to `server`, an address of this node.
-pub(super) fn header(version: ProxyProtocol, client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+pub(crate) fn header(version: ProxyProtocol, client: SocketAddr, server: SocketAddr) -> Vec<u8> {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (client, server) = (canonical(client), canonical(server));
     match version {

@@ -77,6 +77,25 @@ async fn a_request_waiting_on_a_suspect_node_moves_at_once() {
 }
 
 #[tokio::test]
+async fn requests_take_the_short_way_once_the_own_tunnel_is_back() {
+    for speaks in [Speaks::Http1, Speaks::H2c] {
+        let (relayed, own) = (Target::start("a", speaks).await, Target::start("b", speaks).await);
+        let method = if matches!(speaks, Speaks::H2c) { Method::H2c } else { Method::Http };
+        let mut lab = Lab::start();
+        lab.publish(HOST, method, 1, &[&[(A, relayed.address)]]);
+        let mut client = lab.http1(HOST).await;
+        let asked = client.request("GET", "/", empty());
+        assert_eq!(client.ask(asked).await.header("x-target"), "a");
+        lab.dialer.set(1, &[(Via::Local, own.address)]);
+        let asked = client.request("GET", "/", empty());
+        assert_eq!(client.ask(asked).await.header("x-target"), "a", "a connection that waits is used");
+        lab.edge.prefer_local(SiteId(1));
+        let asked = client.request("GET", "/", empty());
+        assert_eq!(client.ask(asked).await.header("x-target"), "b");
+    }
+}
+
+#[tokio::test]
 async fn a_request_still_dialing_a_suspect_node_moves_at_once() {
     let target = Target::start("b", Speaks::Http1).await;
     let mut lab = Lab::start();

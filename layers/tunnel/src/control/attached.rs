@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use pangolin_core::{NodeId, SiteId, TargetId, observation::TargetHealth};
+use pangolin_core::{
+    NodeId, SiteId, TargetId,
+    observation::{Attachment, TargetHealth},
+};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -40,6 +43,7 @@ pub(super) struct Attached {
     sockets: Mutex<Sockets>,
     sites: watch::Sender<BTreeSet<SiteId>>,
     health: watch::Sender<BTreeMap<TargetId, TargetHealth>>,
+    attachments: watch::Sender<BTreeMap<SiteId, Attachment>>,
 }
 
 #[derive(Default)]
@@ -54,6 +58,7 @@ struct Entry {
     orders: mpsc::Sender<Order>,
     open: bool,
     health: BTreeMap<TargetId, TargetHealth>,
+    attachment: Attachment,
 }
 
 /// Why a socket is not admitted.
@@ -77,6 +82,7 @@ impl Attached {
             sockets: Mutex::default(),
             sites: watch::Sender::default(),
             health: watch::Sender::default(),
+            attachments: watch::Sender::default(),
         })
     }
 
@@ -86,6 +92,10 @@ impl Attached {
 
     pub(super) fn health(&self) -> watch::Receiver<BTreeMap<TargetId, TargetHealth>> {
         self.health.subscribe()
+    }
+
+    pub(super) fn attachments(&self) -> watch::Receiver<BTreeMap<SiteId, Attachment>> {
+        self.attachments.subscribe()
     }
 
     /// Takes up a socket of `site`, which counts as attached once [`Seat::open`] is called.
@@ -115,7 +125,10 @@ impl Attached {
         sockets.last += 1;
         let at = (site, sockets.last);
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
-        sockets.entries.insert(at, Entry { orders, open: false, health: BTreeMap::new() });
+        sockets.entries.insert(
+            at,
+            Entry { orders, open: false, health: BTreeMap::new(), attachment: Attachment::default() },
+        );
         Ok((Seat { attached: Arc::clone(self), at }, receiver))
     }
 
@@ -138,6 +151,15 @@ impl Attached {
     fn publish(&self, sockets: &Sockets, site: SiteId, targets: impl Iterator<Item = TargetId>) {
         let open = sockets.of(site).any(|(_, entry)| entry.open);
         self.sites.send_if_modified(|sites| if open { sites.insert(site) } else { sites.remove(&site) });
+        // Of several sockets the newest knows best.
+        let newest =
+            sockets.of(site).filter(|(_, entry)| entry.open).map(|(_, entry)| &entry.attachment).last();
+        self.attachments.send_if_modified(|all| {
+            match newest.filter(|known| **known != Attachment::default()) {
+                Some(known) => all.insert(site, known.clone()).as_ref() != Some(known),
+                None => all.remove(&site).is_some(),
+            }
+        });
         self.health.send_if_modified(|health| {
             let mut modified = false;
             for target in targets {
@@ -175,6 +197,14 @@ impl Seat {
         let mut targets: BTreeSet<TargetId> = health.keys().copied().collect();
         targets.extend(std::mem::replace(&mut entry.health, health).into_keys());
         self.attached.publish(&sockets, self.at.0, targets.into_iter());
+    }
+
+    /// This is known of the site's tunnel.
+    pub(super) fn attachment(&self, attachment: Attachment) {
+        let mut sockets = self.attached.sockets.lock();
+        let Some(entry) = sockets.entries.get_mut(&self.at) else { return };
+        entry.attachment = attachment;
+        self.attached.publish(&sockets, self.at.0, std::iter::empty());
     }
 
     /// The connector is gone, or about to be.

@@ -12,12 +12,16 @@ use pangolin_core::{
 };
 
 use super::messages::{
-    Check, CheckIds, CheckList, Connect, ExitNode, FromNode, OfferedNode, Sync, TargetList, TargetStrings,
-    key_text,
+    Check, CheckIds, CheckList, Connect, ExitNode, FromNode, OfferedNode, PingResult, Sync, TargetList,
+    TargetStrings, key_text,
 };
 
 /// A Newt wants to see a port for hole punching in `connect`. This is the one it knows; nothing listens there.
 const RELAY_PORT: u16 = 21_820;
+/// Most nodes to choose from: each costs a connector three requests.
+const CHOICE_MAX: usize = 4;
+/// The longest distance that is believed, in milliseconds: a request is given 5 s.
+const DISTANCE_MAX: f64 = 60_000.0;
 
 /// The targets and checks of a site.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -174,8 +178,45 @@ pub(super) fn offered(site: &SiteTunnel, nodes: &BTreeMap<NodeId, TunnelNode>) -
         .collect()
 }
 
-/// A node as a Newt may choose it. One that is given a single node asks it nothing and registers at once.
-pub(super) fn exit_node(id: NodeId, node: &TunnelNode) -> ExitNode {
+/// The nodes that a Newt may choose from, the one first where its tunnel should end. It asks each of several three times
+/// over plain HTTP, one after the other, which takes a moment, and up to 15 s for one that is dead: so it is given a
+/// choice only where it may make a difference, between regions, and only of nodes that answer.
+pub(super) fn choice(
+    end: NodeId,
+    usable: &[NodeId],
+    nodes: &BTreeMap<NodeId, TunnelNode>,
+    before: Option<NodeId>,
+) -> Vec<ExitNode> {
+    let others = usable.iter().copied().filter(|id| *id != end);
+    let known: Vec<(NodeId, &TunnelNode)> =
+        std::iter::once(end).chain(others).filter_map(|id| Some((id, nodes.get(&id)?))).collect();
+    let first = known.first().map(|(_, node)| &node.region);
+    let one_region = known.iter().all(|(_, node)| Some(&node.region) == first);
+    let most = if one_region { 1 } else { CHOICE_MAX };
+    known.into_iter().take(most).map(|(id, node)| exit_node(id, node, before == Some(id))).collect()
+}
+
+/// Milliseconds to the nodes that a connector has measured; none where it had no choice, and so has measured nothing.
+pub(super) fn distances(
+    results: &[PingResult],
+    nodes: &BTreeMap<NodeId, TunnelNode>,
+) -> BTreeMap<NodeId, u32> {
+    let sane = |result: &&PingResult| {
+        let reached = result.error.as_ref().is_none_or(String::is_empty);
+        reached && (0.0..=DISTANCE_MAX).contains(&result.latency_ms)
+    };
+    let known = results.iter().take(nodes.len()).filter(sane).filter_map(|result| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was looked at above")]
+        let distance = result.latency_ms.round() as u32;
+        let id = NodeId(result.exit_node_id);
+        nodes.contains_key(&id).then_some((id, distance))
+    });
+    let measured: BTreeMap<NodeId, u32> = known.collect();
+    if results.len() > 1 { measured } else { BTreeMap::new() }
+}
+
+/// A node as a Newt may choose it.
+fn exit_node(id: NodeId, node: &TunnelNode, before: bool) -> ExitNode {
     let host = node.endpoint.rsplit_once(':').map_or(node.endpoint.as_str(), |(host, _)| host);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let host = if bare.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) { host } else { bare };
@@ -184,6 +225,6 @@ pub(super) fn exit_node(id: NodeId, node: &TunnelNode) -> ExitNode {
         exit_node_name: node.name.clone(),
         endpoint: host.to_owned(),
         weight: 1.0,
-        was_previously_connected: false,
+        was_previously_connected: before,
     }
 }

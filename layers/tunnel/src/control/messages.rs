@@ -65,6 +65,9 @@ pub enum FromConnector {
     /// How its targets are.
     #[serde(rename = "newt/healthcheck/status")]
     HealthStatus(HealthStatus),
+    /// A blueprint: what it would publish.
+    #[serde(rename = "newt/blueprint/apply")]
+    Blueprint(Value),
     /// It is being shut down.
     #[serde(rename = "newt/disconnecting")]
     Disconnecting(Nothing),
@@ -110,6 +113,9 @@ pub enum FromNode {
     /// All targets and checks, after a configuration version was missed.
     #[serde(rename = "newt/sync")]
     Sync(Sync),
+    /// What became of a blueprint.
+    #[serde(rename = "newt/blueprint/results")]
+    BlueprintResult(BlueprintResult),
     /// The nodes have changed. For multi-homed connectors only.
     #[serde(rename = "pangolin/nodes")]
     Nodes(NodeList),
@@ -127,7 +133,7 @@ pub struct NodesWanted {
 }
 
 /// `newt/wg/register`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Register {
     /// The connector's WireGuard key, base64.
@@ -142,6 +148,32 @@ pub struct Register {
     pub multi_homed: bool,
     /// To be echoed.
     pub chain_id: String,
+    /// How far the nodes are that it was given to choose from; none or empty where it had no choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ping_results: Option<Vec<PingResult>>,
+}
+
+/// How far a connector is from a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PingResult {
+    /// The node's id.
+    pub exit_node_id: u64,
+    /// Milliseconds there and back, the mean of some tries.
+    pub latency_ms: f64,
+    /// Why it was not reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// `newt/blueprint/results`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BlueprintResult {
+    /// Whether it was taken.
+    pub success: bool,
+    /// Why not.
+    pub message: String,
 }
 
 /// `newt/healthcheck/status`.
@@ -375,6 +407,7 @@ impl Says for FromConnector {
         "newt/ping/request",
         "newt/wg/register",
         "newt/healthcheck/status",
+        "newt/blueprint/apply",
         "newt/disconnecting",
     ];
 }
@@ -394,6 +427,7 @@ impl Says for FromNode {
         "newt/healthcheck/remove",
         "newt/healthcheck/status/request",
         "newt/sync",
+        "newt/blueprint/results",
         "pangolin/nodes",
         "pangolin/refused",
     ];

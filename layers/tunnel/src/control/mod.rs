@@ -6,8 +6,8 @@
 //! layer's questions through [`SiteControl`] and reads who is attached and what their targets are like. Nothing is
 //! decided here: where a tunnel ends is in the plan, except for [`ControlService::move_to`], which says it ahead of it.
 //!
-//! Not here: the tunnels themselves, and the ping, blueprint, Docker and private-client parts of Newt, whose messages
-//! are ignored.
+//! Not here: the tunnels themselves, and the Docker and private-client parts of Newt, whose messages are ignored.
+//! Blueprints are refused with what to do instead.
 
 mod attached;
 mod config;
@@ -27,9 +27,12 @@ use pangolin_core::{
     record::{Digest, TunnelKey},
 };
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 pub use over_tls::DATAGRAM_MAX;
-pub use service::{AnswerBody, ControlService, DATAGRAMS_PATH, SOCKET_PATH, TOKEN_PATH, VERSION_PATH};
+pub use service::{
+    AnswerBody, ControlService, DATAGRAMS_PATH, PROVISION_PATH, SOCKET_PATH, TOKEN_PATH, VERSION_PATH,
+};
 
 /// Tells the time.
 pub type Clock = fn() -> Timestamp;
@@ -42,11 +45,46 @@ pub struct RegisterError {
     pub reason: String,
 }
 
+/// A connector that brought a provisioning key was given no site.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProvisionError {
+    /// The key is none, or good for nothing any more. Which of it is for the log: who guesses is told no more.
+    #[error("the provisioning key is not valid, has expired or has been used up")]
+    Key,
+    /// The site was not made.
+    #[error("the site was not made: {reason}")]
+    Site {
+        /// Why, and what to do.
+        reason: String,
+        /// Whether it may succeed later.
+        later: bool,
+    },
+}
+
+/// A connector's credentials.
+pub struct Provisioned {
+    /// Public half.
+    pub connector_id: String,
+    /// Secret half.
+    pub secret: Zeroizing<String>,
+}
+
 /// What the control channel asks of the node.
 pub trait SiteControl: Send + Sync + 'static {
     /// The enabled site that has these credentials. Called for every reconnect of every connector: a lookup and a
     /// fast hash, compared in constant time.
     fn sign_in(&self, connector_id: &str, secret: &str) -> Option<SiteId>;
+
+    /// Makes a site for a connector that brings a provisioning key, and gives it credentials. `name` is the connector's
+    /// wish for a display name.
+    ///
+    /// # Errors
+    /// [`ProvisionError`] if the key is not good, or nothing can be committed now.
+    fn provision(
+        &self,
+        key: String,
+        name: Option<String>,
+    ) -> BoxFuture<'_, Result<Provisioned, ProvisionError>>;
 
     /// Digest of the site's present secret; none = there is no such site, or it is off. Tokens and open sockets end
     /// when it changes.

@@ -13,7 +13,11 @@ use http_body::Body;
 use http_body_util::{BodyExt as _, Empty, Full, Limited, combinators::BoxBody};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use pangolin_core::{NodeId, SiteId, TargetId, observation::TargetHealth, record::Digest};
+use pangolin_core::{
+    NodeId, SiteId, TargetId,
+    observation::{Attachment, TargetHealth},
+    record::Digest,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 use tokio_tungstenite::{
@@ -27,7 +31,7 @@ use tokio_util::{
 use zeroize::Zeroizing;
 
 use super::{
-    Clock, SiteControl,
+    Clock, ProvisionError, Provisioned, SiteControl,
     attached::{Attached, Order},
     over_tls::{Carriers, carry, limits as datagram_limits},
     socket::{Socket, limits},
@@ -36,6 +40,8 @@ use super::{
 
 /// Where a connector gets its session token.
 pub const TOKEN_PATH: &str = "/api/v1/auth/newt/get-token";
+/// Where a connector that brings a provisioning key gets credentials.
+pub const PROVISION_PATH: &str = "/api/v1/auth/newt/register";
 /// Where a connector asks whether it should update itself. It should not.
 pub const VERSION_PATH: &str = "/api/v1/auth/newt/version";
 /// Where a connector opens its control socket.
@@ -81,10 +87,26 @@ struct Token {
     server_version: &'static str,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProvisionRequest {
+    provisioning_key: String,
+    #[serde(default)]
+    name: Option<String>,
+}
+
+/// New credentials, as Newt reads them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NewCredentials<'a> {
+    newt_id: &'a str,
+    secret: &'a str,
+}
+
 /// What every answer of this API looks like.
 #[derive(Serialize)]
-struct Envelope<'a> {
-    data: Option<Token>,
+struct Envelope<'a, T> {
+    data: Option<T>,
     success: bool,
     error: bool,
     message: &'a str,
@@ -116,7 +138,7 @@ impl ControlService {
     /// Whether requests for this path belong here.
     #[must_use]
     pub fn serves(path: &str) -> bool {
-        matches!(path, TOKEN_PATH | VERSION_PATH | SOCKET_PATH | DATAGRAMS_PATH)
+        matches!(path, TOKEN_PATH | PROVISION_PATH | VERSION_PATH | SOCKET_PATH | DATAGRAMS_PATH)
     }
 
     /// Answers a request for one of the paths that it [`serves`](Self::serves). An opened control socket lives on in a
@@ -130,9 +152,16 @@ impl ControlService {
         let mut response = match (request.method(), request.uri().path()) {
             (&Method::GET, SOCKET_PATH) => return self.open_socket(request),
             (&Method::GET, DATAGRAMS_PATH) => return self.open_datagrams(request),
-            (&Method::POST, TOKEN_PATH) => self.sign_in(request).await,
+            (&Method::POST, TOKEN_PATH) => match received(request).await {
+                Ok(body) => self.token(&body),
+                Err(refusal) => *refusal,
+            },
+            (&Method::POST, PROVISION_PATH) => match received(request).await {
+                Ok(body) => self.provision(&body).await,
+                Err(refusal) => *refusal,
+            },
             (&Method::POST, VERSION_PATH) => empty(StatusCode::NO_CONTENT),
-            (_, TOKEN_PATH | VERSION_PATH) => not_allowed("POST"),
+            (_, TOKEN_PATH | PROVISION_PATH | VERSION_PATH) => not_allowed("POST"),
             (_, SOCKET_PATH | DATAGRAMS_PATH) => not_allowed("GET"),
             _ => refusal(StatusCode::NOT_FOUND, "there is nothing here"),
         };
@@ -155,6 +184,12 @@ impl ControlService {
         self.attached.health()
     }
 
+    /// What is known of the tunnels of the sites attached here.
+    #[must_use]
+    pub fn attachments(&self) -> watch::Receiver<BTreeMap<SiteId, Attachment>> {
+        self.attached.attachments()
+    }
+
     /// Has a single-homed connector of `site` that is attached here move its tunnel to `node` at once, ahead of the
     /// plan. `node` must have the peer installed already. Nothing happens to multi-homed connectors, nor to one whose
     /// tunnel is known to end there. Returns whether there is a socket to say it through.
@@ -171,18 +206,34 @@ impl ControlService {
         }
     }
 
-    async fn sign_in<B>(&self, request: Request<B>) -> Response<AnswerBody>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + std::marker::Sync>>,
-    {
-        let body = Limited::new(request.into_body(), BODY_MAX).collect();
-        match timeout(BODY_TIMEOUT, Box::pin(body)).await {
-            Ok(Ok(body)) => self.token(&body.to_bytes()),
-            Ok(Err(error)) => {
-                refusal(StatusCode::BAD_REQUEST, &format!("the body was not received: {error}"))
+    /// Newt takes any 2xx, writes the credentials to its file and forgets the key.
+    async fn provision(&self, body: &[u8]) -> Response<AnswerBody> {
+        let ProvisionRequest { provisioning_key, name } = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => {
+                let message = format!("not {{\"provisioningKey\", \"name\"}}: {error}");
+                return refusal(StatusCode::BAD_REQUEST, &message);
             }
-            Err(_) => refusal(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        };
+        let name = name.filter(|name| !name.trim().is_empty());
+        match self.port.provision(provisioning_key, name).await {
+            Ok(Provisioned { connector_id, secret }) => {
+                let data = NewCredentials { newt_id: &connector_id, secret: &secret };
+                let message = "Site created successfully";
+                let envelope =
+                    Envelope { data: Some(data), success: true, error: false, message, status: 201 };
+                let mut response = json(&envelope);
+                *response.status_mut() = StatusCode::CREATED;
+                response
+            }
+            Err(error) => {
+                let status = match &error {
+                    ProvisionError::Key => StatusCode::UNAUTHORIZED,
+                    ProvisionError::Site { later: false, .. } => StatusCode::BAD_REQUEST,
+                    ProvisionError::Site { later: true, .. } => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                refusal(status, &error.to_string())
+            }
         }
     }
 
@@ -279,6 +330,21 @@ impl ControlService {
     }
 }
 
+/// The body of a request, or the refusal.
+async fn received<B>(request: Request<B>) -> Result<Bytes, Box<Response<AnswerBody>>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + std::marker::Sync>>,
+{
+    let body = Limited::new(request.into_body(), BODY_MAX).collect();
+    let (status, message) = match timeout(BODY_TIMEOUT, Box::pin(body)).await {
+        Ok(Ok(body)) => return Ok(body.to_bytes()),
+        Ok(Err(error)) => (StatusCode::BAD_REQUEST, format!("the body was not received: {error}")),
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
+    };
+    Err(Box::new(refusal(status, &message)))
+}
+
 /// A request that may open a WebSocket.
 struct Opening {
     /// The key for the answer.
@@ -355,13 +421,18 @@ fn not_allowed(allowed: &'static str) -> Response<AnswerBody> {
 }
 
 fn refusal(status: StatusCode, message: &str) -> Response<AnswerBody> {
-    let mut response =
-        json(&Envelope { data: None, success: false, error: true, message, status: status.as_u16() });
+    let mut response = json(&Envelope::<Token> {
+        data: None,
+        success: false,
+        error: true,
+        message,
+        status: status.as_u16(),
+    });
     *response.status_mut() = status;
     response
 }
 
-fn json(envelope: &Envelope<'_>) -> Response<AnswerBody> {
+fn json<T: Serialize>(envelope: &Envelope<'_, T>) -> Response<AnswerBody> {
     // Strings and numbers always have a JSON form.
     let body = serde_json::to_vec(envelope).unwrap_or_default();
     let mut response = Response::new(Full::from(body).boxed());

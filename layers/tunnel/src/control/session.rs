@@ -12,16 +12,16 @@ use std::collections::BTreeMap;
 
 use pangolin_core::{
     Epoch, NodeId, TargetId, Timestamp,
-    observation::TargetHealth,
+    observation::{Attachment, TargetHealth},
     plan::{SiteTunnel, TunnelNode},
     record::TunnelKey,
 };
 
 use super::{
-    config::{SiteConfig, exit_node, offered},
+    config::{SiteConfig, choice, distances, offered},
     messages::{
-        CHAIN_MAX, ExitNodes, FromConnector, FromNode, HealthStatus, NodeList, NodesWanted, Nothing, Pong,
-        Refused, Register, parse_key,
+        BlueprintResult, CHAIN_MAX, ExitNodes, FromConnector, FromNode, HealthStatus, NodeList, NodesWanted,
+        Nothing, Pong, Refused, Register, parse_key,
     },
 };
 
@@ -40,6 +40,8 @@ pub(super) struct View<'a> {
     pub(super) home: Option<NodeId>,
     /// Where the tunnel of a single-homed connector that asks should end now.
     pub(super) end: Option<NodeId>,
+    /// The nodes offered to the site that answer, best first.
+    pub(super) usable: &'a [NodeId],
     /// Whether that node has a live tunnel to the site.
     pub(super) carried: bool,
     /// The clock.
@@ -79,6 +81,8 @@ pub(super) enum Action {
     Send(FromNode, u64),
     /// Have the connector's key committed; takes the place of a commit that is still under way.
     Commit { key: TunnelKey, version: String, multi_homed: bool },
+    /// This is known of its tunnel.
+    Attachment(Attachment),
     /// Believe this of the site's targets, and of no others.
     Health(BTreeMap<TargetId, TargetHealth>),
     /// The site's connector is leaving.
@@ -104,6 +108,10 @@ pub(super) struct Session {
     nodes: Option<NodeList>,
     /// What it says of its targets.
     health: BTreeMap<TargetId, TargetHealth>,
+    /// What is known of its tunnel, as it was told last.
+    attachment: Attachment,
+    /// How far it is from the nodes, as it has measured.
+    distances: BTreeMap<NodeId, u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +155,17 @@ struct Told {
 impl Session {
     /// What has to be done when `event` happens.
     pub(super) fn on(&mut self, view: &View<'_>, event: Event) -> Vec<Action> {
+        let mut actions = self.follow(view, event);
+        let end = self.place.as_ref().filter(|_| !self.multi_homed()).map(|place| place.node);
+        let attachment = Attachment { end, distances: self.distances.clone() };
+        if attachment != self.attachment {
+            self.attachment.clone_from(&attachment);
+            actions.push(Action::Attachment(attachment));
+        }
+        actions
+    }
+
+    fn follow(&mut self, view: &View<'_>, event: Event) -> Vec<Action> {
         let Some(site) = view.site else {
             return match event {
                 Event::Planned => vec![
@@ -161,6 +180,11 @@ impl Session {
             Event::Received(FromConnector::NodesWanted(wanted), _) => self.nodes_wanted(view, site, wanted),
             Event::Received(FromConnector::Register(register), _) => self.register(view, site, register),
             Event::Received(FromConnector::HealthStatus(status), _) => self.hear_health(site, &status),
+            Event::Received(FromConnector::Blueprint(_), _) => {
+                let message = "blueprints are not taken here: publish with pangolinctl or the API".to_owned();
+                let refused = FromNode::BlueprintResult(BlueprintResult { success: false, message });
+                vec![Action::Send(refused, version_of(site))]
+            }
             Event::Received(FromConnector::Disconnecting(_), _) => {
                 vec![Action::Leave, Action::Close("the connector is leaving")]
             }
@@ -195,13 +219,14 @@ impl Session {
 
     fn nodes_wanted(&mut self, view: &View<'_>, site: &SiteTunnel, wanted: NodesWanted) -> Vec<Action> {
         self.will_register = true;
-        self.place = None;
+        let before = self.place.take().map(|place| place.node);
         // A Newt that gets an empty list stops asking, so without a node there is no answer.
-        let Some((id, node)) = view.end() else { return Vec::new() };
+        let Some((id, _)) = view.end() else { return Vec::new() };
         if wanted.chain_id.len() > CHAIN_MAX {
             return vec![Action::Close("the chainId is too long")];
         }
-        let nodes = ExitNodes { exit_nodes: vec![exit_node(id, node)], chain_id: wanted.chain_id };
+        let exit_nodes = choice(id, view.usable, view.nodes, before);
+        let nodes = ExitNodes { exit_nodes, chain_id: wanted.chain_id };
         vec![Action::Send(FromNode::ExitNodes(nodes), version_of(site))]
     }
 
@@ -212,10 +237,17 @@ impl Session {
         if register.chain_id.len() > CHAIN_MAX {
             return vec![Action::Close("the chainId is too long")];
         }
+        let measured = distances(register.ping_results.as_deref().unwrap_or_default(), view.nodes);
+        if !measured.is_empty() {
+            self.distances = measured;
+        }
         let identity = Identity { key, multi_homed: register.multi_homed };
         let repeated = self.pending.is_some() && self.identity == Some(identity);
         self.identity = Some(identity);
-        let known = site.key == Some(key) && site.multi_homed == identity.multi_homed;
+        // While its first commit is under way, the plan may know a key that the other nodes do not have yet.
+        let under_way = self.pending.as_ref().is_some_and(|pending| pending.answer != Answer::Nothing);
+        let known =
+            site.key == Some(key) && site.multi_homed == identity.multi_homed && !(repeated && under_way);
         let mut actions = Vec::new();
         // The key of a registration that changes nothing is installed on every node, so the answer waits for nothing:
         // a Newt whose node died gets its tunnel back even while nothing can be committed.

@@ -251,11 +251,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let suspect = |node| self.port.suspect(node);
         let end = tunnel_end(offers, suspect, |node| self.port.carried(self.site, node));
         let home = tunnel_end(offers, suspect, |_| false);
+        let usable: Vec<_> = offers.iter().copied().filter(|node| !suspect(*node)).collect();
         let view = View {
             site,
             nodes: &plan.nodes,
             home,
             end,
+            usable: &usable,
             carried: end.is_some_and(|end| self.port.carried(self.site, end)),
             now: (self.now)(),
         };
@@ -276,6 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     }));
                 }
                 Action::Health(health) => self.seat.health(health),
+                Action::Attachment(attachment) => self.seat.attachment(attachment),
                 Action::Leave => self.seat.leave(),
                 Action::Close(reason) => return Err(End::new(CloseCode::Policy, reason)),
             }

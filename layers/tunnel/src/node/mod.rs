@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ipnet::Ipv4Net;
@@ -166,6 +166,16 @@ impl TunnelLayer {
     #[must_use]
     pub fn seen(&self) -> watch::Receiver<BTreeMap<SiteId, Seen>> {
         self.0.seen.subscribe()
+    }
+
+    /// The connector of a site, which does not probe, is said to have its tunnel at another node now: the one to this
+    /// node counts as dead until it sends through it again.
+    pub fn left(&self, site: SiteId) {
+        let mut state = self.0.state.lock();
+        if state.liveness.left(site, Instant::now(), wall_clock()) {
+            tracing::info!(%site, "tunnel has gone to another node");
+            self.0.seen.send_replace(state.liveness.seen());
+        }
     }
 
     /// Traffic and age of the tunnels.

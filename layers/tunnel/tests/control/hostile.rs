@@ -45,6 +45,29 @@ async fn messages_that_are_none_close_the_socket_with_a_reason() {
             reason: "publicKey",
         },
         Case {
+            what: "distances that are none",
+            frames: vec![Message::text(
+                r#"{"type":"newt/wg/register","data":{"publicKey":"AAAA","pingResults":[{"exitNodeId":"x"}]}}"#,
+            )],
+            code: 1008,
+            reason: "newt/wg/register",
+        },
+        Case {
+            what: "a chain without end",
+            frames: vec![Message::text(format!(
+                r#"{{"type":"newt/ping/request","data":{{"chainId":"{}"}}}}"#,
+                "x".repeat(1000)
+            ))],
+            code: 1008,
+            reason: "chainId",
+        },
+        Case {
+            what: "a flood of blueprints",
+            frames: vec![Message::text(r#"{"type":"newt/blueprint/apply","data":{"blueprint":"{}"}}"#); 700],
+            code: 1008,
+            reason: "messages in a minute",
+        },
+        Case {
             what: "a flood",
             frames: vec![Message::text(r#"{"type":"newt/receive-bandwidth","data":{}}"#); 700],
             code: 1008,
@@ -70,7 +93,9 @@ async fn unknown_messages_are_ignored() {
     let server = serve(FakeNode::new()).await;
     let mut newt = Newt::sign_in(&server, HOME_LAB).await;
     newt.say("newt/wg/get-config", json!({ "publicKey": "x", "port": 51337 })).await;
+    newt.say("newt/browsergateway/anything", json!(null)).await;
     newt.say("newt/blueprint/apply", json!({ "blueprint": "{}" })).await;
+    assert_eq!(newt.hears_a("newt/blueprint/results").await.0["success"], json!(false));
     newt.is_served().await;
 }
 

@@ -6,6 +6,8 @@ mod datagrams;
 mod hostile;
 mod newt;
 mod node;
+mod provisioning;
+mod transcripts;
 
 use std::sync::Arc;
 
@@ -245,9 +247,13 @@ async fn a_draining_node_sends_its_connectors_away() {
 #[tokio::test]
 async fn paths_of_others_are_left_to_them() {
     use pangolin_tunnel::control::ControlService;
-    for path in
-        ["/api/v1/auth/newt/get-token", "/api/v1/auth/newt/version", "/api/v1/ws", "/api/v1/tunnel/datagrams"]
-    {
+    for path in [
+        "/api/v1/auth/newt/get-token",
+        "/api/v1/auth/newt/register",
+        "/api/v1/auth/newt/version",
+        "/api/v1/ws",
+        "/api/v1/tunnel/datagrams",
+    ] {
         assert!(ControlService::serves(path), "{path}");
     }
     for path in ["/", "/ping", "/api/v1/sites", "/api/v1/ws/x"] {

@@ -16,9 +16,10 @@ use pangolin_core::{
     plan::{SiteTunnel, TunnelNode, TunnelPlan, TunnelTarget},
     record::{Digest, HealthCheck, Method, TunnelKey},
 };
-use pangolin_tunnel::control::{ControlService, RegisterError, SiteControl};
+use pangolin_tunnel::control::{ControlService, ProvisionError, Provisioned, RegisterError, SiteControl};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use zeroize::Zeroizing;
 
 /// The key that all nodes of the test cluster make tokens with.
 pub(crate) const TOKEN_KEY: [u8; 32] = [9; 32];
@@ -26,6 +27,9 @@ pub(crate) const TOKEN_KEY: [u8; 32] = [9; 32];
 pub(crate) const HOME_LAB: (SiteId, &str, &str) = (SiteId(4), "k3vhomelab00000", "secret of the home lab");
 /// Another one.
 pub(crate) const OFFICE: (SiteId, &str, &str) = (SiteId(5), "k3voffice000000", "secret of the office");
+
+/// The provisioning key that the node knows.
+pub(crate) const PROVISIONING_KEY: &str = "spk000000000000.secret";
 
 /// Nothing in these tests takes longer, unless it is stuck.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,6 +46,8 @@ pub(crate) type Registered = (SiteId, TunnelKey, String, bool);
 pub(crate) struct FakeNode {
     pub(crate) secrets: Mutex<BTreeMap<SiteId, (String, String)>>,
     pub(crate) registered: Mutex<Vec<Registered>>,
+    /// Sites that were given to connectors, and the names these wished for.
+    pub(crate) provisioned: Mutex<Vec<(SiteId, Option<String>)>>,
     pub(crate) refuses: Mutex<Option<String>>,
     pub(crate) carried: Mutex<BTreeSet<(SiteId, NodeId)>>,
     pub(crate) suspects: Mutex<BTreeSet<NodeId>>,
@@ -57,6 +63,7 @@ impl FakeNode {
         Arc::new(Self {
             secrets: Mutex::new(secrets),
             registered: Mutex::default(),
+            provisioned: Mutex::default(),
             refuses: Mutex::default(),
             carried: Mutex::default(),
             suspects: Mutex::default(),
@@ -84,6 +91,7 @@ fn plan() -> TunnelPlan {
                 key: TunnelKey([100 + number; 32]),
                 address: Ipv4Addr::new(100, 89, 0, number),
                 control: format!("192.0.2.{number}:443"),
+                region: None,
             };
             (NodeId(u64::from(number)), node)
         })
@@ -123,6 +131,24 @@ impl SiteControl for FakeNode {
     fn sign_in(&self, connector_id: &str, secret: &str) -> Option<SiteId> {
         let wanted = (connector_id.to_owned(), secret.to_owned());
         self.secrets.lock().iter().find(|(_, known)| **known == wanted).map(|(site, _)| *site)
+    }
+
+    fn provision(
+        &self,
+        key: String,
+        name: Option<String>,
+    ) -> BoxFuture<'_, Result<Provisioned, ProvisionError>> {
+        Box::pin(async move {
+            if key != PROVISIONING_KEY {
+                return Err(ProvisionError::Key);
+            }
+            if let Some(reason) = self.refuses.lock().clone() {
+                return Err(ProvisionError::Site { reason, later: true });
+            }
+            let (site, id, secret) = HOME_LAB;
+            self.provisioned.lock().push((site, name));
+            Ok(Provisioned { connector_id: id.to_owned(), secret: Zeroizing::new(secret.to_owned()) })
+        })
     }
 
     fn credential(&self, site: SiteId) -> Option<Digest> {

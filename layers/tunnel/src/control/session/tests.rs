@@ -9,7 +9,7 @@ use pangolin_core::{
 };
 
 use super::*;
-use crate::control::messages::{Register, TargetStatus, encode, key_text};
+use crate::control::messages::{PingResult, Register, TargetStatus, encode, key_text};
 
 const KEY: TunnelKey = TunnelKey([1; 32]);
 const NEW_KEY: TunnelKey = TunnelKey([2; 32]);
@@ -30,6 +30,7 @@ fn node(number: u8) -> TunnelNode {
         key: TunnelKey([100 + number; 32]),
         address: Ipv4Addr::new(100, 89, 0, number),
         control: format!("192.0.2.{number}:443"),
+        region: None,
     }
 }
 
@@ -73,6 +74,7 @@ impl World {
             nodes: &self.nodes,
             home: self.site.as_ref().and_then(|site| site.offers.first().copied()),
             end: self.end.or(self.site.as_ref().and_then(|site| site.offers.first().copied())),
+            usable: self.site.as_ref().map_or(&[][..], |site| &site.offers),
             carried: self.carried,
             now: Timestamp(1_795_222_800_000),
         };
@@ -81,7 +83,9 @@ impl World {
 
     /// What follows, in short: types of messages with versions, and what else is to be done.
     fn short(&self, session: &mut Session, event: Event) -> Vec<String> {
-        self.on(session, event).iter().map(brief).collect()
+        // Where the tunnel ends is told in tests of its own.
+        let told = self.on(session, event);
+        told.iter().filter(|action| !matches!(action, Action::Attachment(_))).map(brief).collect()
     }
 }
 
@@ -115,6 +119,7 @@ fn brief(action: &Action) -> String {
             format!("commit {} {version:?} multi={multi_homed}", key.0[0])
         }
         Action::Health(health) => format!("health {health:?}"),
+        Action::Attachment(Attachment { end, distances }) => format!("attached {end:?} {distances:?}"),
         Action::Leave => "leave".into(),
         Action::Close(reason) => format!("close: {reason}"),
     }
@@ -153,6 +158,77 @@ fn multi(key: TunnelKey, chain: &str) -> Event {
     says(FromConnector::Register(Register { multi_homed: true, ..registers(key, chain) }))
 }
 
+#[test]
+fn several_nodes_are_offered_where_they_lie_in_several_regions() {
+    let mut world = world();
+    let region = |world: &mut World, id, region: &str| {
+        world.nodes.get_mut(&NodeId(id)).unwrap().region = Some(region.parse().unwrap());
+    };
+    region(&mut world, 1, "eu");
+    region(&mut world, 2, "eu");
+    region(&mut world, 3, "us");
+    world.end = Some(NodeId(2));
+    let actions = world.on(&mut Session::default(), nodes_wanted());
+    let [Action::Send(FromNode::ExitNodes(nodes), 5)] = actions.as_slice() else { panic!("{actions:?}") };
+    let ids: Vec<u64> = nodes.exit_nodes.iter().map(|node| node.exit_node_id).collect();
+    assert_eq!(ids, [2, 1, 3], "the one where it should end comes first");
+    for id in 1..=3 {
+        region(&mut world, id, "eu");
+    }
+    let actions = world.on(&mut Session::default(), nodes_wanted());
+    let [Action::Send(FromNode::ExitNodes(nodes), 5)] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(nodes.exit_nodes.len(), 1);
+}
+
+#[test]
+fn what_a_connector_has_measured_is_told_and_where_its_tunnel_ends() {
+    type Results = &'static [(u64, f64, Option<&'static str>)];
+    let cases: [(&str, Results, &[(u64, u32)]); 6] = [
+        ("nothing measured", &[], &[]),
+        ("no choice, no measurement", &[(1, 0.0, None)], &[]),
+        ("two nodes", &[(1, 11.0, None), (2, 80.4, None)], &[(1, 11), (2, 80)]),
+        ("one is not reached", &[(1, 11.0, None), (2, 0.0, Some("timeout"))], &[(1, 11)]),
+        ("no such node, no such time", &[(9, 1.0, None), (2, -5.0, None), (3, f64::NAN, None)], &[]),
+        ("an empty error is none", &[(1, 3.0, Some("")), (2, 4.0, None)], &[(1, 3), (2, 4)]),
+    ];
+    for (what, results, expected) in cases {
+        let world = world();
+        let result = |(id, latency_ms, error): &(u64, f64, Option<&str>)| PingResult {
+            exit_node_id: *id,
+            latency_ms: *latency_ms,
+            error: error.map(str::to_owned),
+        };
+        let ping_results = Some(results.iter().map(result).collect());
+        let register = Register { ping_results, ..registers(KEY, "c1") };
+        let actions = world.on(&mut Session::default(), says(FromConnector::Register(register)));
+        let distances = expected.iter().map(|(id, ms)| (NodeId(*id), *ms)).collect();
+        let attachment = Attachment { end: Some(NodeId(1)), distances };
+        assert_eq!(actions.last(), Some(&Action::Attachment(attachment)), "{what}");
+    }
+}
+
+#[test]
+fn a_moved_tunnel_is_told_to_end_elsewhere_and_those_of_several_nodes_end_nowhere() {
+    let (world, mut session) = (world(), Session::default());
+    world.on(&mut session, full(KEY, "c1"));
+    let actions = world.on(&mut session, Event::Moved(NodeId(2)));
+    let attachment = Attachment { end: Some(NodeId(2)), ..Attachment::default() };
+    assert_eq!(actions.last(), Some(&Action::Attachment(attachment)));
+    let actions = world.on(&mut Session::default(), multi(KEY, "c1"));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Attachment(_))), "{actions:?}");
+}
+
+#[test]
+fn a_blueprint_is_refused_with_what_to_do_instead() {
+    let (world, mut session) = (world(), Session::default());
+    let actions =
+        world.on(&mut session, says(FromConnector::Blueprint(serde_json::json!({"blueprint": "{}"}))));
+    let [Action::Send(FromNode::BlueprintResult(result), 5)] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert!(!result.success && result.message.contains("pangolinctl"), "{result:?}");
+}
+
 const CONNECT_1: &str = r#"connect 192.0.2.1:51820 chain="" v6"#;
 
 #[test]
@@ -173,6 +249,21 @@ fn a_newt_that_starts_is_given_its_home_and_its_tunnel() {
         world.short(&mut session, Event::Committed(Ok(()))),
         [r#"connect 192.0.2.1:51820 chain="c2" v5"#],
         "the last chain is the one that Newt waits for"
+    );
+}
+
+#[test]
+fn a_key_that_is_being_committed_is_answered_once_when_every_node_has_it() {
+    let (mut world, mut session) = (world(), Session::default());
+    world.site().key = None;
+    world.on(&mut session, nodes_wanted());
+    assert_eq!(world.short(&mut session, compat(NEW_KEY, "c1")), [r#"commit 2 "1.13.0" multi=false"#]);
+    // It is applied here, and has to settle on the others.
+    world.site().key = Some(NEW_KEY);
+    assert!(world.short(&mut session, full(NEW_KEY, "c2")).is_empty());
+    assert_eq!(
+        world.short(&mut session, Event::Committed(Ok(()))),
+        [r#"connect 192.0.2.1:51820 chain="c2" v5"#]
     );
 }
 
