@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "pangolin-peer",
             "pangolin-storage",
             "pangolin-raft",
+            "pangolin-tunnel",
             "pangolin-wire",
             "pangolin-chaos",
         ],

@@ -1,5 +1,5 @@
 //! `pangolin-bench`: what writes, reads, failover, joining, restoring, asking why and DNS answers cost, measured from
-//! outside, writes and reads beside etcd, DNS beside NSD, Knot and gdnsd.
+//! outside, writes and reads beside etcd, DNS beside NSD, Knot and gdnsd, tunnels beside wireguard-go.
 //!
 //! Everything runs on this host: three nodes of each system as processes on loopback, with their data below one
 //! temporary directory (`TMPDIR` says on which disk). The last line of each measurement is JSON.
@@ -16,9 +16,11 @@ mod load;
 mod pangolin;
 mod processes;
 mod raft;
+mod reconnect;
 mod restore;
 mod sample;
 mod traffic;
+mod tunnel;
 mod why;
 mod zones;
 
@@ -54,6 +56,19 @@ enum Verb {
     Decisions(decisions::Options),
     /// Many names and certificates: how soon a change is served then, and what a node needs for it
     Zones(zones::Options),
+    /// What a tunnel carries and costs, beside wireguard-go; needs root
+    Tunnel(tunnel::Options),
+    /// That a site comes back, after restarts of nodes, losses of its network and changes of its address; needs root
+    Reconnect(reconnect::Options),
+    /// One end of the tunnel that `tunnel` measures
+    #[command(hide = true)]
+    TunnelEnd(tunnel::end::EndOptions),
+    /// The peers that `tunnel` counts
+    #[command(hide = true)]
+    TunnelPeers(tunnel::peers::PeerOptions),
+    /// Keeps the network namespace of a site's end
+    #[command(hide = true)]
+    ServeNamespace,
     /// The DNS server that `dns` measures
     #[command(hide = true)]
     DnsServer(dns::ServerOptions),
@@ -82,6 +97,17 @@ fn run(verb: Verb) -> Result<bool> {
     if let Verb::DnsServer(options) = &verb {
         return dns::serve(options).map(|()| true);
     }
+    // The ends of a tunnel have runtimes of their own as well, and a namespace is made by a process without threads.
+    match &verb {
+        Verb::TunnelEnd(options) => return tunnel::end::run(options).map(|()| true),
+        Verb::TunnelPeers(options) => return tunnel::peers::run(options).map(|()| true),
+        Verb::ServeNamespace => {
+            pangolin_tunnel::site::serve_namespace()?;
+            return Ok(true);
+        }
+        Verb::Tunnel(options) => return tunnel::run(options),
+        _ => {}
+    }
     // One thread: children get their death signal when the thread that started them ends. The load of all systems
     // comes from this one thread, so it is the same for all.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -95,7 +121,13 @@ fn run(verb: Verb) -> Result<bool> {
             Verb::Dns(options) => dns::run(&options),
             Verb::Decisions(options) => decisions::run(&options).await,
             Verb::Zones(options) => zones::run(&options).await,
-            Verb::DnsServer(_) | Verb::Member(_) => Ok(true),
+            Verb::Reconnect(options) => reconnect::run(&options).await,
+            Verb::DnsServer(_)
+            | Verb::Member(_)
+            | Verb::Tunnel(_)
+            | Verb::TunnelEnd(_)
+            | Verb::TunnelPeers(_)
+            | Verb::ServeNamespace => Ok(true),
         }
     });
     runtime.shutdown_background();

@@ -1,6 +1,9 @@
 //! What the failover of traffic is measured on: nodes, a site and a visitor on hosts of their own in network namespaces.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use pangolin_chaos::{
@@ -8,10 +11,11 @@ use pangolin_chaos::{
     host::{Host, Network},
     https::Https,
     ports::Ports,
+    process,
     site::Site,
     testbed::{
         filter::{Rule, Traffic},
-        network::Fabric,
+        network::{Fabric, tool},
     },
 };
 use pangolin_core::NodeId;
@@ -21,6 +25,10 @@ use tokio::time::sleep;
 /// The ports that the documentation names: every host has them for itself.
 const PORTS: Ports = Ports { https: 443, http: 80, dns: 53, peers: 7420, tunnel: 51820 };
 const SITE_HOST: &str = "site";
+/// Where the site's host moves to, in the network of the test bed.
+const SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+/// How long `ip` may take.
+const TOOL_PATIENCE: Duration = Duration::from_secs(20);
 const OUTSIDE_HOST: &str = "outside";
 /// How long the cluster may take to be whole again, on a machine that is busy.
 const HEAL_PATIENCE: Duration = Duration::from_secs(90);
@@ -45,11 +53,13 @@ pub(super) enum Fault {
 }
 
 /// The hosts, and what runs on them. Dropped in order: programs before their network.
-pub(super) struct Lab {
+pub(crate) struct Lab {
     site: Site,
-    pub(super) cluster: Cluster,
-    pub(super) https: Https,
+    pub(crate) cluster: Cluster,
+    pub(crate) https: Https,
     fabric: Fabric,
+    /// The site has moved to its second address.
+    moved: bool,
 }
 
 impl Lab {
@@ -57,7 +67,7 @@ impl Lab {
     ///
     /// # Errors
     /// Some step fails; this needs root.
-    pub(super) async fn start(nodes: u8, tunnels: usize) -> Result<Self> {
+    pub(crate) async fn start(nodes: u8, tunnels: usize) -> Result<Self> {
         let mut names: Vec<String> = (1..=nodes).map(|number| format!("n{number}")).collect();
         names.extend([SITE_HOST, OUTSIDE_HOST].map(str::to_owned));
         let fabric = Fabric::new(&names)?;
@@ -82,13 +92,13 @@ impl Lab {
         let host = Host { network: Some(fabric.plug(SITE_HOST)?.network.clone()), ..Host::default() };
         let site = Site::publish_on(&cluster, "lab", "hello", Some(tunnels), host).await?;
         let https = cluster.https_client().await?;
-        let lab = Self { site, cluster, https, fabric };
+        let lab = Self { site, cluster, https, fabric, moved: false };
         lab.settled().await?;
         Ok(lab)
     }
 
     /// The name that is published.
-    pub(super) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.site.host
     }
 
@@ -96,7 +106,7 @@ impl Lab {
     ///
     /// # Errors
     /// There is no such host.
-    pub(super) fn outside(&self) -> Result<Network> {
+    pub(crate) fn outside(&self) -> Result<Network> {
         Ok(self.fabric.plug(OUTSIDE_HOST)?.network.clone())
     }
 
@@ -114,7 +124,7 @@ impl Lab {
     ///
     /// # Errors
     /// Nothing.
-    pub(super) fn site_of<'a>(&self, status: &'a ClusterStatus) -> Result<&'a SiteStatus> {
+    pub(crate) fn site_of<'a>(&self, status: &'a ClusterStatus) -> Result<&'a SiteStatus> {
         status.sites.iter().find(|site| site.site_id == self.site.id).context("the site is gone")
     }
 
@@ -131,7 +141,7 @@ impl Lab {
     ///
     /// # Errors
     /// It takes too long.
-    pub(super) async fn settled(&self) -> Result<ClusterStatus> {
+    pub(crate) async fn settled(&self) -> Result<ClusterStatus> {
         let until = Instant::now() + HEAL_PATIENCE;
         let mut before: Option<(Instant, SiteStatus, NodeId)> = None;
         loop {
@@ -237,8 +247,73 @@ impl Lab {
         }
     }
 
+    /// Takes the site off the network: nothing leaves it or comes to it, and nobody says so.
+    ///
+    /// # Errors
+    /// The packet filter refuses.
+    pub(crate) fn unplug_site(&self) -> Result<()> {
+        let site = [self.fabric.plug(SITE_HOST)?.address, SECOND_ADDRESS.into()];
+        let nodes: Vec<_> = self.cluster.nodes.iter().map(|node| node.address).collect();
+        self.fabric.block(CUT, &[Rule::all(site, nodes.clone()), Rule::all(nodes, site)])
+    }
+
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// The packet filter refuses.
+    pub(crate) fn plug_site(&self) -> Result<()> {
+        self.fabric.unblock(CUT)
+    }
+
+    /// Gives the site its other address, and takes away the one that it had.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub(crate) fn move_site(&mut self) -> Result<()> {
+        let plug = self.fabric.plug(SITE_HOST)?;
+        let (first, second) = (plug.address.to_string(), SECOND_ADDRESS.to_string());
+        let (gone, new) = if self.moved { (second, first) } else { (first, second) };
+        let mut command = tool("ip");
+        command.args(["-batch", "-"]);
+        plug.network.enter(&mut command);
+        // Within a moment nothing leads anywhere: as when a lease is given up and another one taken.
+        let batch = format!("addr del {gone}/24 dev eth0\naddr add {new}/24 dev eth0\n");
+        process::run(command, &batch, TOOL_PATIENCE)?.ok("ip")?;
+        self.moved = !self.moved;
+        Ok(())
+    }
+
+    /// Waits until every node says that its own tunnel to the site is alive, and the site has a control socket.
+    ///
+    /// # Errors
+    /// It takes longer than until then.
+    pub(crate) async fn attached(&self, until: Instant) -> Result<()> {
+        loop {
+            let problem = match self.all_attached().await {
+                Ok(()) => return Ok(()),
+                Err(problem) => problem,
+            };
+            if Instant::now() >= until {
+                return Err(problem);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn all_attached(&self) -> Result<()> {
+        for node in &self.cluster.nodes {
+            let status: ClusterStatus = node.client().get("/cluster/status").await?;
+            let own = status.nodes.iter().find(|known| known.name.as_str() == node.name);
+            let id = own.context("a node is not in its own status")?.id;
+            let site = self.site_of(&status)?;
+            ensure!(site.tunnels.contains(&id), "{} has no tunnel: {site:?}", node.name);
+            ensure!(site.socket.is_some(), "the site has no control socket: {site:?}");
+        }
+        Ok(())
+    }
+
     /// The last lines that the connector and the nodes have logged, for whoever looks for the reason of a failure.
-    pub(super) fn tails(&mut self) -> String {
+    pub(crate) fn tails(&mut self) -> String {
         let mut tails = self.site.connector().map(|connector| connector.tail()).unwrap_or_default();
         for node in &mut self.cluster.nodes {
             tails += &node.process().map(|process| process.tail()).unwrap_or_default();

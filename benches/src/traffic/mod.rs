@@ -2,7 +2,7 @@
 //! 50 ms. Nodes, connector and visitor have hosts of their own in network namespaces, so that a node can also fall
 //! silent. Before each fault it is made sure that the victim carried the visitor's last requests.
 
-mod lab;
+pub(crate) mod lab;
 mod resolver;
 mod visitor;
 

@@ -174,6 +174,7 @@ async fn attached<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> NodeId {
 }
 
 /// The kernel's TCP in a namespace that the connector's own program makes; none where that may not be.
+#[expect(clippy::print_stdout, reason = "says why tests are skipped")]
 fn namespace() -> Option<SiteBackend> {
     let possible = std::process::Command::new("unshare").args(["--user", "--net", "true"]).output();
     if !possible.is_ok_and(|output| output.status.success()) || !Path::new("/dev/net/tun").exists() {

@@ -212,7 +212,9 @@ fn receive(channel: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Opti
     let mut descriptor = None;
     for message in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(given) = message {
-            descriptor = given.into_iter().map(tun::owned).last();
+            for received in given {
+                descriptor = Some(tun::owned(received));
+            }
         }
     }
     Ok((received.bytes, descriptor))
