@@ -558,6 +558,7 @@ mod tests {
             public_key: "a2V5".into(),
             newt_version: "1.13.0".into(),
             chain_id: "624b".into(),
+            ping_results: Some(vec![PingResult { exit_node_id: 2, latency_ms: 11.0, error: None }]),
             ..Register::default()
         };
         assert_eq!(known(register).0, FromConnector::Register(expected));
@@ -605,6 +606,7 @@ mod tests {
             FromNode::HealthRemove(CheckIds { ids: vec![7] }),
             FromNode::HealthWanted(Nothing {}),
             FromNode::Sync(Sync::default()),
+            FromNode::BlueprintResult(BlueprintResult::default()),
             FromNode::Nodes(NodeList::default()),
             FromNode::Refused(Refused::default()),
         ];
