@@ -200,6 +200,14 @@ impl Cluster {
         self.inner.log.state().last.is_some()
     }
 
+    /// Now, as most voters' clocks have it: for what others judge by their clocks, like the validity of a certificate. The
+    /// own clock counts where too few are known.
+    #[must_use]
+    pub fn time_of_most(&self) -> Timestamp {
+        let clocks = self.inner.clocks();
+        clocks.median().unwrap_or(clocks.own)
+    }
+
     /// The state as far as it has been applied here.
     #[must_use]
     pub fn state(&self) -> Arc<ClusterState> {

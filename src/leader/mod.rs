@@ -274,8 +274,9 @@ impl Leading {
         loop {
             let state = states.borrow_and_update().clone();
             let fence = Fence::Term(state.leadership().map_or(0, |leadership| leadership.term));
-            for names in certificates_due(&state, clock::now()) {
-                match certificates::issue(&state, keyring.now(), names.clone()).await {
+            let now = self.cluster.time_of_most();
+            for names in certificates_due(&state, now) {
+                match certificates::issue(&state, keyring.now(), names.clone(), now).await {
                     Ok(issued) => {
                         let cause = certificate_cause(&state, &names, self.node);
                         let body = Body::CertificateIssued(Box::new(issued));

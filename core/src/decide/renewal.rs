@@ -73,7 +73,14 @@ pub fn certificate_cause(state: &ClusterState, names: &[HostName], leader: NodeI
             let wish = state.decisions().latest(&Object::Certificate(current.id), Aspect::Values);
             return cause("an operator wants a new one".to_owned()).because(wish.map(|wish| wish.revision));
         }
-        let reason = format!("renewal: the one before is good until {}", current.not_after);
+        let reason = if current.not_before > state.time() {
+            format!(
+                "the one before is not good before {}: the clock that made it was ahead",
+                current.not_before
+            )
+        } else {
+            format!("renewal: the one before is good until {}", current.not_after)
+        };
         return cause(reason).because([current.revision]);
     }
     if let Some(domain) = state.domains().values().find(|domain| names.contains(&domain.name)) {
@@ -87,9 +94,13 @@ pub fn certificate_cause(state: &ClusterState, names: &[HostName], leader: NodeI
     cause("the cluster's own zone has none yet".to_owned()).because(made(Object::Cluster))
 }
 
-/// Due when a third of its life is left.
+/// Due when a third of its life is left, or when it is not good yet: it was made by a clock that was ahead, and nobody takes
+/// it.
 #[must_use]
 pub fn is_due(certificate: &Certificate, now: Timestamp) -> bool {
+    if certificate.not_before > now {
+        return true;
+    }
     let life = certificate.not_after.since(certificate.not_before);
     certificate.not_after.since(now)
         < Duration::from_millis(u64::try_from(life.as_millis()).unwrap_or(u64::MAX) / 3)
@@ -117,4 +128,29 @@ pub fn certificates_wanted(state: &ClusterState) -> Vec<Vec<HostName>> {
         }
     }
     wanted.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Revision, record::Sealed};
+
+    #[test]
+    fn a_certificate_is_due_before_it_is_good_and_when_a_third_is_left() {
+        let certificate = Certificate {
+            id: CertificateId(1),
+            names: Vec::new(),
+            generation: 1,
+            chain: Vec::new(),
+            key: Sealed { kek: 1, wrapped_key: Vec::new(), content: Vec::new() },
+            not_before: Timestamp(1_000),
+            not_after: Timestamp(10_000),
+            revision: Revision::default(),
+        };
+        // (now, due)
+        let cases = [(0, true), (999, true), (1_000, false), (7_000, false), (7_001, true), (20_000, true)];
+        for (now, due) in cases {
+            assert_eq!(is_due(&certificate, Timestamp(now)), due, "at {now}");
+        }
+    }
 }

@@ -27,7 +27,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Leading, RETRY};
-use crate::{clock, keys::Keys};
+use crate::keys::Keys;
 use steps::Work;
 
 /// Orders that are worked on at the same time: enough that one slow name holds nobody up, few enough for any issuer.
@@ -111,7 +111,7 @@ impl Leading {
             let mut pause = rest_until.saturating_duration_since(Instant::now());
             if pause.is_zero() {
                 let state = states.borrow_and_update().clone();
-                let now = clock::now();
+                let now = self.cluster.time_of_most();
                 for task in tasks(&state, now) {
                     let key = key(&task);
                     if running.len() < AT_ONCE && busy.insert(key.clone()) {

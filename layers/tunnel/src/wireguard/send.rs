@@ -148,9 +148,10 @@ mod tests {
 
     #[test]
     fn what_has_one_length_and_one_destination_leaves_together() {
+        type Case = (&'static str, Vec<(usize, SocketAddr)>, Vec<usize>);
         let to = |port| SocketAddr::from(([192, 0, 2, 1], port));
         let (one, two) = (to(1), to(2));
-        let cases: [(&str, Vec<(usize, SocketAddr)>, Vec<usize>); 7] = [
+        let cases: [Case; 7] = [
             ("nothing", vec![], vec![]),
             ("one", vec![(100, one)], vec![1]),
             ("three and a short one", vec![(100, one), (100, one), (100, one), (40, one)], vec![4]),

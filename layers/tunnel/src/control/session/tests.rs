@@ -183,7 +183,8 @@ fn several_nodes_are_offered_where_they_lie_in_several_regions() {
 #[test]
 fn what_a_connector_has_measured_is_told_and_where_its_tunnel_ends() {
     type Results = &'static [(u64, f64, Option<&'static str>)];
-    let cases: [(&str, Results, &[(u64, u32)]); 6] = [
+    type Case = (&'static str, Results, &'static [(u64, u32)]);
+    let cases: [Case; 6] = [
         ("nothing measured", &[], &[]),
         ("no choice, no measurement", &[(1, 0.0, None)], &[]),
         ("two nodes", &[(1, 11.0, None), (2, 80.4, None)], &[(1, 11), (2, 80)]),

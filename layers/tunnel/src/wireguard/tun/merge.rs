@@ -218,13 +218,14 @@ pub(super) mod tests {
 
     #[test]
     fn what_continues_a_stream_is_merged_and_nothing_else() {
+        type Case = (&'static str, Vec<Vec<u8>>, Vec<Vec<usize>>);
         let data = |sequence| segment(sequence, &[7; 100], ACK);
         let with = |sequence, change: fn(&mut Vec<u8>)| {
             let mut packet = data(sequence);
             change(&mut packet);
             packet
         };
-        let cases: [(&str, Vec<Vec<u8>>, Vec<Vec<usize>>); 14] = [
+        let cases: [Case; 14] = [
             ("three in a row", vec![data(0), data(100), data(200)], vec![vec![0, 1, 2]]),
             ("a gap", vec![data(0), data(200)], vec![vec![0], vec![1]]),
             ("the wrong order", vec![data(100), data(0)], vec![vec![0], vec![1]]),
