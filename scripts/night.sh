@@ -92,7 +92,7 @@ if [[ $quick == false ]]; then
     ' docs/night.json > "$out/night.json"
     cp "$out/night.json" docs/night.json
     jq -r '
-        "# Last night\n\nThe last result of each part of `scripts/night.sh`, which writes this page.\n\n"
+        "# Last night\n\nThe last result of each part of `scripts/night.sh`, which writes this page. What was found:\n[chaos-results.md](chaos-results.md).\n\n"
             + "| part | verdict | took | commit | figures |\n|---|---|---:|---|---|",
         (to_entries[] | .key as $part | .value | "| \($part) | \(.verdict) | \(.seconds) s | \(.commit), \(.at) | "
             + ([.result // {} | paths(scalars) as $at | select(getpath($at) != null and ($at | length) < 3)
