@@ -36,7 +36,7 @@ async fn the_key_of_an_account_is_exchanged_and_the_account_stays_whoever_leads(
     if skipped() {
         return;
     }
-    let mut lab = Lab::start(3, Behaviour::default()).await;
+    let mut lab = Lab::start(3, Behaviour::exact()).await;
     lab.use_pebble();
     let first = lab.issued(1).await.generation.expect("one");
     let account = exchanged(&lab, "pebble").await;
@@ -68,7 +68,7 @@ async fn issuers_with_the_same_directory_have_accounts_of_their_own_and_caa_name
     if skipped() {
         return;
     }
-    let lab = Lab::start(1, Behaviour::default()).await;
+    let lab = Lab::start(1, Behaviour::exact()).await;
     lab.use_pebble();
     let first = lab.issued(1).await.generation.expect("one");
     let roots = lab.cluster.dir().join("roots.pem");

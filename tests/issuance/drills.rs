@@ -38,7 +38,7 @@ async fn a_name_that_cannot_be_proved_is_not_tried_again_at_once() {
     if skipped() {
         return;
     }
-    let lab = Lab::start(1, Behaviour::default()).await;
+    let lab = Lab::start(1, Behaviour::exact()).await;
     lab.resolver.broken.store(true, Ordering::Relaxed);
     lab.use_pebble();
     let failed = lab.until("it fails", |certificate| certificate.failures > 0).await;
@@ -60,7 +60,7 @@ async fn an_authority_that_wants_an_external_account_waits_for_the_operator() {
     if skipped() {
         return;
     }
-    let lab = Lab::start(1, Behaviour { external: true, ..Behaviour::default() }).await;
+    let lab = Lab::start(1, Behaviour { external: true, ..Behaviour::exact() }).await;
     lab.use_pebble();
     let parked = lab.until("it is parked", |certificate| certificate.state == StandingKind::Parked).await;
     assert!(parked.reason.contains("externalAccountRequired"), "{}", parked.reason);

@@ -30,6 +30,13 @@ pub(crate) struct Behaviour {
     pub(crate) external: bool,
 }
 
+impl Behaviour {
+    /// Every request counts once: none is refused for its nonce, and sent again.
+    pub(crate) fn exact() -> Self {
+        Self { nonce_reject: Some(0), ..Self::default() }
+    }
+}
+
 /// The identity that Pebble and the front share: one certificate for `localhost` and loopback.
 pub(crate) struct Identity {
     pub(crate) certificate_pem: String,
