@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building, the demo and the tests use, where they are missing. Without root it only
-# says what is missing: all of them but the compiler have a fallback.
+# says what is missing: all of them but the compiler and make have a fallback.
 set -euo pipefail
 
 # command:package
-NEEDED=(cc:gcc curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble promtool:prometheus wireguard-go:wireguard-go)
+NEEDED=(cc:gcc make:make curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble promtool:prometheus wireguard-go:wireguard-go)
 
 missing=()
 for pair in "${NEEDED[@]}"; do
@@ -28,7 +28,7 @@ if [[ $EUID -eq 0 ]] && command -v apt-get > /dev/null; then
 else
     echo "note: not installed here: ${missing[*]} (as root: apt-get install ${missing[*]})"
 fi
-if ! command -v cc > /dev/null; then
-    echo "error: a C compiler is needed to build (Debian: apt-get install gcc libc6-dev)" >&2
+if ! command -v cc > /dev/null || ! command -v make > /dev/null; then
+    echo "error: a C compiler and make are needed to build (Debian: apt-get install gcc libc6-dev make)" >&2
     exit 1
 fi

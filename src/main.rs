@@ -20,6 +20,10 @@ use pangolin_peer::identity::{Keyring, RecoveryKey};
 use pangolin_wire::Moment;
 use tracing_subscriber::EnvFilter;
 
+/// A change goes through many small allocations on each node: docs/decisions/0020-allocator.md has the figures.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A node of Pangolin Cluster: a tunnelled reverse proxy that is highly available by construction.
 #[derive(Debug, Parser)]
 #[command(name = "pangolind", version, arg_required_else_help = true)]

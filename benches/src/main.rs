@@ -30,6 +30,10 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tokio::task::LocalSet;
 
+/// That of `pangolind`: members of the bare group run in this program.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures a cluster on this host
 #[derive(Debug, Parser)]
 #[command(name = "pangolin-bench", version)]

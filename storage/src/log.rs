@@ -13,6 +13,7 @@ mod record;
 mod recovery;
 pub(crate) mod segment;
 pub mod simulated;
+mod slice;
 pub(crate) mod store;
 pub(crate) mod watermark;
 mod writer;

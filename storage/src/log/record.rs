@@ -150,11 +150,9 @@ impl Record {
 /// A record on its way when the power fails is written in part: the sectors that are missing are as they were, zero.
 /// Where no part of a sector is zero, all of it was written, and has changed since.
 fn is_torn(at: u64, bytes: &[u8]) -> bool {
-    let sector = |number: usize| (at + number as u64) / SECTOR;
-    let numbered: Vec<usize> = (0..bytes.len()).collect();
-    numbered
-        .chunk_by(|one, next| sector(*one) == sector(*next))
-        .any(|part| part.iter().all(|number| bytes[*number] == 0))
+    let left = (SECTOR - at % SECTOR) as usize;
+    let (first, others) = bytes.split_at(left.min(bytes.len()));
+    is_zero(first) || others.chunks(SECTOR as usize).any(is_zero)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -19,7 +19,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Entry, LogBackend, LogId, LogOp, LogState, Vote, cache::Cache, simulated::Disk, writer::Writer};
+use super::{
+    Entry, LogBackend, LogId, LogOp, LogState, Vote, cache::Cache, simulated::Disk, slice, writer::Writer,
+};
 use crate::StorageError;
 
 /// Runs when the entries of an append are durable, or never will be, on any thread: it must not block.
@@ -116,7 +118,12 @@ impl LogStore {
         let writer = Writer::new(backend, shared.clone());
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
-            .spawn(move || writer.run(&queue))
+            .spawn(move || {
+                if let Err(error) = slice::shortest() {
+                    tracing::info!(%error, "no short slice for the log's thread: where the processor is busy, writes wait");
+                }
+                writer.run(&queue);
+            })
             .map_err(|error| StorageError::io("start the thread", "raft-log", &error))?;
         *shared.running.lock() = Some(Running::Thread(thread));
         Ok(Self { shared, jobs: Jobs::Thread(jobs) })
