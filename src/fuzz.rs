@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{
     config::Config,
-    local::{datagrams, dialer, journal, reports, status},
+    local::{datagrams, dialer, journal, reports, verbs},
     membership::{self, Invitation},
     state_dir::StateDir,
 };
@@ -42,7 +42,7 @@ pub fn between_nodes(bytes: &[u8]) {
     reports::fuzz(bytes);
     dialer::fuzz(bytes);
     datagrams::fuzz(bytes);
-    status::fuzz(bytes);
+    verbs::fuzz(bytes);
     journal::fuzz(bytes);
 }
 

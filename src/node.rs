@@ -41,6 +41,7 @@ use crate::{
     leader::Leading,
     local::{
         agreement::Watch,
+        answers::NodeAnswers,
         control::{ControlHost, SitePort},
         dialer::{DatagramRelay, NodeDialer, Relay},
         journal::Journal,
@@ -51,9 +52,9 @@ use crate::{
         reach::Reach,
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
-        status::{ForPeers, NodeAnswers},
         targets::Targets,
         txt::OwnDns,
+        verbs::ForPeers,
         witness::Witness,
         zones::Zones,
     },

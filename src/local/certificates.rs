@@ -14,7 +14,7 @@ use pangolin_peer::identity::{Keyring, check_chain, pem_certificates, pem_privat
 use pangolin_wire::{Code, ImportCertificate, IssuerRates, SetIssuer};
 use zeroize::Zeroizing;
 
-use super::status::NodeAnswers;
+use super::answers::NodeAnswers;
 use crate::{clock, keys::Keys, seal};
 
 impl NodeAnswers {

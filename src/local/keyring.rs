@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::status::NodeAnswers;
+use super::answers::NodeAnswers;
 use crate::keys::Keys;
 
 /// How long another node may take to hand over a KEK.

@@ -4,6 +4,7 @@
 //! Architecture invariant: nothing in here waits for a leader, an election or a commit to carry traffic.
 
 pub mod agreement;
+pub mod answers;
 mod certificates;
 pub mod control;
 pub mod datagrams;
@@ -20,5 +21,6 @@ pub mod socket;
 pub mod status;
 pub mod targets;
 pub mod txt;
+pub mod verbs;
 pub mod witness;
 pub mod zones;

@@ -17,7 +17,7 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use super::{Answer, Ask, Welcome, WelcomePeer, check};
-use crate::{clock, keys::Keys, local::status::NodeAnswers, seal};
+use crate::{clock, keys::Keys, local::answers::NodeAnswers, seal};
 
 /// How long a new node's admission may take to reach this node once it is committed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);

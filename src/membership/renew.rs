@@ -14,7 +14,7 @@ use pangolin_raft::Cluster;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{keys::Keys, local::status::NodeAnswers, seal, state_dir::StateDir};
+use crate::{keys::Keys, local::answers::NodeAnswers, seal, state_dir::StateDir};
 
 /// How often the time that is left is looked at; also the pause after a renewal that failed.
 const INTERVAL: Duration = Duration::from_secs(3600);
