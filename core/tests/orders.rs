@@ -280,7 +280,7 @@ fn an_order_moves_to_another_issuer_at_once_unless_it_may_be_issued() {
     let mut story = Story::begin(vec![issuer(), other.clone()]);
     let order = story.plan();
     story.go(order, away(DAY, Some(NOW + DAY)));
-    assert_eq!(story.step(), Some(at_other.clone()));
+    assert_eq!(story.step(), Some(at_other));
     let cause = order_cause(&story.state, &names(), OTHER, NodeId(1));
     assert!(cause.reason.ends_with("; other stands in for ca: nobody answers"), "{}", cause.reason);
     let first = order_cause(&story.state, &names(), DIRECTORY, NodeId(1));
