@@ -13,6 +13,8 @@ use crate::error::Problem;
 const TEXT_MAX: usize = 512;
 /// What problem types begin with (RFC 8555 §6.7).
 const PROBLEM_TYPE: &str = "urn:ietf:params:acme:error:";
+/// Most profiles of a directory that are named in a message.
+const PROFILES_SHOWN: usize = 8;
 /// Most authorizations of an order: one for each name.
 const AUTHORIZATIONS_MAX: usize = 100;
 
@@ -35,6 +37,19 @@ pub struct Directory {
     /// About the authority.
     #[serde(default)]
     pub meta: Meta,
+}
+
+impl Directory {
+    /// Why a profile cannot be ordered here (draft-ietf-acme-profiles §3); none if it can, or if the directory lists none.
+    pub(crate) fn refuses_profile(&self, profile: &str) -> Option<Problem> {
+        let listed = &self.meta.profiles;
+        if listed.is_empty() || listed.contains_key(profile) {
+            return None;
+        }
+        let known: Vec<&str> = listed.keys().map(String::as_str).take(PROFILES_SHOWN).collect();
+        let detail = cut(&format!("there is no profile {profile}; there is {}", known.join(", ")));
+        Some(Problem { status: 0, kind: "invalidProfile".to_owned(), detail, retry_after: None })
+    }
 }
 
 /// See [`Directory::meta`].
@@ -259,6 +274,25 @@ mod tests {
         );
         assert!(window("1970-01-01T00:00:02Z", "1970-01-01T00:00:01Z").is_err());
         assert!(window("yesterday", "tomorrow").is_err());
+    }
+
+    #[test]
+    fn a_profile_is_refused_where_others_are_listed_and_it_is_not() {
+        let directory = |meta: Value| -> Directory {
+            let url = "https://ca.test/x";
+            let value = json!({ "newNonce": url, "newAccount": url, "newOrder": url, "meta": meta });
+            serde_json::from_value(value).expect("a directory")
+        };
+        let refused = |meta: Value, profile: &str| {
+            directory(meta).refuses_profile(profile).map(|problem| problem.to_string())
+        };
+        let listed = json!({ "profiles": { "classic": "the usual", "shortlived": "a week" } });
+        assert_eq!(refused(listed.clone(), "shortlived"), None);
+        assert_eq!(
+            refused(listed, "short").as_deref(),
+            Some("invalidProfile: there is no profile short; there is classic, shortlived")
+        );
+        assert_eq!(refused(json!({}), "short"), None, "it is for the authority to say");
     }
 
     #[test]

@@ -154,12 +154,16 @@ impl AcmeClient {
         }
     }
 
-    /// Places an order. A repeat places another one, except where the authority gives the pending one back.
+    /// Places an order. A repeat places another one, except where the authority gives the pending one back. A profile that
+    /// the directory does not list is refused here; a directory that lists none leaves it to the authority.
     ///
     /// # Errors
     /// See [`AcmeError`].
     pub async fn new_order(&self, account: &Account, order: &NewOrder) -> Result<Submitted, AcmeError> {
         let directory = self.directory().await?;
+        if let Some(problem) = order.profile.as_deref().and_then(|name| directory.refuses_profile(name)) {
+            return Err(problem.into());
+        }
         let identifiers: Vec<Value> =
             order.names.iter().map(|name| json!({ "type": "dns", "value": name })).collect();
         let mut payload = json!({ "identifiers": identifiers });

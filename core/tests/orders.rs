@@ -9,6 +9,7 @@ use facts::{DIRECTORY, beginning, certificate, command, failed, host, issuer, or
 use pangolin_core::{
     Body, CatalogChange, CertificateId, ClusterState, Fence, HostName, NodeId, Outcome, Refusal, Revision,
     Timestamp,
+    decide::order_cause,
     issuance::{
         CertificatesChange as C, Issuer, OrderStep, Problem, ProblemKind, Rate, Rates, StandingKind, Step,
         Window, next_wake, standing, tasks,
@@ -232,6 +233,66 @@ fn an_issuer_is_left_alone_and_another_one_falls_in() {
     assert_eq!(chosen(&story, NOW), None);
     assert!(story.stands().1.contains("left alone until"), "{}", story.stands().1);
     assert_eq!(chosen(&story, Timestamp(1_900_000_000_001)).as_deref(), Some(DIRECTORY));
+}
+
+#[test]
+fn an_order_moves_to_another_issuer_at_once_unless_it_may_be_issued() {
+    let other = Issuer { name: slug("other"), directory: OTHER.to_owned(), ..issuer() };
+    let at_other = Step::Plan { directory: OTHER.to_owned(), replaces: false };
+    // A failure that ends no order: its issuer is away, or wants to be left alone.
+    let away = |again: Duration, hold_until: Option<Timestamp>| {
+        let problem =
+            Problem { kind: ProblemKind::Unreachable, detail: "nobody answers".to_owned(), at: NOW };
+        OrderStep::Failed { problem, again_at: NOW + again, hold_until, give_up: false, park: false }
+    };
+    // steps taken before, failures, whether it moves then, orders that are surplus
+    let cases = [
+        (0, 1, false, 0),
+        (0, 2, true, 0),
+        (1, 2, true, 0),
+        (2, 2, true, 1),
+        (4, 2, true, 1),
+        (5, 2, false, 0),
+    ];
+    for (steps, failures, moves, surplus) in cases {
+        let mut story = Story::begin(vec![issuer(), other.clone()]);
+        let order = story.plan();
+        for step in order_steps().into_iter().take(steps) {
+            story.go(order, step);
+        }
+        for _ in 0..failures {
+            story.go(order, away(DAY, None));
+        }
+        let at = (steps, failures);
+        assert_eq!(story.step(), moves.then(|| at_other.clone()), "{at:?}");
+        if !moves {
+            assert_eq!(next_wake(&story.state, NOW), Some(NOW + DAY), "{at:?}: it waits");
+            continue;
+        }
+        let (_, generation, attempt) = story.plan();
+        assert_eq!((generation, attempt > order.2), (1, true), "{at:?}: the same generation");
+        assert_eq!(story.state.issuance().upkeeps[&order.0].surplus, surplus, "{at:?}");
+        let late = story.go(order, away(DAY, None));
+        assert!(matches!(late, Outcome::Refused(Refusal::StaleRevision { .. })), "{late:?}");
+        assert_eq!(story.step(), Some(Step::Register { directory: OTHER.to_owned() }), "{at:?}: at once");
+    }
+    // One that wants to be left alone is passed over after its first refusal.
+    let mut story = Story::begin(vec![issuer(), other.clone()]);
+    let order = story.plan();
+    story.go(order, away(DAY, Some(NOW + DAY)));
+    assert_eq!(story.step(), Some(at_other));
+    let cause = order_cause(&story.state, &names(), OTHER, NodeId(1));
+    assert!(cause.reason.ends_with("; other stands in for ca: nobody answers"), "{}", cause.reason);
+    let first = order_cause(&story.state, &names(), DIRECTORY, NodeId(1));
+    assert!(!first.reason.contains("stands in"), "{}", first.reason);
+    // A certificate that is good for long waits for its own issuer.
+    let mut story = Story::begin(vec![issuer()]);
+    let id = story.issue();
+    story.tell(C::RenewalWanted(id));
+    let order = story.plan();
+    story.tell(C::IssuersSet(vec![issuer(), other]));
+    story.go(order, away(DAY, Some(NOW + DAY)));
+    assert_eq!(story.step(), None);
 }
 
 #[test]

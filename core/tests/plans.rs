@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "each test file uses its own part of the made-up facts")]
 mod facts;
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use facts::{admitted, beginning, certificate, command, host, slug, spec, token};
 use pangolin_core::{
@@ -11,7 +11,7 @@ use pangolin_core::{
     Timestamp,
     dns::{AnswerPolicy, DnsChange},
     plan,
-    plan::ZonePlan,
+    plan::{PlannedSet, ZonePlan},
     record::{AdminState, Method, NodeRole, NodeSpec, RecordData, RecordKind, RecordSet, TunnelKey, Verdict},
     traffic::{Balancing, PortKind, PortRules, Share, TrafficChange},
 };
@@ -204,6 +204,133 @@ fn a_published_name_has_a_service_binding_that_follows_its_addresses() {
     let data = RecordData::A(Ipv4Addr::new(203, 0, 113, 9));
     cluster.dns(DnsChange::RecordAdded { name: host("hello.demo.test"), ttl: None, data });
     assert_eq!(binding(&cluster), None, "the operator's addresses speak what they speak");
+}
+
+/// A service binding as RFC 9460 §2.2 has it: priority, target, and the parameters by key.
+type Binding = (u16, Vec<u8>, Vec<(u16, Vec<u8>)>);
+
+fn read_binding(data: &RecordData) -> Binding {
+    let RecordData::Other(65, bytes) = data else { panic!("{data:?}") };
+    let number = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let mut at = 2;
+    while bytes[at] > 0 {
+        at += 1 + usize::from(bytes[at]);
+    }
+    let target = bytes[2..=at].to_vec();
+    at += 1;
+    let mut parameters = Vec::new();
+    while at < bytes.len() {
+        let (key, length) = (number(at), usize::from(number(at + 2)));
+        parameters.push((key, bytes[at + 4..at + 4 + length].to_vec()));
+        at += 4 + length;
+    }
+    (number(0), target, parameters)
+}
+
+/// What a name's HTTPS record says, and that it is what its address records say.
+fn binding_beside_addresses(sets: &BTreeMap<RecordKind, PlannedSet>) -> Vec<(u16, Vec<u8>)> {
+    let set = &sets[&RecordKind::HTTPS];
+    assert_eq!(set.data.len(), 1);
+    let (priority, target, parameters) = read_binding(&set.data[0]);
+    assert_eq!((priority, target), (1, vec![0]), "the owner's own name");
+    assert!(parameters.is_sorted_by(|a, b| a.0 < b.0), "in the order of their keys: {parameters:?}");
+    let of = |key: u16| parameters.iter().find(|(other, _)| *other == key).map(|(_, value)| value.clone());
+    assert_eq!(of(1).as_deref(), Some(&b"\x02h2\x08http/1.1"[..]), "what the edge offers");
+    for (key, kind) in [(4, RecordKind::A), (6, RecordKind::Aaaa)] {
+        let beside = sets.get(&kind);
+        let addresses = beside.map(|set| {
+            let bytes = set.data.iter().flat_map(|data| match data {
+                RecordData::A(address) => address.octets().to_vec(),
+                RecordData::Aaaa(address) => address.octets().to_vec(),
+                other => panic!("{other:?}"),
+            });
+            bytes.collect::<Vec<u8>>()
+        });
+        assert_eq!(of(key), addresses, "the hints are the addresses");
+        assert!(beside.is_none_or(|beside| beside.ttl == set.ttl), "kept as long");
+    }
+    parameters
+}
+
+#[test]
+fn service_bindings_say_what_the_addresses_beside_them_say_wherever_something_is_published() {
+    let mut cluster = Cluster::new();
+    for n in 0..3 {
+        let mut spec = spec(&format!("n{}", n + 1), n as u8 + 1);
+        spec.region = Some(slug(if n == 2 { "us" } else { "eu" }));
+        spec.public_addresses.push(format!("2001:db8::{}", n + 1).parse().expect("an address"));
+        cluster.tell(Body::NodeChanged { node: cluster.n[n], spec: Box::new(spec) });
+    }
+    // The control host, a resource, one at the top of a zone, and one for all names below another.
+    cluster.catalog(C::DomainCreated { id: None, org: slug("acme"), name: host("apex.test") });
+    for (name, domain) in [("apex.test", "apex.test"), ("*.apps.demo.test", "demo.test")] {
+        let mut domains = cluster.state.domains().values();
+        let domain = domains.find(|known| known.name == host(domain)).expect("a domain").id;
+        cluster.catalog(C::ResourceCreated {
+            id: None,
+            org: slug("acme"),
+            nice_id: None,
+            name: name.to_owned(),
+            domain,
+            host: host(name),
+        });
+    }
+    cluster.dns(DnsChange::PolicySet { resource: ResourceId(4), policy: AnswerPolicy::Nearest });
+    let look = |cluster: &Cluster, ttl: u32, count: usize| {
+        let dns = cluster.plan().dns;
+        for name in ["hello.demo.test", "control.demo.test", "apex.test", "*.apps.demo.test"] {
+            let zone = dns.zones.iter().find(|zone| host(name).is_within(&zone.apex)).expect("a zone");
+            let sets = &zone.sets[&host(name)];
+            let parameters = binding_beside_addresses(sets);
+            let keys: Vec<u16> = parameters.iter().map(|(key, _)| *key).collect();
+            assert_eq!(keys, [1, 4, 6], "{name}: the port is the usual one");
+            assert_eq!(
+                (sets[&RecordKind::HTTPS].ttl, sets[&RecordKind::A].data.len()),
+                (ttl, count),
+                "{name}"
+            );
+        }
+        for near in dns.zones.iter().flat_map(|zone| zone.regional.values()).flat_map(BTreeMap::values) {
+            binding_beside_addresses(near);
+        }
+        // Who publishes nothing there has none.
+        for name in ["n1.demo.test", "n2.demo.test", "demo.test"] {
+            let zone = dns.zones.iter().find(|zone| zone.apex == host("demo.test")).expect("a zone");
+            assert!(!zone.sets[&host(name)].contains_key(&RecordKind::HTTPS), "{name}");
+        }
+    };
+    look(&cluster, 30, 3);
+    cluster.judge(1, Verdict::Down);
+    look(&cluster, 15, 2);
+    // So many are hardly down: everybody is named.
+    cluster.judge(0, Verdict::Down);
+    cluster.judge(2, Verdict::Down);
+    look(&cluster, 15, 3);
+    for n in 0..3 {
+        cluster.judge(n, Verdict::Up);
+    }
+    // Without a leader a node puts itself last, in the hints as well.
+    let own = ["192.0.2.2".parse().expect("an address"), "2001:db8::2".parse().expect("an address")];
+    let alone = cluster.plan().dns.alone(&own, &[host("hello.demo.test")].into());
+    let zone = alone.zones.iter().find(|zone| zone.apex == host("demo.test")).expect("a zone");
+    let parameters = binding_beside_addresses(&zone.sets[&host("hello.demo.test")]);
+    assert!(parameters[1].1.ends_with(&[192, 0, 2, 2]), "{parameters:?}");
+    // Another port than the usual one, and then two.
+    let on = |cluster: &mut Cluster, n: usize, port: u16| {
+        let spec = cluster.state.nodes()[&cluster.n[n]].spec.clone();
+        let spec = Box::new(NodeSpec { https_port: port, ..spec });
+        cluster.tell(Body::NodeChanged { node: cluster.n[n], spec });
+    };
+    (0..3).for_each(|n| on(&mut cluster, n, 8443));
+    let dns = cluster.plan().dns;
+    let zone = dns.zones.iter().find(|zone| zone.apex == host("demo.test")).expect("a zone");
+    let parameters = binding_beside_addresses(&zone.sets[&host("hello.demo.test")]);
+    assert_eq!(parameters[1], (3, 8443_u16.to_be_bytes().to_vec()));
+    on(&mut cluster, 0, 443);
+    let dns = cluster.plan().dns;
+    let zone = dns.zones.iter().find(|zone| zone.apex == host("demo.test")).expect("a zone");
+    let sets = &zone.sets[&host("hello.demo.test")];
+    assert!(sets.contains_key(&RecordKind::A) && !sets.contains_key(&RecordKind::HTTPS), "no one port");
 }
 
 #[test]

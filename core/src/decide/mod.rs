@@ -13,7 +13,9 @@ use crate::{command::Command, id::NodeId, observation::Observations, state::Clus
 
 pub use ahead::{Ahead, PUSH_AGAIN, PUSH_PATIENCE, PUSHES_MAX, Sight, tunnel_end};
 pub use leadership::elected;
-pub use renewal::{certificate_cause, certificates_due, certificates_unneeded, certificates_wanted, is_due};
+pub use renewal::{
+    certificate_cause, certificates_due, certificates_unneeded, certificates_wanted, is_due, order_cause,
+};
 pub use voters::{
     Step, VOTERS_MAX, Voting, check_promotion, check_removal, hand_over, next_step, remarks, willingness,
 };

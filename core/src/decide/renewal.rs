@@ -94,6 +94,25 @@ pub fn certificate_cause(state: &ClusterState, names: &[HostName], leader: NodeI
     cause("the cluster's own zone has none yet".to_owned()).because(made(Object::Cluster))
 }
 
+/// Why the leader orders it at this directory: where that is not the first issuer's, also why the first one is passed
+/// over.
+#[must_use]
+pub fn order_cause(state: &ClusterState, names: &[HostName], directory: &str, leader: NodeId) -> Cause {
+    let mut cause = certificate_cause(state, names, leader);
+    let issuance = state.issuance();
+    let Some(first) = issuance.issuers.first().filter(|first| first.directory != directory) else {
+        return cause;
+    };
+    let held = issuance.held.get(&first.directory).filter(|hold| hold.until > state.time());
+    let failed = || issuance.upkeep_of(names).and_then(|upkeep| upkeep.problem.as_ref());
+    let why = match held.map(|hold| &hold.detail).or_else(|| failed().map(|problem| &problem.detail)) {
+        Some(detail) => format!("{} stands in for {}: {detail}", issuance.name_of(directory), first.name),
+        None => format!("{} stands in for {}", issuance.name_of(directory), first.name),
+    };
+    cause.reason = format!("{}; {why}", cause.reason);
+    cause
+}
+
 /// Due when a third of its life is left, or when it is not good yet: it was made by a clock that was ahead, and nobody takes
 /// it.
 #[must_use]

@@ -129,6 +129,9 @@ fn look(
         if upkeep.parked {
             return (None, None);
         }
+        if let Some(issuer) = stand_in(state, upkeep, certificate, now) {
+            return (Some(task(Step::Plan { directory: issuer.directory.clone(), replaces: false })), None);
+        }
         if upkeep.not_before > now {
             return (None, Some(upkeep.not_before));
         }
@@ -246,6 +249,27 @@ pub fn chosen_issuer<'a>(
     let count = issuance.issuers.len();
     let first = usize::try_from(turn).unwrap_or(0).checked_rem(count)?;
     issuance.issuers.iter().cycle().skip(first).take(count).find(open)
+}
+
+/// The issuer that an order moves to, at once: another one's turn has come, and its own issuer has not taken it, or has
+/// failed often enough since. One that may be issued already stays where it is.
+fn stand_in<'a>(
+    state: &'a ClusterState,
+    upkeep: &Upkeep,
+    certificate: Option<&Certificate>,
+    now: Timestamp,
+) -> Option<&'a Issuer> {
+    let order = upkeep.order.as_ref()?;
+    let may_move = order.phase < Phase::Ordered
+        || (order.phase < Phase::Finalizing && upkeep.failures >= FALLBACK_AFTER);
+    if !may_move {
+        return None;
+    }
+    let issuer = chosen_issuer(state.issuance(), Some(upkeep), certificate, now)?;
+    let open = issuer.directory != order.directory
+        && !state.rollovers().account_keys.contains_key(&issuer.directory)
+        && budget(state, issuer, Some(upkeep), &upkeep.names, now).is_none();
+    open.then_some(issuer)
 }
 
 /// Whether the certificate in force came from this issuer, which has said when it wants it renewed.

@@ -483,6 +483,37 @@ fn service_binding(nodes: &[&Node]) -> Option<RecordData> {
     (!v4.is_empty() || !v6.is_empty()).then(|| RecordData::Other(RecordKind::HTTPS.number(), data))
 }
 
+/// Puts these addresses last among the hints of a service binding, as they are in the answers beside it. What cannot be
+/// read is left as it is.
+fn hints_last(binding: &mut [u8], own: &[IpAddr]) {
+    const V4: usize = 4;
+    const V6: usize = 16;
+    let is_own = |bytes: &[u8]| match *bytes {
+        [a, b, c, d] => own.contains(&IpAddr::from([a, b, c, d])),
+        _ => <[u8; V6]>::try_from(bytes).is_ok_and(|bytes| own.contains(&IpAddr::from(bytes))),
+    };
+    // Behind the priority, the target's labels, and then parameters: key, length, value.
+    let mut at = 2;
+    while let Some(length) = binding.get(at).filter(|length| **length > 0) {
+        at += 1 + usize::from(*length);
+    }
+    at += 1;
+    while let Some([k, key, l, length]) = binding.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied()
+    {
+        let (key, length) = (u16::from_be_bytes([k, key]), usize::from(u16::from_be_bytes([l, length])));
+        let Some(value) = binding.get_mut(at + 4..at + 4 + length) else { return };
+        let size = match key {
+            4 => V4,
+            6 => V6,
+            _ => length.max(1),
+        };
+        let mut hints: Vec<Vec<u8>> = value.chunks(size).map(<[u8]>::to_vec).collect();
+        hints.sort_by_key(|hint| is_own(hint));
+        value.copy_from_slice(&hints.concat());
+        at += 4 + length;
+    }
+}
+
 impl DnsPlan {
     /// The plan of a node that hears from no leader: for the names in `without_tunnel`, whose sites it has no tunnel
     /// to, it puts its own addresses last. Nobody is left out, because what it believes of others may be old.
@@ -498,6 +529,13 @@ impl DnsPlan {
             for (_, sets) in zone.sets.iter_mut().filter(|(name, _)| without_tunnel.contains(name)) {
                 for set in sets.values_mut() {
                     set.data.sort_by_key(is_own);
+                    for data in &mut set.data {
+                        if let RecordData::Other(kind, binding) = data
+                            && *kind == RecordKind::HTTPS.number()
+                        {
+                            hints_last(binding, own);
+                        }
+                    }
                 }
             }
         }

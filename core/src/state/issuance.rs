@@ -170,7 +170,9 @@ impl ClusterState {
         let next = in_force.map_or(1, |certificate| certificate.generation + 1);
         let upkeep = self.upkeep_for(&names)?;
         upkeep.generation = upkeep.generation.max(next);
-        if let Some(order) = &upkeep.order {
+        // An order moves to another issuer as long as its own cannot have issued it.
+        let stays = |order: &&Order| order.directory == directory || order.phase >= Phase::Finalizing;
+        if let Some(order) = upkeep.order.as_ref().filter(stays) {
             return Err(Refusal::StaleRevision { decided: attempt, current: order.attempt });
         }
         if upkeep.generation != generation {
@@ -180,6 +182,10 @@ impl ClusterState {
             )));
         }
         let id = upkeep.id;
+        if let Some(order) = upkeep.order.take() {
+            upkeep.surplus = upkeep.surplus.saturating_add(u32::from(order.phase >= Phase::Ordered));
+            upkeep.not_before = Timestamp::default();
+        }
         upkeep.order = Some(Order {
             attempt,
             directory: directory.to_owned(),

@@ -7,12 +7,12 @@ mod zone;
 use domain::base::{Message, Rtype, iana::Rcode};
 use engine::{Engine, Ours, ask, is_there, query};
 use pangolin_core::{
-    Timestamp,
     dns::ZoneKey,
     plan::{DnsPlan, ZonePlan},
-    record::{RecordData, RecordKind, Sealed},
+    record::{RecordData, RecordKind},
 };
-use pangolin_dns::{ask_parent, delegation_signer, new_zone_key, read_value};
+use pangolin_dns::{ask_parent, delegation_signer, read_value};
+use zone::{new_key, signed};
 
 /// Names of every shape, and what a resolver finds there.
 const CASES: &[(&str, Rtype, Rcode, usize)] = &[
@@ -57,22 +57,6 @@ fn a_resolver_that_minimises_names_and_mixes_their_case_resolves_everything() {
         let reply = ask(unbound.address, &query(name, *kind, false, 7));
         assert_eq!((reply.header().rcode(), answers(&reply)), (*rcode, *count), "{name} {kind}");
     }
-}
-
-fn new_key() -> ZoneKey {
-    let (private, public) = new_zone_key().expect("a key");
-    // In these tests what is sealed lies open.
-    let private = Sealed { kek: 0, wrapped_key: Vec::new(), content: private };
-    ZoneKey { public, private, made_at: Timestamp(0) }
-}
-
-/// The plan of the other tests, its first zone signed, and the DS record of that.
-fn signed(serial: u32) -> (DnsPlan, String) {
-    let mut plan = zone::plan(serial);
-    let key = new_key();
-    let signer = delegation_signer(&plan.zones[0].apex, &key.public);
-    plan.zones[0].key = Some(key);
-    (plan, signer)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use pangolin_acme::{
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, HostName,
     command::Actor,
-    decide::certificate_cause,
+    decide::order_cause,
     issuance::{CertificatesChange, Challenge, Order, OrderStep, Step, Task, Upkeep},
 };
 use pangolin_peer::identity::{Keyring, check_chain, inspect_certificate, request_certificate};
@@ -112,7 +112,7 @@ impl Work<'_> {
     async fn plan(&self, directory: &str, replaces: bool) -> Result<(), String> {
         let Task { names, generation, .. } = &self.task;
         info!(names = %self.names(), directory, generation, "planning an order");
-        let cause = certificate_cause(&self.state, names, self.leading.node);
+        let cause = order_cause(&self.state, names, directory, self.leading.node);
         let change = CertificatesChange::OrderPlanned {
             names: names.clone(),
             generation: *generation,

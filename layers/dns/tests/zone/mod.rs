@@ -11,12 +11,17 @@ use domain::{
     rdata::AllRecordData,
 };
 use pangolin_core::{
+    Timestamp,
+    dns::ZoneKey,
     id::Revision,
     name::HostName,
     plan::{DnsPlan, PlannedSet, ZonePlan},
-    record::RecordData,
+    record::{RecordData, Sealed},
 };
-use pangolin_dns::{Context, CookieSecret, Outcome, Policy, Secret, Signers, Store, Transport, answer};
+use pangolin_dns::{
+    Context, CookieSecret, Outcome, Policy, Secret, Signers, Store, Transport, answer, delegation_signer,
+    new_zone_key,
+};
 
 pub(crate) fn host(name: &str) -> HostName {
     name.parse().expect("a host name")
@@ -129,6 +134,22 @@ pub(crate) fn plan(serial: u32) -> DnsPlan {
         ],
         ..DnsPlan::default()
     }
+}
+
+pub(crate) fn new_key() -> ZoneKey {
+    let (private, public) = new_zone_key().expect("a key");
+    // In these tests what is sealed lies open.
+    let private = Sealed { kek: 0, wrapped_key: Vec::new(), content: private };
+    ZoneKey { public, private, made_at: Timestamp(0) }
+}
+
+/// The plan above, its first zone signed, and the DS record of that.
+pub(crate) fn signed(serial: u32) -> (DnsPlan, String) {
+    let mut plan = plan(serial);
+    let key = new_key();
+    let signer = delegation_signer(&plan.zones[0].apex, &key.public);
+    plan.zones[0].key = Some(key);
+    (plan, signer)
 }
 
 /// For plans without keys.

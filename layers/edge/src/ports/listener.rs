@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, carry, udp};
+use super::{Arrival, carry, datagram::PortSocket, udp};
 use crate::{
     counters::bump,
     edge::World,
@@ -65,8 +65,8 @@ pub(super) fn open(
     Ok(())
 }
 
-fn bind_udp(address: SocketAddr) -> Result<Arc<UdpSocket>, EdgeError> {
-    let open = || -> io::Result<UdpSocket> {
+fn bind_udp(address: SocketAddr) -> Result<Arc<PortSocket>, EdgeError> {
+    let open = || -> io::Result<PortSocket> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -75,7 +75,7 @@ fn bind_udp(address: SocketAddr) -> Result<Arc<UdpSocket>, EdgeError> {
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        UdpSocket::from_std(socket.into())
+        PortSocket::new(UdpSocket::from_std(socket.into())?)
     };
     open().map(Arc::new).map_err(|error| listen::problem(address, error))
 }

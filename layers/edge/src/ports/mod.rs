@@ -4,6 +4,7 @@
 //! resource's port and holds its connections. So a change of one resource ends no connection of another, and the
 //! resource that takes over a number does not take over its connections.
 
+mod datagram;
 mod forward;
 mod listener;
 mod tcp;

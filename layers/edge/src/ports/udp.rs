@@ -1,8 +1,8 @@
-//! Datagrams: each client address is a flow, which stays with its target until nothing has come for a while.
+//! Datagrams: each client address is a flow, for each of ours that it asks, which stays with its target until nothing has
+//! come for a while.
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,10 +10,14 @@ use std::{
 use bytes::Bytes;
 use pangolin_core::traffic::PortKind;
 use parking_lot::Mutex;
-use tokio::{net::UdpSocket, sync::mpsc, time::sleep_until};
+use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Search, idle_of};
+use super::{
+    Search,
+    datagram::{Ends, PortSocket},
+    idle_of,
+};
 use crate::{
     counters::bump,
     dial::{BoxedDatagrams, Via},
@@ -34,13 +38,13 @@ const UNANSWERED: Duration = Duration::from_secs(15);
 /// Before another way is looked for.
 const LOST_PAUSE: Duration = Duration::from_millis(100);
 
-type Flows = Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<Bytes>>>>;
+type Flows = Arc<Mutex<HashMap<Ends, mpsc::Sender<Bytes>>>>;
 
 /// Takes datagrams until the port is closed or the edge stops.
 pub(super) async fn serve(
     world: &Arc<World>,
     kind: PortKind,
-    socket: Arc<UdpSocket>,
+    socket: Arc<PortSocket>,
     close: &CancellationToken,
 ) {
     tokio::select! {
@@ -56,11 +60,11 @@ pub(super) async fn serve(
             () = close.cancelled() => return,
             // Answers that are under way still pass.
             () = world.stop.cancelled() => return,
-            received = socket.recv_from(&mut buffer) => received,
+            received = socket.receive(&mut buffer) => received,
         };
         match received {
-            Ok((length, client)) => {
-                take(world, kind, &socket, &flows, client, Bytes::copy_from_slice(&buffer[..length]));
+            Ok((length, ends)) => {
+                take(world, kind, &socket, &flows, ends, Bytes::copy_from_slice(&buffer[..length]));
             }
             // An earlier answer did not arrive: no concern of this one.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
@@ -76,32 +80,33 @@ pub(super) async fn serve(
 fn take(
     world: &Arc<World>,
     kind: PortKind,
-    socket: &Arc<UdpSocket>,
+    socket: &Arc<PortSocket>,
     flows: &Flows,
-    client: SocketAddr,
+    ends: Ends,
     datagram: Bytes,
 ) {
     let mut all = flows.lock();
-    let datagram = match all.get(&client).map(|flow| flow.try_send(datagram.clone())) {
+    let datagram = match all.get(&ends).map(|flow| flow.try_send(datagram.clone())) {
         Some(Ok(()) | Err(mpsc::error::TrySendError::Full(_))) => return,
         Some(Err(mpsc::error::TrySendError::Closed(datagram))) => datagram,
         None => datagram,
     };
     let port = world.snapshot.load().ports.get(&kind).cloned();
-    let Some((port, place)) = port.and_then(|port| port.admit(client.ip()).map(|place| (port, place))) else {
+    let Some((port, place)) = port.and_then(|port| port.admit(ends.client.ip()).map(|place| (port, place)))
+    else {
         bump(&world.counters.refused_connections);
         return;
     };
     let (sender, queue) = mpsc::channel(QUEUE);
     // There is room for the first one.
     let _ = sender.try_send(datagram);
-    all.insert(client, sender);
+    all.insert(ends, sender);
     drop(all);
     let flow =
-        Flow { world: Arc::clone(world), port, client, socket: Arc::clone(socket), queue, _place: place };
+        Flow { world: Arc::clone(world), port, ends, socket: Arc::clone(socket), queue, _place: place };
     let flows = Arc::clone(flows);
     world.upgraded.spawn(async move {
-        let client = flow.client;
+        let ends = flow.ends;
         let (stop, close) = (flow.world.close.clone(), flow.port.gate.close.clone());
         tokio::select! {
             () = Box::pin(flow.run()) => {}
@@ -109,8 +114,8 @@ fn take(
             () = stop.cancelled() => {}
         }
         let mut all = flows.lock();
-        if all.get(&client).is_some_and(mpsc::Sender::is_closed) {
-            all.remove(&client);
+        if all.get(&ends).is_some_and(mpsc::Sender::is_closed) {
+            all.remove(&ends);
         }
     });
 }
@@ -119,8 +124,8 @@ fn take(
 struct Flow {
     world: Arc<World>,
     port: Arc<Port>,
-    client: SocketAddr,
-    socket: Arc<UdpSocket>,
+    ends: Ends,
+    socket: Arc<PortSocket>,
     queue: mpsc::Receiver<Bytes>,
     _place: Permit,
 }
@@ -145,7 +150,7 @@ impl Flow {
     }
 
     async fn reach(&self) -> Option<(BoxedDatagrams, Via, Arc<TargetPool>)> {
-        let mut search = Search::new(&self.world, &self.port.route, self.client.ip());
+        let mut search = Search::new(&self.world, &self.port.route, self.ends.client.ip());
         loop {
             let (index, pool) = search.next()?;
             match self.world.connector.open_datagrams(&pool.target, search.exclude()).await {
@@ -178,7 +183,7 @@ impl Flow {
                     }
                     // One that is too long for the tunnel is lost, as on any network.
                     if let Err(error) = io.send(&datagram).await {
-                        tracing::debug!(client = %self.client, %error, "a datagram is lost");
+                        tracing::debug!(client = %self.ends.client, %error, "a datagram is lost");
                         if error.kind() != std::io::ErrorKind::InvalidInput {
                             return End::Lost;
                         }
@@ -192,7 +197,7 @@ impl Flow {
                         }
                         deadline = Instant::now() + idle;
                         // The client may be gone: then the flow ends by itself.
-                        let _ = self.socket.send_to(&buffer[..length], self.client).await;
+                        let _ = self.socket.answer(&buffer[..length], self.ends).await;
                     }
                     // The session has ended at the other end for want of traffic.
                     Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return End::Idle,
