@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # command:package
-NEEDED=(cc:gcc curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble promtool:prometheus wireguard-go:wireguard-go)
+NEEDED=(cc:gcc curl:curl dig:dnsutils jq:jq ip:iproute2 ethtool:ethtool nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble promtool:prometheus wireguard-go:wireguard-go)
 
 missing=()
 for pair in "${NEEDED[@]}"; do
