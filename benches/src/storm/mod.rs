@@ -85,6 +85,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
         bail!("storms cannot be made here: {missing}");
     }
     ensure!((1..=usize::from(NODES)).contains(&options.tunnels), "1 to {NODES} tunnels");
+    ensure!(options.sites > 0, "at least one site");
     let mut storm = Storm::start(options).await?;
     let told = match storm.all().await {
         Ok(told) => told,
