@@ -27,10 +27,12 @@ mod tests {
 
     use super::*;
 
-    /// When each was sent, how long it took in milliseconds, and whether it was answered.
-    fn series(began: Instant, probes: &[(u64, u64, bool)]) -> Vec<Probe> {
+    /// When a request was sent and how long it took, in milliseconds, and whether it was answered.
+    type Asked = (u64, u64, bool);
+
+    fn series(began: Instant, probes: &[Asked]) -> Vec<Probe> {
         let ms = Duration::from_millis;
-        let probe = |(sent, took, good): &(u64, u64, bool)| Probe {
+        let probe = |(sent, took, good): &Asked| Probe {
             sent: began + ms(*sent),
             took: ms(*took),
             result: if *good { Ok(None) } else { Err("status 502".to_owned()) },
@@ -41,7 +43,7 @@ mod tests {
     #[test]
     fn a_site_is_back_with_the_first_answer_after_the_last_failure() {
         let began = Instant::now();
-        let cases: [(&str, &[(u64, u64, bool)], Option<u64>); 6] = [
+        let cases: [(&str, &[Asked], Option<u64>); 6] = [
             ("nothing asked", &[], None),
             ("answered at once", &[(0, 4, true), (50, 3, true)], Some(4)),
             ("failed at first", &[(0, 4, false), (50, 3, true), (100, 3, true)], Some(53)),
