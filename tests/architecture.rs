@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "pangolin-raft",
             "pangolin-tunnel",
             "pangolin-wire",
+            "pangolin-connector",
             "pangolin-chaos",
         ],
     ),

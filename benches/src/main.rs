@@ -19,6 +19,7 @@ mod raft;
 mod reconnect;
 mod restore;
 mod sample;
+mod storm;
 mod traffic;
 mod tunnel;
 mod why;
@@ -64,6 +65,14 @@ enum Verb {
     Tunnel(tunnel::Options),
     /// That a site comes back, after restarts of nodes, losses of its network and changes of its address; needs root
     Reconnect(reconnect::Options),
+    /// Thousands of sites that come back at once; needs root
+    Storm(storm::Options),
+    /// Some of the sites that `storm` has come back
+    #[command(hide = true)]
+    StormCrowd(storm::crowd::CrowdOptions),
+    /// One of several clusters on which `reconnect` runs its cycles
+    #[command(hide = true)]
+    ReconnectLab(reconnect::LabOptions),
     /// One end of the tunnel that `tunnel` measures
     #[command(hide = true)]
     TunnelEnd(tunnel::end::EndOptions),
@@ -110,6 +119,7 @@ fn run(verb: Verb) -> Result<bool> {
             return Ok(true);
         }
         Verb::Tunnel(options) => return tunnel::run(options),
+        Verb::StormCrowd(options) => return storm::crowd::run(options).map(|()| true),
         _ => {}
     }
     // One thread: children get their death signal when the thread that started them ends. The load of all systems
@@ -126,11 +136,14 @@ fn run(verb: Verb) -> Result<bool> {
             Verb::Decisions(options) => decisions::run(&options).await,
             Verb::Zones(options) => zones::run(&options).await,
             Verb::Reconnect(options) => reconnect::run(&options).await,
+            Verb::Storm(options) => storm::run(&options).await,
+            Verb::ReconnectLab(options) => reconnect::run_lab(&options).await.map(|()| true),
             Verb::DnsServer(_)
             | Verb::Member(_)
             | Verb::Tunnel(_)
             | Verb::TunnelEnd(_)
             | Verb::TunnelPeers(_)
+            | Verb::StormCrowd(_)
             | Verb::ServeNamespace => Ok(true),
         }
     });

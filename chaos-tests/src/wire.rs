@@ -21,7 +21,7 @@ use crate::{chance::Chance, host::Network, kernel};
 /// Largest frame with its header: the kernel hands over what it has not segmented yet in one piece.
 const FRAME_MAX: usize = 64 * 1024 + 256;
 /// Most frames that are on their way at a time; what comes beyond is lost, as in a queue that is full.
-const UNDERWAY_MAX: usize = 16_384;
+pub(crate) const UNDERWAY_MAX: usize = 16_384;
 /// Frames that are read from one end before the other one gets its turn.
 const BURST: usize = 64;
 /// Longest that the thread sleeps: how soon it sees that it is to end.

@@ -13,21 +13,27 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use pangolin_core::{NodeId, Timestamp, observation::Seen};
 use pangolin_tunnel::{control::DATAGRAM_MAX, site::SiteNode};
-use tokio::{net::UdpSocket, time::sleep};
+use tokio::{net::UdpSocket, sync::watch, time::sleep};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     dial::Tls,
     endpoint::{Door, pause},
+    now as clock,
     options::Secret,
     sign_in::{Socket, open_datagrams},
     wanted::Wanted,
 };
 
-/// A tunnel that has not come alive in this time, or has been dead for as long, takes the other way. A node answers the
-/// first probe within a round trip; shorter breaks are not worth a change.
+/// A tunnel that has not come alive over UDP in this time, or has been dead for as long, gets a carrier. A node answers
+/// the first probe within a round trip; shorter breaks are not worth it.
 const WAY_PATIENCE: Duration = Duration::from_secs(5);
+/// What UDP gets once the carrier is open, or after the way over TLS has failed: a handshake is repeated every second.
+/// Where the whole network was away, both ways come back at the same moment, and UDP is the better one.
+const UDP_FIRST: Duration = Duration::from_millis(1500);
+/// What a tunnel gets to come alive over an open carrier: some round trips and a repeated handshake.
+const TLS_PATIENCE: Duration = Duration::from_secs(3);
 /// A tunnel that lives over TLS tries UDP again after this long, if another tunnel lives meanwhile.
 const UDP_AGAIN: Duration = Duration::from_secs(600);
 
@@ -40,18 +46,74 @@ pub enum Way {
     Tls,
 }
 
-/// The way to a node, after `way` has been taken since `since`. `path` is how the tunnel looks, `others` whether another
-/// one is alive. Pure.
+/// What is known of the ways to a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The way that is taken.
+    pub way: Way,
+    /// Since when.
+    pub since: Timestamp,
+    /// How the tunnel looks.
+    pub path: Option<Seen>,
+    /// Whether another tunnel is alive.
+    pub others: bool,
+    /// Since when the carrier is open, if there is one that is.
+    pub open: Option<Timestamp>,
+}
+
+impl Known {
+    fn alive(&self) -> bool {
+        self.path.is_some_and(|seen| seen.alive)
+    }
+
+    /// How long the tunnel has been alive, or dead, on this way.
+    fn for_long(&self, now: Timestamp) -> Duration {
+        now.since(self.path.map_or(self.since, |seen| seen.since.max(self.since)))
+    }
+
+    /// It came alive on this way, and is dead.
+    fn died(&self) -> bool {
+        self.path.is_some_and(|seen| !seen.alive && seen.since > self.since)
+    }
+}
+
+/// The way to take from now on. TLS is taken only when its carrier is open and UDP still silent, and left as soon as it
+/// falls silent: so no way is waited for while another one may work. Pure.
 #[must_use]
-pub fn next_way(way: Way, since: Timestamp, path: Option<Seen>, others: bool, now: Timestamp) -> Way {
-    let alive = path.is_some_and(|seen| seen.alive);
-    // A tunnel that died on this way has been dead for less long than the way has been taken.
-    let dead_since = path.map_or(since, |seen| seen.since.max(since));
-    match way {
-        Way::Udp if !alive && now.since(dead_since) > WAY_PATIENCE => Way::Tls,
-        Way::Tls if !alive && now.since(dead_since) > WAY_PATIENCE => Way::Udp,
-        Way::Tls if alive && others && now.since(since) > UDP_AGAIN => Way::Udp,
+pub fn next_way(known: &Known, now: Timestamp) -> Way {
+    let is_open = known.open.is_some_and(|open| now.since(open) > UDP_FIRST);
+    match known.way {
+        Way::Udp if !known.alive() && is_open && known.for_long(now) > UDP_FIRST => Way::Tls,
+        Way::Tls if !known.alive() && (known.died() || known.for_long(now) > TLS_PATIENCE) => Way::Udp,
+        Way::Tls if known.alive() && known.others && now.since(known.since) > UDP_AGAIN => Way::Udp,
         same => same,
+    }
+}
+
+/// What becomes of a carrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarrierChange {
+    /// It stays, or stays away.
+    Same,
+    /// One is opened; what there was is closed, since it may lead nowhere.
+    Start,
+    /// It is closed.
+    Stop,
+}
+
+/// What becomes of the carrier when `next` is the way from now on. `exists` = there is one, open or not. Pure.
+#[must_use]
+pub fn carrier_change(known: &Known, next: Way, exists: bool, now: Timestamp) -> CarrierChange {
+    match (known.way, next) {
+        // Silent: its connection may be one of a network that is gone.
+        (Way::Tls, Way::Udp) if !known.alive() => CarrierChange::Start,
+        (Way::Udp, Way::Udp) if known.alive() && exists && known.for_long(now) > UDP_FIRST => {
+            CarrierChange::Stop
+        }
+        (Way::Udp, Way::Udp) if !known.alive() && !exists && known.for_long(now) > WAY_PATIENCE => {
+            CarrierChange::Start
+        }
+        _ => CarrierChange::Same,
     }
 }
 
@@ -79,6 +141,8 @@ struct Taken {
 /// An endpoint on this host whose datagrams go over TLS. It ends when it is dropped.
 struct Carrier {
     at: SocketAddr,
+    /// Since when its WebSocket is open; none = it is not.
+    open: watch::Receiver<Option<Timestamp>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -108,20 +172,29 @@ impl Ways {
             else {
                 continue;
             };
-            let others = paths.iter().any(|(id, seen)| *id != node.node && seen.alive);
             let taken =
                 self.taken.entry(node.node).or_insert(Taken { way: Way::Udp, since: now, carrier: None });
-            let way = next_way(taken.way, taken.since, paths.get(&node.node).copied(), others, now);
-            if way != taken.way {
-                let carrier = match way {
-                    Way::Udp => None,
-                    Way::Tls => Carrier::start(&self.access, control).await,
-                };
-                let over_tls = way == Way::Tls;
-                tracing::info!(node = %node.node, udp = %node.endpoint, over_tls, "no answer: another way is tried");
-                *taken = Taken { way, since: now, carrier };
+            let known = Known {
+                way: taken.way,
+                since: taken.since,
+                path: paths.get(&node.node).copied(),
+                others: paths.iter().any(|(id, seen)| *id != node.node && seen.alive),
+                open: taken.carrier.as_ref().and_then(|carrier| *carrier.open.borrow()),
+            };
+            let next = next_way(&known, now);
+            match carrier_change(&known, next, taken.carrier.is_some(), now) {
+                CarrierChange::Same => {}
+                CarrierChange::Stop => taken.carrier = None,
+                CarrierChange::Start => {
+                    tracing::info!(node = %node.node, udp = %node.endpoint, "no answer: a way over TLS is opened");
+                    taken.carrier = Carrier::start(&self.access, control).await;
+                }
             }
-            if let Some(carrier) = &taken.carrier {
+            if next != taken.way {
+                tracing::info!(node = %node.node, over_tls = next == Way::Tls, "another way is taken");
+                (taken.way, taken.since) = (next, now);
+            }
+            if let Some(carrier) = taken.carrier.as_ref().filter(|_| taken.way == Way::Tls) {
                 node.endpoint = carrier.at;
             }
         }
@@ -138,8 +211,9 @@ impl Carrier {
                 return None;
             }
         };
-        let task = tokio::spawn(keep(Arc::clone(access), door, socket));
-        Some(Self { at, _task: AbortOnDropHandle::new(task) })
+        let (say_open, open) = watch::channel(None);
+        let task = tokio::spawn(keep(Arc::clone(access), door, socket, say_open));
+        Some(Self { at, open, _task: AbortOnDropHandle::new(task) })
     }
 }
 
@@ -150,14 +224,21 @@ async fn local_socket() -> io::Result<(UdpSocket, SocketAddr)> {
 }
 
 /// Keeps a WebSocket to the node and carries datagrams, until it is aborted.
-async fn keep(access: Arc<Access>, door: Door, socket: UdpSocket) {
+async fn keep(
+    access: Arc<Access>,
+    door: Door,
+    socket: UdpSocket,
+    say_open: watch::Sender<Option<Timestamp>>,
+) {
     let mut failed = 0;
     loop {
         match open_datagrams(&door, &access.tls, &access.id, &access.secret).await {
             Ok(ws) => {
                 failed = 0;
                 tracing::info!(%door, "datagrams go over TLS");
+                say_open.send_replace(Some(clock()));
                 let reason = carry(ws, &socket).await;
+                say_open.send_replace(None);
                 tracing::info!(%door, reason, "datagrams do not go over TLS any more");
             }
             Err(error) => tracing::debug!(%door, %error, "no way over TLS"),
@@ -200,25 +281,83 @@ async fn carry(mut ws: Socket, socket: &UdpSocket) -> String {
 mod tests {
     use super::*;
 
+    fn alive(ms: u64) -> Option<Seen> {
+        Some(Seen { alive: true, since: Timestamp(ms) })
+    }
+
+    fn dead(ms: u64) -> Option<Seen> {
+        Some(Seen { alive: false, since: Timestamp(ms) })
+    }
+
     #[test]
-    fn udp_comes_first_and_the_other_way_after_five_silent_seconds() {
-        let alive = |since: u64| Some(Seen { alive: true, since: Timestamp(since * 1000) });
-        let dead = |since: u64| Some(Seen { alive: false, since: Timestamp(since * 1000) });
+    fn tls_is_taken_when_it_is_open_and_udp_silent_and_left_when_it_falls_silent() {
+        let open = |ms| Some(Timestamp(ms));
         let cases = [
-            ("not seen yet", Way::Udp, 0, None, false, 5, Way::Udp),
-            ("never seen", Way::Udp, 0, None, false, 6, Way::Tls),
-            ("alive", Way::Udp, 0, alive(1), false, 9999, Way::Udp),
-            ("a short break", Way::Udp, 0, dead(100), true, 105, Way::Udp),
-            ("a long one", Way::Udp, 0, dead(100), true, 106, Way::Tls),
-            ("the way is young, the death old", Way::Tls, 106, dead(100), true, 110, Way::Tls),
-            ("nor that way", Way::Tls, 106, dead(100), true, 112, Way::Udp),
-            ("alive over TLS", Way::Tls, 106, alive(107), true, 706, Way::Tls),
-            ("UDP is tried again", Way::Tls, 106, alive(107), true, 707, Way::Udp),
-            ("but not with the only tunnel", Way::Tls, 106, alive(107), false, 9999, Way::Tls),
+            ("not open yet", Way::Udp, 0, dead(0), false, None, 99_000, Way::Udp),
+            ("just open", Way::Udp, 0, dead(0), false, open(7000), 8000, Way::Udp),
+            ("open, and UDP still silent", Way::Udp, 0, dead(0), false, open(7000), 8501, Way::Tls),
+            ("never seen", Way::Udp, 0, None, false, open(7000), 8501, Way::Tls),
+            ("UDP has come back", Way::Udp, 0, alive(8000), false, open(7000), 9000, Way::Udp),
+            ("no life over TLS yet", Way::Tls, 8501, dead(0), false, open(7000), 11_000, Way::Tls),
+            ("none there either", Way::Tls, 8501, dead(0), false, open(7000), 11_502, Way::Udp),
+            ("it dies over TLS", Way::Tls, 8501, dead(20_000), true, open(7000), 20_000, Way::Udp),
+            (
+                "back on UDP, which gets its time",
+                Way::Udp,
+                20_000,
+                dead(20_000),
+                true,
+                open(20_100),
+                21_500,
+                Way::Udp,
+            ),
+            ("and is silent", Way::Udp, 20_000, dead(20_000), true, open(20_100), 21_601, Way::Tls),
+            ("alive over TLS", Way::Tls, 10_000, alive(10_100), true, open(7000), 610_000, Way::Tls),
+            ("UDP is tried again", Way::Tls, 10_000, alive(10_100), true, open(7000), 610_001, Way::Udp),
+            (
+                "not with the only tunnel",
+                Way::Tls,
+                10_000,
+                alive(10_100),
+                false,
+                open(7000),
+                9_999_999,
+                Way::Tls,
+            ),
         ];
-        for (what, way, since, path, others, now, expected) in cases {
-            let next = next_way(way, Timestamp(since * 1000), path, others, Timestamp(now * 1000));
-            assert_eq!(next, expected, "{what}");
+        for (what, way, since, path, others, open, now, expected) in cases {
+            let known = Known { way, since: Timestamp(since), path, others, open };
+            assert_eq!(next_way(&known, Timestamp(now)), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_carrier_is_opened_before_it_is_needed_and_closed_when_udp_is_proven() {
+        use CarrierChange::{Same, Start, Stop};
+        let cases = [
+            ("a short break", Way::Udp, Way::Udp, 0, dead(1000), false, 6000, Same),
+            ("a long one", Way::Udp, Way::Udp, 0, dead(1000), false, 6001, Start),
+            ("not yet alive", Way::Udp, Way::Udp, 0, None, false, 5001, Start),
+            ("it is being opened", Way::Udp, Way::Udp, 0, dead(1000), true, 9000, Same),
+            ("it is taken", Way::Udp, Way::Tls, 0, dead(1000), true, 9000, Same),
+            ("silent over TLS", Way::Tls, Way::Udp, 9000, dead(12_000), true, 12_000, Start),
+            ("UDP is tried beside it", Way::Tls, Way::Udp, 9000, alive(9100), true, 700_000, Same),
+            (
+                "the last life over TLS proves nothing",
+                Way::Udp,
+                Way::Udp,
+                700_000,
+                alive(9100),
+                true,
+                701_000,
+                Same,
+            ),
+            ("UDP is proven", Way::Udp, Way::Udp, 700_000, alive(9100), true, 701_501, Stop),
+            ("alive, without one", Way::Udp, Way::Udp, 0, alive(100), false, 9000, Same),
+        ];
+        for (what, way, next, since, path, exists, now, expected) in cases {
+            let known = Known { way, since: Timestamp(since), path, others: true, open: None };
+            assert_eq!(carrier_change(&known, next, exists, Timestamp(now)), expected, "{what}");
         }
     }
 }

@@ -59,7 +59,9 @@ impl Moves {
         loop {
             peers.mark_unchanged();
             reports.mark_unchanged();
-            let wait = self.look(&mut followed, &attached.borrow_and_update().clone());
+            // Borrowed for no longer than the copy takes: a socket that opens meanwhile holds what `look` has to wait for.
+            let here = attached.borrow_and_update().clone();
+            let wait = self.look(&mut followed, &here);
             let changed = async {
                 tokio::select! {
                     Ok(()) = attached.changed() => {}

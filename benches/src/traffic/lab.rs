@@ -77,7 +77,7 @@ impl Lab {
             ports: PORTS,
             zone: "bench.test".to_owned(),
             backend: Backend::Auto,
-            log: Some("info,openraft=warn".to_owned()),
+            log: Some("info,openraft=warn,gotatun=warn".to_owned()),
         };
         let mut cluster = Cluster::prepare(options)?;
         for node in &mut cluster.nodes {
@@ -108,6 +108,14 @@ impl Lab {
     /// There is no such host.
     pub(crate) fn outside(&self) -> Result<Network> {
         Ok(self.fabric.plug(OUTSIDE_HOST)?.network.clone())
+    }
+
+    /// Where the site is.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub(crate) fn site_network(&self) -> Result<Network> {
+        Ok(self.fabric.plug(SITE_HOST)?.network.clone())
     }
 
     /// The status, by the word of a node that is not `but`.

@@ -4,7 +4,7 @@
 
 pub(crate) mod lab;
 mod resolver;
-mod visitor;
+pub(crate) mod visitor;
 
 use std::{
     net::SocketAddr,

@@ -29,7 +29,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// How the visitor comes to an address.
 #[derive(Clone, Debug)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// Always through this node.
     Entry(SocketAddr),
     /// Through the first of these that takes connections, and then on through that one, as a browser does.
@@ -40,7 +40,7 @@ pub(super) enum Way {
 }
 
 /// Asks until it is stopped.
-pub(super) struct Visitor {
+pub(crate) struct Visitor {
     probes: Arc<Mutex<Vec<Probe>>>,
     worker: Worker,
 }
@@ -58,7 +58,7 @@ impl Visitor {
     ///
     /// # Errors
     /// No thread can be started.
-    pub(super) fn start(network: &Network, https: Https, way: Way, host: &str) -> Result<Self> {
+    pub(crate) fn start(network: &Network, https: Https, way: Way, host: &str) -> Result<Self> {
         let probes = Arc::<Mutex<Vec<Probe>>>::default();
         let (noted, host) = (Arc::clone(&probes), host.to_owned());
         let worker = Worker::start("visitor", Some(network), move |stop| async move {
@@ -80,7 +80,7 @@ impl Visitor {
     }
 
     /// What is known so far.
-    pub(super) fn so_far(&self) -> Vec<Probe> {
+    pub(crate) fn so_far(&self) -> Vec<Probe> {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -88,7 +88,7 @@ impl Visitor {
     ///
     /// # Errors
     /// The thread has failed.
-    pub(super) fn stop(self) -> Result<Vec<Probe>> {
+    pub(crate) fn stop(self) -> Result<Vec<Probe>> {
         self.worker.stop()?;
         Ok(std::mem::take(&mut self.probes.lock().unwrap_or_else(PoisonError::into_inner)))
     }

@@ -19,6 +19,13 @@ const SITE: usize = 1;
 /// Where a node's WireGuard listens.
 pub(super) const WIREGUARD_PORT: u16 = 51_820;
 
+/// What interfaces segment for their hosts (ethtool(8), `-K`). Merging what comes in is off on these anyway.
+const OFFLOADS: [&str; 3] = ["tso", "gso", "tx-udp-segmentation"];
+/// The table of the rules that lose packets and count them.
+const COUNTED: &str = "lossy";
+/// Longest IP packet on Ethernet.
+const PACKET_MAX: u64 = 1500;
+
 /// How the way between the hosts is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Conditions {
@@ -69,9 +76,8 @@ impl Lab {
 
     /// Makes the way as it is to be.
     ///
-    /// A packet is lost as a whole and alone: where something is lost or delayed, both hosts cut what they send into single
-    /// packets before it leaves them, as a network card does at the latest. A delay needs the wire of this program, which
-    /// then also loses.
+    /// A packet is lost alone, whoever has sent it: where something is lost or delayed, nothing that segments
+    /// packets is left to the interfaces, so that what leaves a host is what a network card would put on a wire.
     ///
     /// # Errors
     /// A tool refuses.
@@ -89,19 +95,21 @@ impl Lab {
             let delay = Duration::from_millis(conditions.delay_ms) / 2;
             wire.be(Quality { delay, loss: conditions.loss, ..Quality::default() });
         }
-        let single = far || conditions.loss > 0.0;
+        let offloads = if far || conditions.loss > 0.0 { "off" } else { "on" };
         for plug in &self.fabric.plugs {
-            let segments = if single { "1" } else { "65535" };
-            let mut command = tool("ip");
-            command.args(["link", "set", "dev", "eth0", "gso_max_segs", segments]);
-            run(&plug.network, command, "")?;
-            let mut rules = "add table inet lossy\ndelete table inet lossy\n".to_owned();
+            let mut command = tool("ethtool");
+            command.args(["-K", "eth0"]);
+            command.args(OFFLOADS.iter().flat_map(|offload| [*offload, offloads]));
+            run(&plug.network, command, "")
+                .context("is ethtool installed? (Debian: apt-get install ethtool)")?;
+            let mut rules = format!("add table inet {COUNTED}\ndelete table inet {COUNTED}\n");
             if conditions.loss > 0.0 && !far {
                 let one_in = (1.0 / conditions.loss).round();
                 rules += &format!(
-                    "add table inet lossy\n\
-                     add chain inet lossy in {{ type filter hook input priority -200; }}\n\
-                     add rule inet lossy in iifname eth0 numgen random mod {one_in} == 0 drop\n"
+                    "add table inet {COUNTED}\n\
+                     add chain inet {COUNTED} in {{ type filter hook input priority -200; }}\n\
+                     add rule inet {COUNTED} in iifname eth0 counter\n\
+                     add rule inet {COUNTED} in iifname eth0 numgen random mod {one_in} == 0 drop\n"
                 );
             }
             let mut command = tool("nft");
@@ -110,6 +118,41 @@ impl Lab {
         }
         Ok(())
     }
+
+    /// That everything which came to a host under these conditions came in packets of a size that a wire takes, so that
+    /// losses have hit all systems alike.
+    ///
+    /// # Errors
+    /// It did not, or a tool refuses.
+    pub(super) fn check_packets(&self, conditions: Conditions) -> Result<()> {
+        if conditions.loss == 0.0 || conditions.delay_ms > 0 {
+            return Ok(());
+        }
+        for plug in &self.fabric.plugs {
+            let mut command = tool("nft");
+            command.args(["-j", "list", "table", "inet", COUNTED]);
+            plug.network.enter(&mut command);
+            let listed = process::run(command, "", TOOL_PATIENCE)?.ok("nft list")?;
+            let (packets, bytes) = counted(&listed.stdout).context("the packets were not counted")?;
+            ensure!(
+                bytes <= packets * PACKET_MAX,
+                "{} got {bytes} bytes in {packets} packets: they were not on their own",
+                plug.name
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Packets and bytes of the counter in a table that `nft` has listed as JSON.
+fn counted(listed: &str) -> Option<(u64, u64)> {
+    let listed: serde_json::Value = serde_json::from_str(listed).ok()?;
+    let rules = listed["nftables"].as_array()?.iter();
+    let counter = rules
+        .filter_map(|item| item["rule"]["expr"].as_array())
+        .flatten()
+        .find_map(|part| part.get("counter"))?;
+    Some((counter["packets"].as_u64()?, counter["bytes"].as_u64()?))
 }
 
 /// Runs a tool on a host.
@@ -132,4 +175,18 @@ pub(super) fn ip(network: &Network, batch: &str) -> Result<()> {
     let mut command = tool("ip");
     command.args(["-batch", "-"]);
     run(network, command, batch).with_context(|| batch.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_of_a_table_is_read() {
+        let listed = r#"{"nftables": [{"metainfo": {"version": "1"}}, {"table": {"family": "inet", "name": "lossy"}},
+            {"rule": {"chain": "in", "expr": [{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth0"}},
+            {"counter": {"packets": 12, "bytes": 3400}}]}}]}"#;
+        assert_eq!(counted(listed), Some((12, 3400)));
+        assert_eq!(counted("{}"), None);
+    }
 }

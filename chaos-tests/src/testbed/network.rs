@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::filter::{self, Rule};
-use crate::{host::Network, process, wire::Wire};
+use crate::{
+    host::Network,
+    process,
+    wire::{UNDERWAY_MAX, Wire},
+};
 
 /// How long `ip` and `nft` may take, on a machine that is busy.
 const TOOL_PATIENCE: Duration = Duration::from_secs(20);
@@ -120,7 +124,11 @@ impl Fabric {
         ip(&self.bridge, &format!("link set {cable} nomaster\n"))?;
         let wire = Wire::lay(&self.bridge, &cable, &end);
         let wire = wire.and_then(|wire| {
-            ip(&self.bridge, &format!("link set {end} addrgenmode none master br0 up\n"))?;
+            // Its queue holds what the wire may hold: nothing is lost but what the wire is told to lose.
+            ip(
+                &self.bridge,
+                &format!("link set {end} txqueuelen {UNDERWAY_MAX} addrgenmode none master br0 up\n"),
+            )?;
             Ok(wire)
         });
         if wire.is_err() {

@@ -172,7 +172,8 @@ impl ControlService {
         response
     }
 
-    /// The sites whose control socket is at this node.
+    /// The sites whose control socket is at this node. Whoever borrows them must not call this service meanwhile: a socket
+    /// that opens keeps others out until it has told of itself here.
     #[must_use]
     pub fn attached(&self) -> watch::Receiver<BTreeSet<SiteId>> {
         self.attached.sites()

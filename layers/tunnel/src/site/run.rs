@@ -129,7 +129,13 @@ impl SiteTask {
             self.probe(&node);
         }
         for node in change.moved {
-            self.device.set_endpoint(peer(&node)).await?;
+            if self.liveness.is_alive(node.node) {
+                self.device.set_endpoint(peer(&node)).await?;
+            } else {
+                // A handshake at the old place is answered by nobody, and the next one would wait for its repetition.
+                self.shake_anew(&node).await?;
+                self.probe(&node);
+            }
             if let Some(path) = self.paths.get_mut(&node.node) {
                 path.node = node;
             }
@@ -169,10 +175,7 @@ impl SiteTask {
             })
             .collect();
         for node in &silent {
-            // A peer made anew has no session, so its next packet is a handshake. WireGuard itself would go on with
-            // the session that a restarted node has forgotten, and give up for good after 90 seconds.
-            let anew = PeerChange { remove: vec![node.key], add: vec![peer(node)] };
-            self.device.change(anew).await?;
+            self.shake_anew(node).await?;
         }
         self.looks = self.looks.wrapping_add(1);
         let all = self.looks.is_multiple_of(LOOKS_PER_PROBE);
@@ -182,6 +185,12 @@ impl SiteTask {
             }
         }
         Ok(())
+    }
+
+    /// Makes the next packet to a node a handshake: a peer made anew has no session. WireGuard itself would go on with the
+    /// session that a restarted node has forgotten, and give up for good after 90 seconds.
+    async fn shake_anew(&self, node: &SiteNode) -> Result<(), TunnelError> {
+        self.device.change(PeerChange { remove: vec![node.key], add: vec![peer(node)] }).await
     }
 
     /// Sends a probe. One that is lost is made up for by the next.

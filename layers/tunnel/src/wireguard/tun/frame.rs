@@ -100,6 +100,14 @@ pub(super) fn tcp_headers(packet: &[u8]) -> Option<(usize, usize)> {
     (tcp >= 20 && packet.len() >= ip + tcp).then_some((ip, tcp))
 }
 
+/// Whether both checksums of a TCP segment behind an IPv4 header without options are right. The packet is as long as it
+/// says.
+pub(super) fn has_right_checksums(packet: &[u8]) -> bool {
+    let Some((ip, segment)) = packet.split_at_checked(IP_HEADER) else { return false };
+    // With its own complement in it, a right sum is all ones (RFC 1071 section 1).
+    fold(sum(ip)) == u16::MAX && fold(pseudo_header(ip, segment.len()) + sum(segment)) == u16::MAX
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,16 +1,17 @@
 //! Puts consecutive packets of a TCP stream together, as the kernel's own receive offload does. Pure.
 //!
 //! The packets come from another organisation's connector. Only what differs in nothing but its place in the stream is
-//! merged, and nothing overtakes anything of the same stream. Checksums of merged packets are not verified: WireGuard's
-//! authentication is stronger.
+//! merged, and nothing overtakes anything of the same stream. A merged frame says to the kernel that its checksum is
+//! right, so only packets whose checksums are right get into one; others are left for the kernel to refuse. WireGuard
+//! proves who has sent a packet, not that it was whole when it came to the tunnel.
 
 use std::io::IoSlice;
 
 use gotatun::packet::Packet;
 
 use super::frame::{
-    ACK, FRAME_HEADER, FrameHeader, IP_HEADER, PSH, TCP_CHECKSUM, fold, pseudo_header, set_length,
-    tcp_headers,
+    ACK, FRAME_HEADER, FrameHeader, IP_HEADER, PSH, TCP_CHECKSUM, fold, has_right_checksums, pseudo_header,
+    set_length, tcp_headers,
 };
 
 /// Longest IP packet that is made.
@@ -49,6 +50,8 @@ struct Open {
     next: u32,
     /// It takes no more: its last packet was short or pushed, or it can take none at all.
     closed: bool,
+    /// Its packets' checksums are right.
+    right: bool,
     /// Of which stream it is; none = of none.
     stream: Option<[u8; STREAM]>,
 }
@@ -89,6 +92,7 @@ fn begin(packet: &[u8], index: usize) -> Open {
         length: packet.len(),
         next: 0,
         closed: true,
+        right: false,
         stream: None,
     };
     // With options, or with more behind it than it says, it is left as it is.
@@ -105,11 +109,14 @@ fn begin(packet: &[u8], index: usize) -> Open {
     stream[..8].copy_from_slice(&packet[12..20]);
     stream[8..].copy_from_slice(&packet[20..24]);
     let plain = flags & !PSH == ACK && size > 0;
+    // What carries nothing is never merged.
+    let right = plain && has_right_checksums(packet);
     Open {
         headers,
         size,
         next: sequence.wrapping_add(u32::try_from(size).unwrap_or_default()),
-        closed: !plain || flags & PSH != 0,
+        closed: !right || flags & PSH != 0,
+        right,
         stream: Some(stream),
         ..alone
     }
@@ -119,9 +126,8 @@ fn begin(packet: &[u8], index: usize) -> Open {
 fn takes(frame: &Open, new: &Open, batch: &[Packet]) -> bool {
     let (Some(first), Some(next)) = (frame.packets.first(), new.packets.first()) else { return false };
     let (first, next) = (&batch[*first][..], &batch[*next][..]);
-    let pushes_only = next.get(IP_HEADER + 13).is_some_and(|flags| flags & !PSH == ACK);
     !frame.closed
-        && pushes_only
+        && new.right
         && (1..=frame.size).contains(&new.size)
         && frame.headers == new.headers
         && frame.length + new.size <= LENGTH_MAX
@@ -199,15 +205,21 @@ pub(super) mod tests {
         packet[24..28].copy_from_slice(&sequence.to_be_bytes());
         packet[32..36].copy_from_slice(&[0x50, flags, 0x20, 0x00]);
         packet[40..].copy_from_slice(payload);
+        set_checksums(&mut packet);
+        packet
+    }
+
+    fn set_checksums(packet: &mut [u8]) {
         let length = u16::try_from(packet.len()).unwrap_or(u16::MAX);
         set_length(&mut packet[..20], length);
-        let covered = pseudo_header(&packet, packet.len() - 20) + sum(&packet[20..]);
+        packet[36..38].fill(0);
+        let covered = pseudo_header(packet, packet.len() - 20) + sum(&packet[20..]);
         packet[36..38].copy_from_slice(&(!fold(covered)).to_be_bytes());
-        packet
     }
 
     fn other_stream(mut packet: Vec<u8>) -> Vec<u8> {
         packet[20] = 0x20;
+        set_checksums(&mut packet);
         packet
     }
 
@@ -223,9 +235,15 @@ pub(super) mod tests {
         let with = |sequence, change: fn(&mut Vec<u8>)| {
             let mut packet = data(sequence);
             change(&mut packet);
+            set_checksums(&mut packet);
             packet
         };
-        let cases: [Case; 14] = [
+        let damaged = |sequence, at: usize| {
+            let mut packet = data(sequence);
+            packet[at] ^= 0x40;
+            packet
+        };
+        let cases: [Case; 18] = [
             ("three in a row", vec![data(0), data(100), data(200)], vec![vec![0, 1, 2]]),
             ("a gap", vec![data(0), data(200)], vec![vec![0], vec![1]]),
             ("the wrong order", vec![data(100), data(0)], vec![vec![0], vec![1]]),
@@ -268,6 +286,14 @@ pub(super) mod tests {
             ),
             ("a fragment", vec![data(0), with(100, |packet| packet[7] = 1)], vec![vec![0], vec![1]]),
             ("a sequence number that wraps", vec![data(u32::MAX - 99), data(0)], vec![vec![0, 1]]),
+            (
+                "a damaged payload",
+                vec![data(0), damaged(100, 77), data(200)],
+                vec![vec![0], vec![1], vec![2]],
+            ),
+            ("a damaged first one", vec![damaged(0, 77), data(100)], vec![vec![0], vec![1]]),
+            ("a damaged checksum", vec![data(0), damaged(100, 36)], vec![vec![0], vec![1]]),
+            ("a damaged IP header", vec![data(0), damaged(100, 5)], vec![vec![0], vec![1]]),
         ];
         for (name, packets, expected) in cases {
             assert_eq!(frames(&packets), expected, "{name}");
@@ -286,6 +312,35 @@ pub(super) mod tests {
         fn no_packets_make_it_fail(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..9)) {
             let packets: Vec<&[u8]> = packets.iter().map(|packet| &packet[..]).collect();
             merge_bytes(&packets);
+        }
+
+        /// Of some of a stream's packets a bit was changed before they came into the tunnel. Those come out of it as they
+        /// went in, alone, for the kernel to judge; all others are in frames of right ones.
+        #[test]
+        fn a_packet_that_was_damaged_is_never_merged(
+            count in 2..12_u32,
+            size in 1..300_usize,
+            damages in prop::collection::btree_map(0..12_usize, (any::<prop::sample::Index>(), 0..8_u32), 0..4),
+        ) {
+            let whole: Vec<Vec<u8>> = (0..count)
+                .map(|index| segment(index * u32::try_from(size).unwrap(), &vec![0xa5; size], ACK))
+                .collect();
+            let mut sent = whole.clone();
+            for (index, (byte, bit)) in damages {
+                let Some(packet) = sent.get_mut(index) else { continue };
+                let at = byte.index(packet.len());
+                packet[at] ^= 1 << bit;
+            }
+            let mut batch: Vec<Packet> = sent.iter().map(|packet| Packet::copy_from(&packet[..])).collect();
+            for frame in merge(&mut batch) {
+                if let [alone] = frame.packets[..] {
+                    prop_assert_eq!(&batch[alone][..], &sent[alone][..]);
+                } else {
+                    for index in frame.packets {
+                        prop_assert_eq!(&sent[index], &whole[index]);
+                    }
+                }
+            }
         }
     }
 }
