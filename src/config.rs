@@ -413,8 +413,8 @@ impl V1 {
             return Err(bad("tunnel.interface", reason));
         }
         let tunnel_mtu = self.tunnel.mtu.unwrap_or(1280);
-        if !(576..=9000).contains(&tunnel_mtu) {
-            return Err(bad("tunnel.mtu", format!("{tunnel_mtu} does not lie between 576 and 9000")));
+        if !(576..=1420).contains(&tunnel_mtu) {
+            return Err(bad("tunnel.mtu", format!("{tunnel_mtu} does not lie between 576 and 1420")));
         }
         let https: Vec<SocketAddr> = self.edge.https.unwrap_or_else(|| on_each(443));
         let http: Vec<SocketAddr> = self.edge.http.unwrap_or_else(|| on_each(80));

@@ -109,6 +109,43 @@ async fn records_of_the_operator_are_answered_by_every_node() {
     assert!(refused.stderr.contains("does not lie in a zone"), "{}", refused.stderr);
 }
 
+#[tokio::test]
+async fn what_is_published_has_a_service_binding_and_nothing_else_has() {
+    let cluster = cluster(3).await;
+    let ctl = |words: &[&str]| pangolinctl(&cluster, 0, words).ok(&words.join(" ")).expect("done").stdout;
+    ctl(&["domain", "create", "shop.test"]);
+    for name in ["app.demo.test", "*.apps.demo.test", "shop.test"] {
+        ctl(&["resource", "create", name]);
+    }
+    let at = cluster.nodes[2].dns();
+    if dig(at, &["demo.test", "SOA"]).is_none() {
+        println!("skipped: dig is not installed");
+        return;
+    }
+    let short = |name: &str, kind: &str| dig(at, &["+short", name, kind]).expect("dig");
+    let port = cluster.nodes[0].https().port();
+    for name in ["control.demo.test", "app.demo.test", "any.apps.demo.test", "shop.test"] {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            // Addresses may change between two questions, until all nodes are up.
+            let addresses: Vec<String> = short(name, "A").lines().map(str::to_owned).collect();
+            let expected = format!("1 . alpn=\"h2,http/1.1\" port={port} ipv4hint={}\n", addresses.join(","));
+            let shown = short(name, "HTTPS");
+            if !addresses.is_empty() && shown == expected {
+                break;
+            }
+            assert!(Instant::now() < end, "{name}: {shown} {expected}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    for (name, status) in
+        [("n1.demo.test", "NOERROR"), ("demo.test", "NOERROR"), ("nothing.demo.test", "NXDOMAIN")]
+    {
+        let shown = dig(at, &[name, "HTTPS"]).expect("dig");
+        assert!(shown.contains(&format!("status: {status},")) && shown.contains("ANSWER: 0,"), "{shown}");
+    }
+}
+
 /// Waits until the first node answers a name with one address.
 async fn served(cluster: &Cluster, name: &str) {
     let end = Instant::now() + PATIENCE;

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpSocket, TcpStream},
     sync::watch,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -82,10 +82,20 @@ struct Rules {
     replacing: usize,
     /// Certificates asked about.
     asked_about: Vec<String>,
+    /// Profiles that its directory lists; none = it lists none.
+    profiles: Option<Value>,
+    /// It takes no order of a profile.
+    refuses_profiles: bool,
+    /// It answers everything with this status.
+    broken: Option<StatusCode>,
+    /// What new orders said.
+    ordered: Vec<Value>,
 }
 
 pub(crate) struct Front {
     pub(crate) directory: String,
+    /// While it refuses connections: what it will listen with.
+    closed: Mutex<Option<(TcpSocket, Arc<Inside>, TlsAcceptor)>>,
     rules: Arc<Mutex<Rules>>,
     caught: watch::Sender<usize>,
 }
@@ -99,9 +109,17 @@ struct Inside {
 }
 
 impl Front {
-    pub(crate) async fn start(pebble: &Pebble) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let own = format!("localhost:{}", listener.local_addr().expect("an address").port());
+    pub(crate) fn start(pebble: &Pebble) -> Self {
+        let front = Self::refusing(pebble);
+        front.open();
+        front
+    }
+
+    /// One that refuses connections until it is opened.
+    pub(crate) fn refusing(pebble: &Pebble) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let own = format!("localhost:{}", socket.local_addr().expect("an address").port());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let certificate = CertificateDer::from(pebble.identity.certificate.clone());
         let key = PrivateKeyDer::Pkcs8(pebble.identity.key.clone().into());
@@ -127,6 +145,15 @@ impl Front {
             caught: caught.clone(),
         });
         let acceptor = TlsAcceptor::from(Arc::new(server));
+        let closed = Mutex::new(Some((socket, inside, acceptor)));
+        Self { directory: format!("https://{own}/dir"), closed, rules, caught }
+    }
+
+    /// Lets everybody in.
+    pub(crate) fn open(&self) {
+        let closed = self.closed.lock().expect("no panic").take();
+        let Some((socket, inside, acceptor)) = closed else { return };
+        let listener = socket.listen(128).expect("it listens");
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
                 let (acceptor, inside) = (acceptor.clone(), inside.clone());
@@ -142,7 +169,6 @@ impl Front {
                 });
             }
         });
-        Self { directory: format!("https://{own}/dir"), rules, caught }
     }
 
     fn rules(&self) -> std::sync::MutexGuard<'_, Rules> {
@@ -166,6 +192,28 @@ impl Front {
 
     pub(crate) fn tell_when_to_renew(&self) {
         self.rules().renewal_info = true;
+    }
+
+    /// Its directory lists these profiles.
+    pub(crate) fn list_profiles(&self, names: &[&str]) {
+        let listed: serde_json::Map<String, Value> =
+            names.iter().map(|name| ((*name).to_owned(), json!(format!("https://ca.test/{name}")))).collect();
+        self.rules().profiles = Some(Value::Object(listed));
+    }
+
+    /// It takes no order of a profile, as an authority that does not know it.
+    pub(crate) fn refuse_profiles(&self) {
+        self.rules().refuses_profiles = true;
+    }
+
+    /// Everything is answered with this status from now on; none = as the authority does.
+    pub(crate) fn break_with(&self, status: Option<StatusCode>) {
+        self.rules().broken = status;
+    }
+
+    /// What new orders said, signed as they were.
+    pub(crate) fn ordered(&self) -> Vec<Value> {
+        self.rules().ordered.clone()
     }
 
     pub(crate) fn seen(&self, asked: Asked) -> usize {
@@ -216,22 +264,48 @@ impl Inside {
         if self.trapped(asked, Side::After) {
             self.hold().await;
         }
-        if path == "/dir" && self.rules.lock().expect("no panic").renewal_info {
-            let mut directory: Value = serde_json::from_slice(answer.body()).expect("a directory");
-            directory["renewalInfo"] = json!(format!("https://{}/renewal-info/", self.own));
-            *answer.body_mut() = directory.to_string().into();
-            answer.headers_mut().remove(header::CONTENT_LENGTH);
+        if path == "/dir" {
+            self.add_to_directory(&mut answer);
         }
         answer.map(Full::new)
+    }
+
+    /// What Debian's Pebble does not have.
+    fn add_to_directory(&self, answer: &mut Response<Bytes>) {
+        let rules = self.rules.lock().expect("no panic");
+        let mut directory: Value = serde_json::from_slice(answer.body()).expect("a directory");
+        if rules.renewal_info {
+            directory["renewalInfo"] = json!(format!("https://{}/renewal-info/", self.own));
+        }
+        if let Some(profiles) = &rules.profiles {
+            directory["meta"]["profiles"] = profiles.clone();
+        }
+        *answer.body_mut() = directory.to_string().into();
+        answer.headers_mut().remove(header::CONTENT_LENGTH);
     }
 
     fn own_answer(&self, asked: Asked, path: &str, body: &[u8]) -> Option<Response<Full<Bytes>>> {
         let mut rules = self.rules.lock().expect("no panic");
         *rules.seen.entry(asked).or_default() += 1;
+        if let Some(status) = rules.broken {
+            return Some(plain(status, &json!({ "detail": "out of order" })));
+        }
         match asked {
             Asked::Finalize => drop(rules.finalized.insert(path.to_owned())),
-            Asked::NewOrder => rules.replacing += usize::from(payload(body)["replaces"].is_string()),
+            Asked::NewOrder => {
+                let said = payload(body);
+                rules.replacing += usize::from(said["replaces"].is_string());
+                rules.ordered.push(said);
+            }
             _ => {}
+        }
+        let of_profile = rules.ordered.last().is_some_and(|said| said["profile"].is_string());
+        if asked == Asked::NewOrder && rules.refuses_profiles && of_profile {
+            let problem = json!({
+                "type": "urn:ietf:params:acme:error:invalidProfile",
+                "detail": "this profile is not known here",
+            });
+            return Some(plain(StatusCode::BAD_REQUEST, &problem));
         }
         if asked == Asked::NewOrder && rules.limited {
             let problem = json!({

@@ -46,7 +46,7 @@ impl Lab {
         let servers = cluster.nodes.iter().map(|node| node.dns()).collect();
         let (dns, resolver) = Resolver::start(servers).await;
         let pebble = Pebble::start(dns, behaviour);
-        let front = Front::start(&pebble).await;
+        let front = Front::start(&pebble);
         std::fs::write(cluster.dir().join("roots.pem"), &pebble.identity.certificate_pem).expect("written");
         Self { cluster, pebble, front, resolver }
     }
@@ -70,6 +70,14 @@ impl Lab {
         let mut words = vec!["cert", "issuer", "set", "pebble", "--directory", &self.front.directory];
         words.extend(["--roots", roots, "--contact", "ops@demo.test"]);
         self.ctl_ok(&words);
+    }
+
+    /// Adds an issuer behind those that there are; `more` is what is said of it besides.
+    pub(crate) fn add_issuer(&self, name: &str, front: &Front, more: &[&str]) {
+        let roots = self.cluster.dir().join("roots.pem");
+        let roots = roots.to_str().expect("text");
+        let words = ["cert", "issuer", "set", name, "--directory", &front.directory, "--roots", roots];
+        self.ctl_ok(&[&words[..], more].concat());
     }
 
     /// Binds the account to the one that the authority gave.
@@ -98,7 +106,17 @@ impl Lab {
 
     /// Waits until the certificate for the zone is as wanted.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&Certificate) -> bool) -> Certificate {
-        let end = Instant::now() + PATIENCE;
+        self.within(PATIENCE, what, wanted).await
+    }
+
+    /// The same, with another patience.
+    pub(crate) async fn within(
+        &self,
+        patience: Duration,
+        what: &str,
+        wanted: impl Fn(&Certificate) -> bool,
+    ) -> Certificate {
+        let end = Instant::now() + patience;
         loop {
             let found = self.of_zone().await;
             if let Some(certificate) = found.as_ref().filter(|certificate| wanted(certificate)) {
@@ -118,6 +136,17 @@ impl Lab {
     pub(crate) async fn issued(&self, generation: u64) -> Certificate {
         self.until(&format!("generation {generation}"), |certificate| {
             certificate.issuer.as_deref() == Some("pebble")
+                && certificate.generation >= Some(generation)
+                && certificate.state == StandingKind::Valid
+                && certificate.order.is_none()
+        })
+        .await
+    }
+
+    /// Waits until a certificate that this issuer has made is in force, and all is well.
+    pub(crate) async fn issued_by(&self, issuer: &str, generation: u64, patience: Duration) -> Certificate {
+        self.within(patience, &format!("generation {generation} by {issuer}"), |certificate| {
+            certificate.issuer.as_deref() == Some(issuer)
                 && certificate.generation >= Some(generation)
                 && certificate.state == StandingKind::Valid
                 && certificate.order.is_none()

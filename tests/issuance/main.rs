@@ -11,10 +11,12 @@ mod hosts;
 
 mod accounts;
 mod drills;
+mod fallback;
 mod front;
 mod kills;
 mod lab;
 mod pebble;
+mod profiles;
 mod resolver;
 mod whole;
 
