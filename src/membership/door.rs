@@ -11,7 +11,7 @@ use pangolin_core::{
     plan::plan,
     record::{Digest, NodeRole, NodeSpec, TunnelKey},
 };
-use pangolin_peer::{identity::AuthorityKey, join::JoinDoor};
+use pangolin_peer::{identity::AuthorityKey, join::{JoinDoor, NoSecret}};
 use pangolin_raft::{Cluster, Proposal, ProposeError};
 use tracing::info;
 use zeroize::Zeroizing;
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{Answer, Ask, Welcome, WelcomePeer, check};
 use crate::{clock, keys::Keys, local::answers::NodeAnswers, seal};
 
-/// How long a new node's admission may take to reach this node once it is committed.
+/// How long what was committed elsewhere may take to reach this node.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers joiners.
@@ -35,21 +35,39 @@ pub struct Door {
 }
 
 impl JoinDoor for Door {
-    fn secret(&self, id: TokenId) -> Result<Zeroizing<[u8; 32]>, String> {
-        let state = self.cluster.state();
-        let token = state.tokens().get(&id).ok_or_else(|| {
-            "this token is not known: it may have been revoked, or belong to another cluster; create a new one with \
-             `pangolinctl token create`"
-                .to_owned()
-        })?;
-        if token.used.is_none() && token.expires_at < clock::now() {
-            return Err(pangolin_core::Refusal::TokenExpired(id).to_string());
-        }
-        let secret =
-            self.keyring.now().open(&token.secret, &seal::token(id)).map_err(|error| error.to_string())?;
-        let secret: [u8; 32] =
-            secret.as_slice().try_into().map_err(|_| "the token's secret has not 32 bytes".to_owned())?;
-        Ok(Zeroizing::new(secret))
+    fn secret(&self, id: TokenId) -> BoxFuture<'_, Result<Zeroizing<[u8; 32]>, NoSecret>> {
+        Box::pin(async move {
+            // The token was acknowledged somewhere else, maybe a moment ago: only a node that has caught up may say that
+            // there is none.
+            if !self.cluster.state().tokens().contains_key(&id) {
+                self.cluster.read_barrier(APPLY_TIMEOUT).await.map_err(|error| {
+                    NoSecret::NotNow(format!(
+                        "this node does not know the token, but it may be behind ({error}): try again, or ask another node"
+                    ))
+                })?;
+            }
+            let state = self.cluster.state();
+            let token = state.tokens().get(&id).ok_or_else(|| {
+                NoSecret::Refused(
+                    "this token is not known: it may have been revoked, or belong to another cluster; create a new one \
+                     with `pangolinctl token create`"
+                        .to_owned(),
+                )
+            })?;
+            if token.used.is_none() && token.expires_at < clock::now() {
+                return Err(NoSecret::Refused(pangolin_core::Refusal::TokenExpired(id).to_string()));
+            }
+            let secret = self
+                .keyring
+                .now()
+                .open(&token.secret, &seal::token(id))
+                .map_err(|error| NoSecret::NotNow(error.to_string()))?;
+            let secret: [u8; 32] = secret
+                .as_slice()
+                .try_into()
+                .map_err(|_| NoSecret::Refused("the token's secret has not 32 bytes".to_owned()))?;
+            Ok(Zeroizing::new(secret))
+        })
     }
 
     fn answer(

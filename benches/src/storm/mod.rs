@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs::OpenOptions,
     io::Write,
+    net::Ipv4Addr,
     os::unix::fs::OpenOptionsExt,
     process::Command,
     time::{Duration, Instant},
@@ -59,6 +60,9 @@ pub(crate) struct Options {
     /// Tunnels of each. With one, the cluster moves it as it moves a Newt's
     #[arg(long, default_value_t = 1)]
     tunnels: usize,
+    /// Addresses that the sites are spread over, as different networks have different ones
+    #[arg(long, default_value_t = 2000)]
+    places: u16,
     /// Processes that the sites share
     #[arg(long, default_value_t = 2)]
     processes: usize,
@@ -85,7 +89,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
         bail!("storms cannot be made here: {missing}");
     }
     ensure!((1..=usize::from(NODES)).contains(&options.tunnels), "1 to {NODES} tunnels");
-    ensure!(options.sites > 0, "at least one site");
+    ensure!(options.sites > 0 && options.places > 0, "at least one site, at one place");
     let mut storm = Storm::start(options).await?;
     let told = match storm.all().await {
         Ok(told) => told,
@@ -101,7 +105,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
     checks.iter().for_each(|check| say(&check.line()));
     let ok = checks.iter().all(|check| check.ok);
     let figures = json!({
-        "bench": "storm", "sites": options.sites, "tunnels": options.tunnels, "told": told, "checks": checks, "ok": ok,
+        "bench": "storm", "sites": options.sites, "places": options.places, "tunnels": options.tunnels, "told": told, "checks": checks, "ok": ok,
     });
     say(&figures.to_string());
     Ok(ok)
@@ -117,7 +121,8 @@ struct Storm {
 
 impl Storm {
     async fn start(options: &Options) -> Result<Self> {
-        let lab = Lab::start(NODES, options.tunnels).await?;
+        let mut lab = Lab::start(NODES, options.tunnels).await?;
+        lab.spread_site(places(options.places))?;
         let mut storm = Self { crowd: Vec::new(), lab, tunnels: options.tunnels, sites: options.sites };
         let began = Instant::now();
         let credentials = storm.make_sites().await?;
@@ -266,6 +271,12 @@ impl Storm {
             sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// So many addresses that are no host's.
+fn places(count: u16) -> Vec<Ipv4Addr> {
+    let first = u32::from(Ipv4Addr::new(10, 78, 0, 1));
+    (0..u32::from(count)).map(|number| Ipv4Addr::from(first + number)).collect()
 }
 
 fn is_back(site: &SiteStatus, nodes: &BTreeSet<NodeId>, tunnels: usize) -> bool {

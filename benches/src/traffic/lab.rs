@@ -1,7 +1,7 @@
 //! What the failover of traffic is measured on: nodes, a site and a visitor on hosts of their own in network namespaces.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,8 @@ const PORTS: Ports = Ports { https: 443, http: 80, dns: 53, peers: 7420, tunnel:
 const SITE_HOST: &str = "site";
 /// Where the site's host moves to, in the network of the test bed.
 const SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+/// Where the addresses are that [`Lab::spread_site`] takes.
+const SPREAD: &str = "10.78.0.0/16";
 /// How long `ip` may take.
 const TOOL_PATIENCE: Duration = Duration::from_secs(20);
 const OUTSIDE_HOST: &str = "outside";
@@ -60,6 +62,8 @@ pub(crate) struct Lab {
     fabric: Fabric,
     /// The site has moved to its second address.
     moved: bool,
+    /// Where packets of the site's host seem to come from, besides its own address.
+    sources: Vec<Ipv4Addr>,
 }
 
 impl Lab {
@@ -92,7 +96,7 @@ impl Lab {
         let host = Host { network: Some(fabric.plug(SITE_HOST)?.network.clone()), ..Host::default() };
         let site = Site::publish_on(&cluster, "lab", "hello", Some(tunnels), host).await?;
         let https = cluster.https_client().await?;
-        let lab = Self { site, cluster, https, fabric, moved: false };
+        let lab = Self { site, cluster, https, fabric, moved: false, sources: Vec::new() };
         lab.settled().await?;
         Ok(lab)
     }
@@ -255,14 +259,44 @@ impl Lab {
         }
     }
 
+    /// From now on what is new from the site's host comes from one of these addresses, by the port that it is sent from:
+    /// as if many sites were there, each at a place of its own.
+    ///
+    /// # Errors
+    /// `ip` or the packet filter refuses.
+    pub(crate) fn spread_site(&mut self, sources: Vec<Ipv4Addr>) -> Result<()> {
+        let site = self.fabric.plug(SITE_HOST)?;
+        for node in &self.cluster.nodes {
+            let mut command = tool("ip");
+            command.args(["route", "add", SPREAD, "via", &site.address.to_string()]);
+            self.fabric.plug(&node.name)?.network.enter(&mut command);
+            process::run(command, "", TOOL_PATIENCE)?.ok("ip route")?;
+        }
+        let places: Vec<String> =
+            sources.iter().enumerate().map(|(number, source)| format!("{number} : {source}")).collect();
+        let batch = format!(
+            "table ip spread {{ chain out {{ type nat hook postrouting priority 100; meta l4proto {{ tcp, udp }} \
+             snat to jhash th sport mod {} map {{ {} }} }} }}\n",
+            places.len(),
+            places.join(", ")
+        );
+        let mut command = tool("nft");
+        command.args(["-f", "-"]);
+        site.network.enter(&mut command);
+        process::run(command, &batch, TOOL_PATIENCE)?.ok("nft")?;
+        self.sources = sources;
+        Ok(())
+    }
+
     /// Takes the site off the network: nothing leaves it or comes to it, and nobody says so.
     ///
     /// # Errors
     /// The packet filter refuses.
     pub(crate) fn unplug_site(&self) -> Result<()> {
-        let site = [self.fabric.plug(SITE_HOST)?.address, SECOND_ADDRESS.into()];
+        let mut site = vec![self.fabric.plug(SITE_HOST)?.address, SECOND_ADDRESS.into()];
+        site.extend(self.sources.iter().copied().map(IpAddr::from));
         let nodes: Vec<_> = self.cluster.nodes.iter().map(|node| node.address).collect();
-        self.fabric.block(CUT, &[Rule::all(site, nodes.clone()), Rule::all(nodes, site)])
+        self.fabric.block(CUT, &[Rule::all(site.clone(), nodes.clone()), Rule::all(nodes, site)])
     }
 
     /// Puts it back.

@@ -38,13 +38,19 @@ const WRONG_WINDOW: Duration = Duration::from_secs(60);
 /// the attempts cheap and visible.
 const WRONG_ADDRESSES: usize = 4096;
 
+/// Why there is no secret for a token, in words for the joiner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoSecret {
+    /// The token is not good: unknown, expired, … It counts as a wrong proof.
+    Refused(String),
+    /// This node cannot tell now whether the token is good.
+    NotNow(String),
+}
+
 /// Who decides about joiners.
 pub trait JoinDoor: Send + Sync + 'static {
-    /// The secret of a token.
-    ///
-    /// # Errors
-    /// Why the token is not accepted, as the joiner is told: unknown, expired, used for something else, …
-    fn secret(&self, token: TokenId) -> Result<Zeroizing<[u8; 32]>, String>;
+    /// The secret of a token. May take as long as the node needs to find out whether it has missed the token.
+    fn secret(&self, token: TokenId) -> BoxFuture<'_, Result<Zeroizing<[u8; 32]>, NoSecret>>;
 
     /// Answers a request whose sender has proven to know the token's secret. The same request may come again.
     /// An error is shown to the joiner.
@@ -74,6 +80,9 @@ pub(crate) async fn serve(
         let judged = judge(&request, remote, door.as_deref(), wrong, |secret, body, proof| {
             verify(secret, &binding, body, proof)
         });
+        let judged = timeout(ANSWER_TIMEOUT, judged)
+            .await
+            .unwrap_or_else(|_| Err("it takes too long; ask again".to_owned()));
         let (answer, goes_on) = match judged {
             Ok((door, token)) => {
                 let body = request[REQUEST_HEAD..].to_vec();
@@ -99,7 +108,7 @@ pub(crate) async fn serve(
 }
 
 /// Whether a request comes from somebody who knows its token.
-fn judge<'a>(
+async fn judge<'a>(
     request: &[u8],
     remote: SocketAddr,
     door: Option<&'a dyn JoinDoor>,
@@ -119,7 +128,14 @@ fn judge<'a>(
         ));
     }
     let token = TokenId(*id);
-    let secret = door.secret(token).inspect_err(|_| wrong.count(remote.ip(), now))?;
+    let secret = match door.secret(token).await {
+        Ok(secret) => secret,
+        Err(NoSecret::NotNow(reason)) => return Err(reason),
+        Err(NoSecret::Refused(reason)) => {
+            wrong.count(remote.ip(), now);
+            return Err(reason);
+        }
+    };
     if !verify(&secret, body, proof) {
         wrong.count(remote.ip(), now);
         tracing::warn!(%remote, %token, "a joiner does not know the secret of the token that it names");
@@ -172,6 +188,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use proptest::prelude::*;
 
     use super::*;
@@ -204,8 +221,8 @@ mod tests {
     struct Never;
 
     impl JoinDoor for Never {
-        fn secret(&self, _: TokenId) -> Result<Zeroizing<[u8; 32]>, String> {
-            Ok(Zeroizing::new([1; 32]))
+        fn secret(&self, _: TokenId) -> BoxFuture<'_, Result<Zeroizing<[u8; 32]>, NoSecret>> {
+            Box::pin(async { Ok(Zeroizing::new([1; 32])) })
         }
 
         fn answer(&self, _: TokenId, _: SocketAddr, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
@@ -218,7 +235,9 @@ mod tests {
         fn random_requests_are_refused_without_a_panic(request in prop::collection::vec(any::<u8>(), 0..200)) {
             let remote = SocketAddr::from(([127, 0, 0, 1], 1));
             let verify = |secret: &[u8; 32], body: &[u8], proof: &[u8]| verify(secret, &[0; 32], body, proof);
-            prop_assert!(judge(&request, remote, Some(&Never), &WrongProofs::default(), verify).is_err());
+            let wrong = WrongProofs::default();
+            let judged = judge(&request, remote, Some(&Never), &wrong, verify).now_or_never();
+            prop_assert!(judged.is_some_and(|judged| judged.is_err()));
         }
     }
 }

@@ -17,7 +17,7 @@ use std::io;
 
 use aws_lc_rs::hmac;
 pub use client::{JoinClient, JoinError};
-pub use door::JoinDoor;
+pub use door::{JoinDoor, NoSecret};
 pub(crate) use door::{WrongProofs, serve};
 pub use token::{JoinTokenText, TokenError};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};

@@ -12,11 +12,14 @@ use pangolin_core::{id::TokenId, record::Digest};
 use pangolin_peer::{
     BoxFuture,
     identity::spki_digest_of_certificate,
-    join::{JoinClient, JoinDoor, JoinError, JoinTokenText, REQUEST_MAX},
+    join::{JoinClient, JoinDoor, JoinError, JoinTokenText, NoSecret, REQUEST_MAX},
 };
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::lab::{Lab, Node};
+
+/// A token of which this node cannot tell whether it is good.
+const MISSED: TokenId = TokenId([8; 8]);
 
 struct Door {
     token: JoinTokenText,
@@ -24,12 +27,16 @@ struct Door {
 }
 
 impl JoinDoor for Door {
-    fn secret(&self, token: TokenId) -> Result<zeroize::Zeroizing<[u8; 32]>, String> {
-        if token == self.token.id {
-            Ok(self.token.secret.clone())
-        } else {
-            Err("the token is unknown".to_owned())
-        }
+    fn secret(&self, token: TokenId) -> BoxFuture<'_, Result<zeroize::Zeroizing<[u8; 32]>, NoSecret>> {
+        Box::pin(async move {
+            if token == self.token.id {
+                Ok(self.token.secret.clone())
+            } else if token == MISSED {
+                Err(NoSecret::NotNow("this node is behind".to_owned()))
+            } else {
+                Err(NoSecret::Refused("the token is unknown".to_owned()))
+            }
+        })
     }
 
     fn answer(
@@ -95,6 +102,17 @@ async fn a_wrong_secret_or_token_never_reaches_the_door_and_closes_it_after_a_wh
         assert!(error.to_string().contains(reason), "{error}");
     }
     assert_eq!(door.answered.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_tell_counts_nothing_against_the_joiner() {
+    let (_lab, node, token, _) = house().await;
+    let missed = JoinTokenText { id: MISSED, ..token };
+    for _ in 0..10 {
+        let mut client = JoinClient::connect(node.address, &missed).await.unwrap();
+        let error = client.request(b"let me in").await.unwrap_err();
+        assert!(error.to_string().contains("this node is behind"), "{error}");
+    }
 }
 
 #[tokio::test]
