@@ -11,7 +11,10 @@ use pangolin_core::{
     plan::plan,
     record::{Digest, NodeRole, NodeSpec, TunnelKey},
 };
-use pangolin_peer::{identity::AuthorityKey, join::{JoinDoor, NoSecret}};
+use pangolin_peer::{
+    identity::AuthorityKey,
+    join::{JoinDoor, NoSecret},
+};
 use pangolin_raft::{Cluster, Proposal, ProposeError};
 use tracing::info;
 use zeroize::Zeroizing;

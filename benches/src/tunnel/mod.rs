@@ -27,8 +27,6 @@ use crate::{judge::Check, sample::round, say};
 /// What runs with a delay may take at most, bytes per second: their packets go through a wire in this program, which would
 /// be what is measured. 200 Mbit/s.
 const FAR_RATE: u64 = 25_000_000;
-/// What counts as not below where both are held at that rate.
-const AS_GOOD: f64 = 0.95;
 /// Connections at a time where their rate is measured.
 const CONNECTIONS: usize = 32;
 /// Large answers each way, local and relayed.
@@ -226,11 +224,7 @@ fn judge(told: &[Told]) -> Vec<Check> {
         let Some(rival) = rival else { continue };
         let Conditions { loss, delay_ms } = ours.conditions;
         let clean = loss == 0.0 && delay_ms == 0;
-        let bound = match (clean, delay_ms) {
-            (true, _) => 1.5,
-            (false, 0) => 1.0,
-            (false, _) => AS_GOOD,
-        };
+        let bound = if clean { 1.5 } else { 1.0 };
         let what = format!("{}, {} streams, {}", ours.way, ours.streams, ours.conditions.name());
         let ratio = round(ours.mbit / rival.mbit);
         checks.push(Check::at_least(format!("{what}: times wireguard-go"), ratio, bound));
@@ -295,7 +289,7 @@ mod tests {
             (Way::NodeToSite, 0.0, 0, vec![1.5, 5.0]),
             (Way::SiteToNode, 0.0, 0, vec![1.5, 5.0]),
             (Way::SiteToNode, 0.01, 0, vec![1.0]),
-            (Way::NodeToSite, 0.0, 20, vec![AS_GOOD]),
+            (Way::NodeToSite, 0.0, 20, vec![1.0]),
         ];
         for (way, loss, delay, expected) in cases {
             let both = [

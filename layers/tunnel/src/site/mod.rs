@@ -3,8 +3,9 @@
 //! Used by the connector program, which needs no privileges for it: inside the tunnels it uses the kernel's TCP, in a
 //! network namespace of its own, or where that may not be made, a stack in this process. All tunnels are kept warm: every node is probed
 //! four times a second, and one that does not answer gets a new handshake every second, so that a node which was away
-//! or has been restarted is back within about a second of being reachable. Which node carries traffic is the nodes'
-//! affair.
+//! or has been restarted is back within about a second of being reachable. A node that is asked for more handshakes from
+//! one address than it answers unproven says so, and gets the time that WireGuard takes to prove it. Which node carries
+//! traffic is the nodes' affair.
 
 mod inside;
 mod interface;
@@ -106,10 +107,11 @@ impl SiteTunnels {
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             source,
         })?;
+        let proofs = socket.proofs();
         let made = inside::open(backend, socket, &key, address, mtu).await?;
         let (nodes, wanted) = watch::channel(Vec::new());
         let (seen, paths) = watch::channel(BTreeMap::new());
-        let task = SiteTask::new(made.inside.clone(), made.device, made.probes, wanted, seen);
+        let task = SiteTask::new(made.inside.clone(), (made.device, proofs), made.probes, wanted, seen);
         let accepted = Arc::new(Mutex::new(made.accepted));
         Ok((Self { inside: made.inside, nodes: Arc::new(nodes), accepted, paths }, task))
     }

@@ -1,10 +1,20 @@
 //! What has to change when the set of nodes does. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use pangolin_core::id::NodeId;
 
 use super::SiteNode;
+use crate::probe::PROBE_LIFETIME;
+
+/// Over so much time the handshakes of many sites are spread that lost a node at the same moment.
+const SPREAD: Duration = Duration::from_millis(250);
+/// How long WireGuard takes to repeat a handshake with the proof that it was asked for: `REKEY_TIMEOUT` of 5 s, up to 333 ms
+/// besides, and the way.
+const PROOF_PATIENCE: Duration = Duration::from_secs(6);
 
 /// The way from one set of nodes to another, in this order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,6 +57,14 @@ pub(super) fn change(now: &BTreeMap<NodeId, SiteNode>, wanted: &BTreeMap<NodeId,
     change
 }
 
+/// How long after the last answer, or the last handshake that was forced, another one is forced. It makes the peer anew,
+/// which throws away the proof of this end's address if the node has asked for one: then WireGuard's own repetition is
+/// waited for. `share` is this site's part of the spread, 0 to 1.
+pub(super) fn patience(asked_for_proof: bool, share: f64) -> Duration {
+    let least = if asked_for_proof { PROOF_PATIENCE } else { PROBE_LIFETIME };
+    least + SPREAD.mul_f64(share.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
@@ -61,6 +79,15 @@ mod tests {
             endpoint: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             key: TunnelKey([key; 32]),
             address: Ipv4Addr::new(10, 0, 0, address),
+        }
+    }
+
+    #[test]
+    fn a_node_that_asks_for_proof_gets_the_time_to_have_it() {
+        for (asked, share, expected) in
+            [(false, 0.0, 1000), (false, 1.0, 1250), (true, 0.0, 6000), (true, 0.5, 6125)]
+        {
+            assert_eq!(patience(asked, share), Duration::from_millis(expected), "{asked} {share}");
         }
     }
 

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     SiteNode,
     inside::Inside,
-    paths::{change, distinct},
+    paths::{change, distinct, patience},
 };
 use crate::{
     error::TunnelError,
     liveness::Liveness,
-    probe::{PROBE_INTERVAL, PROBE_LIFETIME, PROBE_PORT, Probe},
+    probe::{PROBE_INTERVAL, PROBE_PORT, Probe},
     wall_clock,
-    wireguard::{Device, Peer, PeerChange},
+    wireguard::{Device, Peer, PeerChange, Proofs},
 };
 
 /// How often paths are looked at, and so how much later a dead one is noticed at most. Every second look probes.
@@ -37,12 +37,21 @@ struct Path {
     node: SiteNode,
     /// When the last answer came or the last handshake was forced.
     hopeful: Instant,
+    /// How much longer than others it waits before it forces the next one, of the whole spread.
+    share: f64,
+}
+
+impl Path {
+    fn new(node: SiteNode) -> Self {
+        Self { node, hopeful: Instant::now(), share: rand::random() }
+    }
 }
 
 /// The work behind [`super::SiteTunnels`].
 pub struct SiteTask {
     inside: Inside,
     device: Device,
+    proofs: Proofs,
     probes: Option<mpsc::Receiver<(SocketAddrV4, Bytes)>>,
     wanted: watch::Receiver<Vec<SiteNode>>,
     paths: BTreeMap<NodeId, Path>,
@@ -54,7 +63,7 @@ pub struct SiteTask {
 impl SiteTask {
     pub(super) fn new(
         inside: Inside,
-        device: Device,
+        (device, proofs): (Device, Proofs),
         probes: mpsc::Receiver<(SocketAddrV4, Bytes)>,
         wanted: watch::Receiver<Vec<SiteNode>>,
         seen: watch::Sender<BTreeMap<NodeId, Seen>>,
@@ -62,6 +71,7 @@ impl SiteTask {
         Self {
             inside,
             device,
+            proofs,
             probes: Some(probes),
             wanted,
             paths: BTreeMap::new(),
@@ -124,7 +134,7 @@ impl SiteTask {
             self.liveness.remove(node.node);
         }
         for node in change.add {
-            self.paths.insert(node.node, Path { node, hopeful: Instant::now() });
+            self.paths.insert(node.node, Path::new(node));
             self.liveness.add(node.node, wall_clock());
             self.probe(&node);
         }
@@ -168,9 +178,12 @@ impl SiteTask {
         let silent: Vec<SiteNode> = self
             .paths
             .values_mut()
-            .filter(|path| now.saturating_duration_since(path.hopeful) > PROBE_LIFETIME)
+            .filter(|path| {
+                let asked = self.proofs.asked_since(path.node.endpoint, path.hopeful);
+                now.saturating_duration_since(path.hopeful) > patience(asked, path.share)
+            })
             .map(|path| {
-                path.hopeful = now;
+                *path = Path::new(path.node);
                 path.node
             })
             .collect();

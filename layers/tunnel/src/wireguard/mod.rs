@@ -15,7 +15,7 @@ use pangolin_core::record::TunnelKey;
 
 pub(crate) use self::{
     kernel::KernelDevice,
-    socket::{Bound, bind, bind_any},
+    socket::{Bound, Proofs, bind, bind_any},
     tun::{FromTun, ToTun, open_tun},
     userspace::{FromStack, ToStack, Userspace},
 };
