@@ -31,7 +31,7 @@ use tracing::{debug, info, warn};
 use crate::{
     clock,
     keys::Keys,
-    local::{reports::Reports, txt::OwnDns},
+    local::{pace::rest_after, reports::Reports, txt::OwnDns},
 };
 
 /// How often the leader looks at everything though nothing was reported.
@@ -154,19 +154,24 @@ impl Leading {
         let mut changes = self.reports.changes();
         loop {
             let state = self.cluster.state();
-            if state.cluster().is_some() {
-                for command in decide(&state, &self.reports.snapshot(), self.node, clock::steady()) {
-                    let what = command.to_string();
-                    info!(decision = what, "deciding");
-                    if let Err(reason) = self.lead(command.cause, command.fence, command.body).await {
-                        warn!(decision = what, reason, "a decision could not be committed");
-                        break;
-                    }
+            let began = Instant::now();
+            let decided = if state.cluster().is_some() {
+                decide(&state, &self.reports.snapshot(), self.node, clock::steady())
+            } else {
+                Vec::new()
+            };
+            let rest = rest_after(began.elapsed()).max(TICK / 4);
+            for command in decided {
+                let what = command.to_string();
+                info!(decision = what, "deciding");
+                if let Err(reason) = self.lead(command.cause, command.fence, command.body).await {
+                    warn!(decision = what, reason, "a decision could not be committed");
+                    break;
                 }
             }
             tokio::select! {
                 () = self.peers.beat(TICK) => {}
-                _ = changes.changed() => sleep(TICK / 4).await,
+                _ = changes.changed() => sleep(rest).await,
             }
         }
     }

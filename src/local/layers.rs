@@ -23,16 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::{reports::Reports, status::in_contact};
+use super::{pace::rest_after, reports::Reports, status::in_contact};
 use crate::{clock, keys::Keys, seal};
 
 /// How often everything is brought in line though nothing changed.
 const SLOW: Duration = Duration::from_secs(30);
-/// After a round the reconciler rests this many times as long as the round took, so that a burst of changes costs a
-/// node a tenth of a core, and what comes meanwhile is done in one round.
-const REST_FACTOR: u32 = 9;
-/// Longest rest: a change shows within a second.
-const REST_MAX: Duration = Duration::from_millis(250);
 /// How long one key encrypts session tickets: 6 hours.
 const TICKET_PERIOD_MS: u64 = 6 * 3600 * 1000;
 
@@ -82,7 +77,7 @@ impl Layers {
             self.bring_in_line(plan, began.elapsed()).await;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep((began.elapsed() * REST_FACTOR).min(REST_MAX)) => {}
+                () = tokio::time::sleep(rest_after(began.elapsed())) => {}
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -170,6 +165,7 @@ impl Health {
         let mut period = None;
         let mut keyrings = self.keyring.watch();
         loop {
+            let began = Instant::now();
             let health = self.reports.target_health();
             if health != told {
                 told.clone_from(&health);
@@ -204,6 +200,10 @@ impl Health {
                 let keyring = keyrings.borrow_and_update().clone();
                 self.edge.set_ticket_keys(&ticket_keys(&keyring, current));
                 self.control.set_token_keys(&keyring.derive(SESSION_TOKENS));
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(rest_after(began.elapsed())) => {}
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -15,6 +15,7 @@ pub mod layers;
 pub mod local_sites;
 pub mod local_targets;
 pub mod moves;
+pub(crate) mod pace;
 pub mod reach;
 pub mod reports;
 pub mod socket;

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pangolin_core::{
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::reports::Reports;
+use super::{pace::rest_after, reports::Reports};
 use crate::clock;
 
 /// How often the sites are looked at though nothing has changed: a tunnel that does not come up is no event.
@@ -61,7 +61,12 @@ impl Moves {
             reports.mark_unchanged();
             // Borrowed for no longer than the copy takes: a socket that opens meanwhile holds what `look` has to wait for.
             let here = attached.borrow_and_update().clone();
+            let began = Instant::now();
             let wait = self.look(&mut followed, &here);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(rest_after(began.elapsed())) => {}
+            }
             let changed = async {
                 tokio::select! {
                     Ok(()) = attached.changed() => {}

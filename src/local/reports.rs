@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -19,11 +19,12 @@ use parking_lot::RwLock;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::pace::rest_after;
 use crate::clock;
 
 /// How often a node reports when nothing changes.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Changes that come closer together than this go out as one report.
+/// Changes that come closer together than this, or than a long report takes to make, go out as one report.
 const SETTLE: Duration = Duration::from_millis(10);
 /// How long a report may take to be delivered; the next one carries everything again.
 const DELIVERY: Duration = Duration::from_millis(500);
@@ -206,6 +207,7 @@ impl Reporter {
             std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
         loop {
+            let began = Instant::now();
             let report = Report {
                 at: clock::steady(),
                 clock: clock::now(),
@@ -224,6 +226,7 @@ impl Reporter {
             };
             let to_stop = !report.stopping;
             self.tell(report, &mut deliveries);
+            let settle = SETTLE.max(rest_after(began.elapsed()));
             let changed = async {
                 tokio::select! {
                     Ok(()) = peers_seen.changed() => {}
@@ -234,7 +237,7 @@ impl Reporter {
                     Ok(()) = attachments.changed() => {}
                     else => std::future::pending().await,
                 }
-                tokio::time::sleep(SETTLE).await;
+                tokio::time::sleep(settle).await;
             };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -275,8 +275,8 @@ impl Lab {
         let places: Vec<String> =
             sources.iter().enumerate().map(|(number, source)| format!("{number} : {source}")).collect();
         let batch = format!(
-            "table ip spread {{ chain out {{ type nat hook postrouting priority 100; meta l4proto {{ tcp, udp }} \
-             snat to jhash th sport mod {} map {{ {} }} }} }}\n",
+            "table ip spread {{\nchain out {{\ntype nat hook postrouting priority 100\nmeta l4proto {{ tcp, udp }} snat to jhash \
+             th sport mod {} map {{ {} }}\n}}\n}}\n",
             places.len(),
             places.join(", ")
         );
