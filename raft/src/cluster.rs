@@ -32,6 +32,7 @@ use crate::{
     log::Log,
     machine::Machine,
     messages::{Answer, Ask, decode, encode},
+    nearest::Nearest,
     network::Network,
     propose::IN_FLIGHT_BYTES,
     pulse::beat,
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) timing: Timing,
     pub(crate) raft: Raft,
     pub(crate) peers: Arc<dyn Transport>,
+    /// Whom a confirmation asks first.
+    pub(crate) nearest: Nearest,
     pub(crate) clock: Clock,
     pub(crate) state: watch::Receiver<Arc<ClusterState>>,
     pub(crate) in_flight: Semaphore,
@@ -142,7 +145,13 @@ impl Cluster {
         let machine = Machine::new(snapshots.clone(), snapshot.as_ref())
             .map_err(|error| snapshots.rejoin(format!("the snapshot cannot be read: {error}")))?;
         let (state, checkpoints) = (machine.watch(), machine.checkpoints());
-        let network = Network { node: config.node, peers: peers.clone(), timing: config.timing };
+        let nearest = Nearest::default();
+        let network = Network {
+            node: config.node,
+            peers: peers.clone(),
+            timing: config.timing,
+            nearest: nearest.clone(),
+        };
         let raft = Raft::new(config.node.0, openraft, network, Log(log.clone()), machine)
             .await
             .map_err(|error| RaftError::Ended(error.to_string()))?;
@@ -151,6 +160,7 @@ impl Cluster {
             timing: config.timing,
             raft,
             peers: peers.clone(),
+            nearest,
             clock: config.clock,
             state,
             in_flight: Semaphore::new(IN_FLIGHT_BYTES),

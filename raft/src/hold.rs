@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Whether a message carries nothing but a commit.
 pub(crate) trait Bare {
@@ -18,29 +18,39 @@ pub(crate) trait Bare {
     fn is_bare(&self) -> bool;
 }
 
-/// The messages of `input`, without bare ones that are followed by another one within `patience`.
+/// The messages of `input`, without bare ones that are followed by another one within `patience`. One that is bare and all
+/// there is, is a heartbeat: it goes after `delay`.
 pub(crate) fn hold<M: Bare + Send + 'static>(
     input: impl Stream<Item = M> + Send + Unpin + 'static,
     patience: Duration,
+    delay: Duration,
 ) -> impl Stream<Item = M> + Send + Unpin + 'static {
-    let held = stream::unfold(input.fuse(), move |mut input| async move {
+    let held = stream::unfold((input.fuse(), true), move |(mut input, first)| async move {
         let mut message = input.next().await?;
         let until = Instant::now() + patience;
-        while message.is_bare()
-            && let Ok(Some(later)) = timeout_at(until, input.next()).await
-        {
-            message = later;
+        while message.is_bare() {
+            match timeout_at(until, input.next()).await {
+                Ok(Some(later)) => message = later,
+                Ok(None) if first && !delay.is_zero() => {
+                    sleep(delay).await;
+                    break;
+                }
+                _ => break,
+            }
         }
-        Some((message, input))
+        Some((message, (input, false)))
     });
     Box::pin(held)
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tokio::{sync::mpsc, time::sleep};
 
     use super::*;
+
+    const DELAY: Duration = Duration::from_millis(20);
 
     /// Its number, and whether it is bare.
     #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +64,7 @@ mod tests {
 
     fn held(patience: Duration) -> (mpsc::UnboundedSender<Message>, impl Stream<Item = Message> + Unpin) {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        (sender, hold(stream::poll_fn(move |context| receiver.poll_recv(context)), patience))
+        (sender, hold(stream::poll_fn(move |context| receiver.poll_recv(context)), patience, DELAY))
     }
 
     #[tokio::test]
@@ -84,5 +94,20 @@ mod tests {
         let (sender, mut sent) = held(Duration::from_millis(1));
         sender.send(commit(8)).expect("it is read");
         assert_eq!(sent.next().await, Some(commit(8)), "nothing follows in time");
+    }
+
+    #[tokio::test]
+    async fn a_heartbeat_goes_after_its_delay_and_nothing_else_does() {
+        let all = |messages: Vec<Message>| {
+            let (sender, sent) = held(Duration::from_millis(1));
+            messages.into_iter().for_each(|message| sender.send(message).expect("it is read"));
+            sent
+        };
+        let began = Instant::now();
+        assert_eq!(all(vec![Message(1, true)]).next().await, Some(Message(1, true)));
+        assert!(began.elapsed() >= DELAY);
+        let mut sent = all(vec![Message(1, false), Message(2, true)]);
+        assert_eq!(sent.next().now_or_never(), Some(Some(Message(1, false))));
+        assert_eq!(sent.next().now_or_never(), Some(Some(Message(2, true))), "the end of entries");
     }
 }

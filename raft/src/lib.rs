@@ -17,6 +17,7 @@ mod leader;
 mod log;
 mod machine;
 mod messages;
+mod nearest;
 mod network;
 pub mod offline;
 #[cfg(planted)]

@@ -22,6 +22,7 @@ use crate::{
     hold::{Bare, hold},
     machine::SnapshotData,
     messages::{Answer, Ask, decode, encode},
+    nearest::Nearest,
     snapshot_stream,
     transport::Transport,
     types::{TypeConfig, Vote},
@@ -38,6 +39,7 @@ pub(crate) struct Network {
     pub(crate) node: NodeId,
     pub(crate) peers: Arc<dyn Transport>,
     pub(crate) timing: Timing,
+    pub(crate) nearest: Nearest,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -45,7 +47,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Client {
         let (node, target, peers) = (self.node, NodeId(target), self.peers.clone());
-        Client { node, target, peers, timing: self.timing, batch: ENTRIES_PER_MESSAGE }
+        let nearest = self.nearest.clone();
+        Client { node, target, peers, timing: self.timing, nearest, batch: ENTRIES_PER_MESSAGE }
     }
 }
 
@@ -55,6 +58,7 @@ pub(crate) struct Client {
     target: NodeId,
     peers: Arc<dyn Transport>,
     timing: Timing,
+    nearest: Nearest,
     /// Most entries of the next message.
     batch: usize,
 }
@@ -134,7 +138,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        stream_append_sequential(self, hold(input, COMMIT_HOLD), option)
+        let delay = self.nearest.delay(self.target);
+        stream_append_sequential(self, hold(input, COMMIT_HOLD, delay), option)
     }
 
     async fn vote(

@@ -13,7 +13,7 @@ use std::{cmp::Reverse, sync::Weak, time::Duration};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use pangolin_core::{decide::willingness, id::NodeId};
 
-use crate::{cluster::Inner, config::Timing};
+use crate::{cluster::Inner, config::Timing, nearest::Voter};
 
 /// Each node took what the dead leader sent last at its own moment: the others' leases end a little later.
 const LEASES_END: Duration = Duration::from_millis(20);
@@ -66,6 +66,9 @@ pub(crate) async fn beat(inner: Weak<Inner>) {
             let pulse = pulse(leads, silent_since.map(|at| at.elapsed()), turn, &inner.timing);
             let raft = &inner.raft;
             raft.runtime_config().tick(matches!(pulse, Pulse::Tick(_) | Pulse::Stand));
+            if leads {
+                inner.choose_nearest();
+            }
             let done = match pulse {
                 Pulse::Heartbeat => raft.trigger().heartbeat().await,
                 Pulse::Stand => {
@@ -90,6 +93,14 @@ pub(crate) async fn beat(inner: Weak<Inner>) {
 }
 
 impl Inner {
+    /// Chooses whom a confirmation asks first.
+    fn choose_nearest(&self) {
+        let others = self.raft.voter_ids().map(NodeId).filter(|node| *node != self.node);
+        let look =
+            |node| Voter { node, suspect: self.peers.is_suspect(node), distance: self.peers.distance(node) };
+        self.nearest.choose(others.map(look).collect());
+    }
+
     /// How many voters that can be reached lead more gladly than this one; none where the leader is not known to be
     /// gone.
     fn turn(&self) -> Option<u32> {

@@ -34,6 +34,12 @@ pub trait Transport: Send + Sync + 'static {
     /// Whether a node does not answer.
     fn is_suspect(&self, node: NodeId) -> bool;
 
+    /// How long it takes until a node answers, as far as that was measured; see [`Peers::rtt`].
+    fn distance(&self, node: NodeId) -> Option<Duration> {
+        let _ = node;
+        None
+    }
+
     /// What a node's wall clock says now, as far as it has told; see [`Peers::clock_of`].
     fn clock_of(&self, node: NodeId) -> Option<Timestamp> {
         let _ = node;
@@ -62,6 +68,10 @@ impl Transport for Peers {
 
     fn is_suspect(&self, node: NodeId) -> bool {
         Self::is_suspect(self, node)
+    }
+
+    fn distance(&self, node: NodeId) -> Option<Duration> {
+        self.rtt(node)
     }
 
     fn clock_of(&self, node: NodeId) -> Option<Timestamp> {
