@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Everything that takes too long for every change. Runs, one after the other and whatever becomes of each:
 # 2,000 seeds of the simulator, the planted bugs, 1,000 leader kills under load, the chaos profile "night" (root), and
-# the fuzz targets. Takes several hours on two cores.
+# the fuzz targets, and the static build of the connector. Takes several hours on two cores.
 #
 #     night.sh [--quick] [--only PART,PART...] [--out DIR]
 #
 #     --quick        a tenth of each, to see that it works
-#     --only LIST    only these parts: simulator, planted-bugs, kills, night, fuzz
+#     --only LIST    only these parts: simulator, planted-bugs, kills, night, fuzz, static
 #     --out DIR      where logs, histories and reports go (default: target/night)
 #
 # A part that cannot run here says so on a line `skipped: REASON`. The last line is one JSON object with the result of
@@ -77,6 +77,7 @@ if wanted fuzz; then
         skip fuzz "cargo-fuzz is not installed"
     fi
 fi
+if wanted static; then part static ./scripts/static.sh; fi
 if [[ ${#results[@]} -eq 0 ]]; then
     echo "error: no part is called $only; see --help" >&2
     exit 2

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # command:package
-NEEDED=(cc:gcc make:make curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble promtool:prometheus wireguard-go:wireguard-go dnsviz:dnsviz ethtool:ethtool)
+NEEDED=(cc:gcc make:make curl:curl dig:dnsutils jq:jq ip:iproute2 nft:nftables ps:procps nsd:nsd unbound:unbound pebble:pebble promtool:prometheus wireguard-go:wireguard-go dnsviz:dnsviz ethtool:ethtool file:file systemd-analyze:systemd)
 
 missing=()
 for pair in "${NEEDED[@]}"; do

@@ -40,6 +40,8 @@ pub(super) struct Traffic {
     pub(super) edge: EdgeCounters,
     /// By name of the site.
     pub(super) tunnels: BTreeMap<String, TunnelSeen>,
+    /// Packets from sites that were not let in; none where that is not counted.
+    pub(super) refused_packets: Option<u64>,
     /// The KEK that this node seals with.
     pub(super) keyring_active: u32,
 }
@@ -66,7 +68,7 @@ pub(super) fn text(look: &Look<'_>) -> Result<Vec<u8>, prometheus::Error> {
     if let Some(traffic) = &look.traffic {
         dns(&page, &traffic.dns)?;
         edge(&page, look.state, &traffic.edge)?;
-        tunnels(&page, &traffic.tunnels)?;
+        tunnels(&page, &traffic.tunnels, traffic.refused_packets)?;
         page.gauge(
             "pangolin_keyring_active_key",
             "Number of the key-encryption key that this node seals with.",
@@ -347,7 +349,18 @@ fn edge(page: &Page, state: &ClusterState, edge: &EdgeCounters) -> Result<(), pr
     page.gauge("pangolin_edge_connections", "Client connections open now.", edge.active_connections as f64)
 }
 
-fn tunnels(page: &Page, tunnels: &BTreeMap<String, TunnelSeen>) -> Result<(), prometheus::Error> {
+fn tunnels(
+    page: &Page,
+    tunnels: &BTreeMap<String, TunnelSeen>,
+    refused_packets: Option<u64>,
+) -> Result<(), prometheus::Error> {
+    if let Some(count) = refused_packets {
+        page.counter(
+            "pangolin_tunnel_refused_packets_total",
+            "Packets from sites that are not for this node, or that it has not asked for.",
+            count,
+        )?;
+    }
     page.gauges(
         "pangolin_tunnel_up",
         "Whether the tunnel between this node and a site answers.",

@@ -309,6 +309,7 @@ impl LayerSources {
             dns: self.dns.counters(),
             edge: self.edge.counters(),
             tunnels: tunnels.collect(),
+            refused_packets: self.tunnel.refused_packets(),
             keyring_active: self.keys.now().active(),
         }
     }

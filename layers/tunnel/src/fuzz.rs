@@ -12,7 +12,7 @@ use crate::{
     },
     packet::classify,
     probe::Probe,
-    wireguard::tun::merge_bytes,
+    wireguard::{admits, tun::merge_bytes},
 };
 
 /// Messages of the control channel, in text and compressed, from either side.
@@ -38,6 +38,7 @@ pub fn packets(bytes: &[u8]) {
     // The same packet to whom it says it is for.
     if let Some(to) = bytes.get(16..20).and_then(|to| <[u8; 4]>::try_from(to).ok()) {
         let _ = classify(Ipv4Addr::from(to), bytes);
+        let _ = admits(bytes, Ipv4Addr::from(to), |port| port % 2 == 0);
     }
     let _ = Probe::decode(bytes);
     // And as several packets, on their way to an interface.

@@ -15,6 +15,7 @@ use crate::{
     packet::UDP_OVERHEAD,
     site::PortDatagrams,
     stack::{FlowStream, UdpFlow},
+    wireguard::OpenPort,
 };
 
 /// A TCP connection through a tunnel.
@@ -89,14 +90,22 @@ pub struct TunnelDatagrams {
 }
 
 enum DatagramCarrier {
-    Kernel(UdpSocket),
+    /// The port is closed to answers before the socket is.
+    Kernel {
+        _open: Option<OpenPort>,
+        socket: UdpSocket,
+    },
     Stack(UdpFlow),
     Port(PortDatagrams),
 }
 
 impl TunnelDatagrams {
-    pub(crate) fn kernel(socket: UdpSocket, mtu: u16) -> Self {
-        Self { carrier: DatagramCarrier::Kernel(socket), limit: usize::from(mtu) - UDP_OVERHEAD }
+    /// A socket of the kernel, and its port in the gate if there is one.
+    pub(crate) fn kernel(socket: UdpSocket, open: Option<OpenPort>, mtu: u16) -> Self {
+        Self {
+            carrier: DatagramCarrier::Kernel { _open: open, socket },
+            limit: usize::from(mtu) - UDP_OVERHEAD,
+        }
     }
 
     pub(crate) fn stack(flow: UdpFlow, mtu: u16) -> Self {
@@ -124,7 +133,7 @@ impl TunnelDatagrams {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         match &self.carrier {
-            DatagramCarrier::Kernel(socket) => socket.send(datagram).await.map(drop),
+            DatagramCarrier::Kernel { socket, .. } => socket.send(datagram).await.map(drop),
             DatagramCarrier::Stack(flow) => flow.send(datagram),
             DatagramCarrier::Port(session) => session.send(datagram).await,
         }
@@ -137,7 +146,7 @@ impl TunnelDatagrams {
     /// what the system says.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.carrier {
-            DatagramCarrier::Kernel(socket) => socket.recv(buffer).await,
+            DatagramCarrier::Kernel { socket, .. } => socket.recv(buffer).await,
             DatagramCarrier::Stack(flow) => flow.recv(buffer).await,
             DatagramCarrier::Port(session) => session.recv(buffer).await,
         }

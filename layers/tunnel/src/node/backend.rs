@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
 use ipnet::Ipv4Net;
@@ -11,7 +12,7 @@ use super::{TunnelConfig, dial::Reach, run::ProbePort};
 use crate::{
     error::TunnelError,
     stack::Stack,
-    wireguard::{self, Device, FromStack, KernelDevice, ToStack, Userspace},
+    wireguard::{self, Device, FromStack, Gate, KernelDevice, ToStack, Userspace},
 };
 
 /// What the operator asks for.
@@ -64,7 +65,7 @@ pub(super) async fn open(
     network: Ipv4Net,
 ) -> Result<Opened, TunnelError> {
     match config.backend {
-        BackendChoice::Kernel => open_kernel(config, address, network),
+        BackendChoice::Kernel => open_kernel(config, address, network).await,
         BackendChoice::Tun => open_tun(config, address, network).await,
         BackendChoice::InProcess => open_in_process(config, address).await,
         BackendChoice::Auto => open_best(config, address, network).await,
@@ -78,7 +79,7 @@ async fn open_best(
 ) -> Result<Opened, TunnelError> {
     // The kernel listens on every address, which is not what someone means who names one.
     let kernel = if config.listen.ip().is_unspecified() {
-        match open_kernel(config, address, network) {
+        match open_kernel(config, address, network).await {
             Err(TunnelError::Kernel { reason, .. }) => reason,
             other => return other.inspect(|opened| announce(opened, "")),
         }
@@ -112,32 +113,46 @@ fn bind(config: &TunnelConfig) -> Result<(wireguard::Bound, SocketAddr), TunnelE
     bound.map_err(|source| TunnelError::Listen { address: config.listen, source })
 }
 
-fn open_kernel(config: &TunnelConfig, address: Ipv4Addr, network: Ipv4Net) -> Result<Opened, TunnelError> {
+async fn open_kernel(
+    config: &TunnelConfig,
+    address: Ipv4Addr,
+    network: Ipv4Net,
+) -> Result<Opened, TunnelError> {
     check_name(&config.interface)?;
     // The kernel binds the port itself; this finds out whether it can, and says so better.
     let (socket, listen) = bind(config)?;
-    let device = KernelDevice::create(&config.interface)?;
+    let device = KernelDevice::create(&config.interface).await?;
     drop(socket);
-    device.configure(&config.key, listen.port(), address, network, config.mtu)?;
+    device.configure(&config.key, listen.port(), address, network, config.mtu).await?;
+    device.fence(address).await;
+    let probes = match ProbePort::interface(&config.interface, address) {
+        Ok(probes) => probes,
+        Err(error) => {
+            device.close().await;
+            return Err(error);
+        }
+    };
     Ok(Opened {
         backend: Backend::Kernel,
         listen,
         device: Device::Kernel(device),
-        reach: Reach::Interface(config.interface.clone()),
-        probes: ProbePort::interface(&config.interface, address)?,
+        reach: Reach::Interface { name: config.interface.clone(), gate: None },
+        probes,
     })
 }
 
 async fn open_tun(config: &TunnelConfig, address: Ipv4Addr, network: Ipv4Net) -> Result<Opened, TunnelError> {
     check_name(&config.interface)?;
     let (socket, listen) = bind(config)?;
-    let (to_tun, from_tun) = wireguard::open_tun(&config.interface, address, network, config.mtu)?;
+    let gate = Gate::new(address);
+    let (to_tun, from_tun) =
+        wireguard::open_tun(&config.interface, address, network, config.mtu, Arc::clone(&gate))?;
     let device = Userspace::start(socket, &config.key, to_tun, from_tun).await?;
     Ok(Opened {
         backend: Backend::Tun,
         listen,
         device: Device::Tun(device),
-        reach: Reach::Interface(config.interface.clone()),
+        reach: Reach::Interface { name: config.interface.clone(), gate: Some(gate) },
         probes: ProbePort::interface(&config.interface, address)?,
     })
 }

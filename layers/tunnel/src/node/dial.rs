@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,12 +16,17 @@ use crate::{
     error::DialError,
     stack::Stack,
     stream::{TunnelDatagrams, TunnelStream},
+    wireguard::Gate,
 };
 
 /// How this node gets at addresses inside the tunnels.
 pub(super) enum Reach {
-    /// Through the network interface of this name.
-    Interface(String),
+    /// Through a network interface.
+    Interface {
+        name: String,
+        /// What stands in front of it, unless WireGuard is in the kernel as well.
+        gate: Option<Arc<Gate>>,
+    },
     /// Through the in-process stack.
     Stack(Stack),
 }
@@ -40,7 +46,7 @@ impl TunnelLayer {
         let remote = SocketAddrV4::new(self.live_address(site)?, port);
         let connect = async {
             match &self.0.reach {
-                Reach::Interface(name) => connect(name, remote).await.map(TunnelStream::kernel),
+                Reach::Interface { name, .. } => connect(name, remote).await.map(TunnelStream::kernel),
                 Reach::Stack(stack) => stack.connect(remote).await.map(TunnelStream::stack),
             }
         };
@@ -62,9 +68,11 @@ impl TunnelLayer {
         let remote = SocketAddrV4::new(self.live_address(site)?, port);
         let mtu = self.0.mtu;
         let opened = match &self.0.reach {
-            Reach::Interface(name) => {
-                connect_udp(name, remote).map(|socket| TunnelDatagrams::kernel(socket, mtu))
-            }
+            Reach::Interface { name, gate } => connect_udp(name, remote).and_then(|socket| {
+                let port = socket.local_addr()?.port();
+                let open = gate.as_ref().map(|gate| gate.open(port));
+                Ok(TunnelDatagrams::kernel(socket, open, mtu))
+            }),
             Reach::Stack(stack) => stack.connect_udp(remote).map(|flow| TunnelDatagrams::stack(flow, mtu)),
         };
         opened.map_err(|error| dial_error(site, port, error))

@@ -178,6 +178,17 @@ impl TunnelLayer {
         }
     }
 
+    /// How many packets from sites were refused, because they are not what a site may send to a node. None where that
+    /// is not counted here: the kernel's WireGuard hands packets to nobody else, and without an interface there is nothing
+    /// behind the tunnels.
+    #[must_use]
+    pub fn refused_packets(&self) -> Option<u64> {
+        match &self.0.reach {
+            Reach::Interface { gate, .. } => gate.as_ref().map(|gate| gate.refused()),
+            Reach::Stack(_) => None,
+        }
+    }
+
     /// Traffic and age of the tunnels.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ impl TunnelTask {
         let sessions = async {
             match &layer.0.reach {
                 Reach::Stack(stack) => stack.run(&shutdown).await,
-                Reach::Interface(_) => shutdown.cancelled().await,
+                Reach::Interface { .. } => shutdown.cancelled().await,
             }
         };
         let ended = tokio::select! {
@@ -184,7 +184,7 @@ impl TunnelLayer {
 
     fn check_interface(&self) -> Result<(), TunnelError> {
         match &self.0.reach {
-            Reach::Interface(name) if nix::net::if_::if_nametoindex(name.as_str()).is_err() => {
+            Reach::Interface { name, .. } if nix::net::if_::if_nametoindex(name.as_str()).is_err() => {
                 Err(TunnelError::InterfaceGone { name: name.clone() })
             }
             _ => Ok(()),

@@ -1,6 +1,10 @@
 //! The WireGuard device under a tunnel end, whichever it is, and its peers.
 
+mod admission;
+mod fence;
 mod kernel;
+#[cfg(test)]
+mod namespace;
 mod send;
 mod socket;
 pub(crate) mod tun;
@@ -13,7 +17,10 @@ use std::{
 
 use pangolin_core::record::TunnelKey;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::admission::admits;
 pub(crate) use self::{
+    admission::{Gate, OpenPort},
     kernel::KernelDevice,
     socket::{Bound, Proofs, bind, bind_any},
     tun::{FromTun, ToTun, open_tun},

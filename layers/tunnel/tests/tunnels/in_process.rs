@@ -1,8 +1,14 @@
 //! A node without privileges and a site, over loopback UDP.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
 
-use crate::ends::{ECHO, Node, SITE, SITE_ADDRESS, Site, TIMEOUT, plan, revision};
+use crate::{
+    ends::{ECHO, Node, SITE, SITE_ADDRESS, Site, TIMEOUT, plan, revision},
+    hostile::{Hostile, datagram, opening},
+};
 use pangolin_tunnel::{BackendChoice, DialError, SecretKey, TunnelError};
 use tokio::io::AsyncReadExt;
 
@@ -151,6 +157,30 @@ async fn garbage_on_the_wireguard_port_disturbs_nothing() {
     }
     node.echo(10_000).await;
     site.stop().await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_opens_nothing_at_a_node() {
+    let node = Node::start(1, BackendChoice::InProcess).await;
+    let (address, key) = (Ipv4Addr::new(100, 90, 1, 10), SecretKey::generate());
+    let sites = [(pangolin_core::id::SiteId(10), address, key.public())];
+    node.layer.apply(revision(1), &plan(node.address, &sites)).await.unwrap();
+    let mut hostile = Hostile::start(address, &key, &node).await;
+    let here = SocketAddrV4::new(address, 5000);
+    for port in [22, 443] {
+        let there = SocketAddrV4::new(node.address, port);
+        hostile.send(datagram(here, there, b"let me in")).await;
+        hostile.send(datagram(here, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), b"let me in")).await;
+        hostile.send(opening(here, there)).await;
+    }
+    let answers = hostile.settled(node.address, 1).await;
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    for answer in answers {
+        assert!(answer[9] == 6 && answer[33] & 0x04 != 0, "not a reset: {answer:?}");
+    }
+    assert_eq!(node.layer.refused_packets(), None);
+    hostile.stop().await;
     node.stop().await;
 }
 

@@ -1,10 +1,18 @@
 //! Nodes with a network interface, in a network namespace of their own. Needs root.
 
-use std::{net::IpAddr, process::Command, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    process::Command,
+    time::Duration,
+};
 
 use pangolin_tunnel::{Backend, BackendChoice, SecretKey, TunnelConfig, TunnelError, TunnelLayer};
 
-use crate::ends::{ECHO, Node, SITE, Site, network};
+use crate::{
+    ends::{ECHO, Node, SITE, SITE_ADDRESS, Site, network, plan, revision},
+    hostile::{Hostile, datagram, opening},
+};
 
 const INSIDE: &str = "PANGOLIN_TEST_INSIDE_NAMESPACE";
 const SOON: Duration = Duration::from_secs(5);
@@ -106,6 +114,56 @@ fn three_nodes_on_one_host_each_reach_the_site_through_their_own_interface() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!exists("pgt1") && !exists("pgt2") && !exists("pgt3"));
+    });
+}
+
+/// Two sites at one node, one of which tries to get at what it must not. The node's host forwards, and has services on
+/// all addresses.
+#[test]
+fn a_site_reaches_neither_the_nodes_services_nor_other_sites() {
+    run("a_site_reaches_neither_the_nodes_services_nor_other_sites", async {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let node = Node::start(1, BackendChoice::Tun).await;
+        let site = Site::start().await;
+        let (address, key) = (Ipv4Addr::new(100, 90, 1, 10), SecretKey::generate());
+        let sites = [(SITE, SITE_ADDRESS, site.key), (pangolin_core::id::SiteId(10), address, key.public())];
+        node.layer.apply(revision(1), &plan(node.address, &sites)).await.unwrap();
+        site.connect_to(&[&node]);
+        node.wait_for(true, SOON).await;
+        let mut hostile = Hostile::start(address, &key, &node).await;
+        assert_eq!(hostile.settled(node.address, 1).await, Vec::<Vec<u8>>::new());
+
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let here = SocketAddrV4::new(address, 5000);
+        let tcp = listener.local_addr().unwrap().port();
+        let udp = socket.local_addr().unwrap().port();
+        let refused = node.layer.refused_packets().unwrap();
+        for host in [node.address, SITE_ADDRESS, Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 1)] {
+            for port in [tcp, ECHO] {
+                hostile.send(opening(here, SocketAddrV4::new(host, port))).await;
+            }
+            for port in [udp, ECHO, 53] {
+                hostile.send(datagram(here, SocketAddrV4::new(host, port), b"let me in")).await;
+            }
+        }
+        assert_eq!(hostile.settled(node.address, 2).await, Vec::<Vec<u8>>::new(), "there are answers");
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(socket.recv(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(node.layer.refused_packets().unwrap() - refused, 4 * 5);
+
+        // A flow into a site lets in what answers it.
+        node.echo(1 << 20).await;
+        datagram_comes_back(&node).await;
+        assert!(node.layer.seen().borrow()[&SITE].alive, "probes are answered");
+        let origins: Vec<_> = site.origins.lock().unwrap().iter().copied().collect();
+        assert_eq!(origins, [IpAddr::V4(node.address)], "something was forwarded");
+        assert_eq!(node.layer.refused_packets().unwrap() - refused, 4 * 5, "of what was asked for, nothing");
+        hostile.stop().await;
+        site.stop().await;
+        node.stop().await;
     });
 }
 

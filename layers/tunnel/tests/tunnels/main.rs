@@ -7,5 +7,6 @@
 )]
 
 mod ends;
+mod hostile;
 mod in_process;
 mod interface;

@@ -33,6 +33,7 @@ pub(crate) use self::device::{make, owned};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::merge::merge_bytes;
 use self::{frame::FRAME_HEADER, merge::merge, split::split};
+use super::Gate;
 use crate::error::TunnelError;
 
 /// Longest frame that the kernel hands over: the longest IP packet behind its header.
@@ -43,17 +44,19 @@ const TO_KERNEL: usize = 1024;
 const BATCH: usize = 256;
 
 /// Makes the interface, up, with the node's tunnel address and the route to the tunnel network. It goes away with
-/// the process, however that ends.
+/// the process, however that ends. Of what comes out of the tunnels, only what the gate lets pass gets there.
 pub(crate) fn open_tun(
     name: &str,
     address: Ipv4Addr,
     network: Ipv4Net,
     mtu: u16,
+    gate: Arc<Gate>,
 ) -> Result<(ToTun, FromTun), TunnelError> {
     let failed = |source| TunnelError::Interface { name: name.to_owned(), source };
     let device = make(name, address, network.netmask(), mtu).map_err(failed)?;
     prepare(name);
-    ends(device, mtu).map_err(failed)
+    let (to_tun, from_tun) = ends(device, mtu).map_err(failed)?;
+    Ok((ToTun { gate: Some(gate), ..to_tun }, from_tun))
 }
 
 /// The two ways of an interface that [`make`] has made. They end with the WireGuard device that holds them.
@@ -62,7 +65,7 @@ pub(crate) fn ends(device: OwnedFd, mtu: u16) -> io::Result<(ToTun, FromTun)> {
     let (to_kernel, queue) = mpsc::channel(TO_KERNEL);
     tokio::spawn(write_all(Arc::clone(&device), queue));
     let from = FromTun { device, frame: vec![0; FRAME_MAX].into_boxed_slice(), packets: Vec::new(), mtu };
-    Ok((ToTun(to_kernel), from))
+    Ok((ToTun { to_kernel, gate: None }, from))
 }
 
 /// Sets what the interface needs beyond its address.
@@ -85,20 +88,26 @@ pub(crate) fn prepare(name: &str) {
 ///
 /// They are written by a task of their own: the WireGuard device hands them over one by one, and what waits while one is
 /// written can be merged.
-pub(crate) struct ToTun(mpsc::Sender<Packet<Ip>>);
+pub(crate) struct ToTun {
+    to_kernel: mpsc::Sender<Packet>,
+    /// None = everything may pass: there is nothing behind it but what the tunnels are for.
+    gate: Option<Arc<Gate>>,
+}
 
 impl IpSend for ToTun {
     async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
+        let packet = packet.into_bytes();
+        if self.gate.as_ref().is_some_and(|gate| !gate.passes(&packet)) {
+            return Ok(());
+        }
         // As for an interface that was removed: the device then ends.
-        self.0.send(packet).await.map_err(|_| Errno::EBADFD.into())
+        self.to_kernel.send(packet).await.map_err(|_| Errno::EBADFD.into())
     }
 }
 
-async fn write_all(device: Arc<AsyncFd<OwnedFd>>, mut queue: mpsc::Receiver<Packet<Ip>>) {
+async fn write_all(device: Arc<AsyncFd<OwnedFd>>, mut queue: mpsc::Receiver<Packet>) {
     let mut batch: Vec<Packet> = Vec::with_capacity(BATCH);
-    let mut arrived = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut arrived, BATCH).await > 0 {
-        batch.extend(arrived.drain(..).map(Packet::into_bytes));
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
         for frame in merge(&mut batch) {
             let slices = frame.slices(&batch);
             let written = device.async_io(Interest::WRITABLE, |device| Ok(writev(device, &slices)?)).await;
