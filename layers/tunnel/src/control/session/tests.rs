@@ -349,6 +349,118 @@ fn a_refused_registration_is_told_to_those_who_understand_it() {
 }
 
 #[test]
+fn a_newt_that_has_stopped_asking_gets_its_tunnel_when_there_is_one() {
+    const COMMIT: &str = r#"commit 2 "1.13.0" multi=false"#;
+    const CONNECT: &str = r#"connect 192.0.2.1:51820 chain="" v5"#;
+    struct Case {
+        what: &'static str,
+        begin: fn(&mut World, &mut Session),
+        /// What happens then, and what follows.
+        steps: Vec<(Event, &'static [&'static str])>,
+    }
+    let refused = || Event::Committed(Err("no quorum".into()));
+    let fails = |world: &mut World, session: &mut Session| {
+        world.on(session, full(NEW_KEY, "c1"));
+        world.on(session, Event::Committed(Err("no quorum".into())));
+    };
+    let cases = [
+        Case {
+            what: "nothing could be committed, for long",
+            begin: fails,
+            steps: vec![
+                (Event::Looked, &[]),
+                (Event::Looked, &[COMMIT]),
+                (Event::Looked, &[]),
+                (refused(), &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[COMMIT]),
+                (Event::Committed(Ok(())), &[CONNECT]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+            ],
+        },
+        Case {
+            what: "it goes on asking",
+            begin: fails,
+            steps: vec![
+                (Event::Looked, &[]),
+                (full(NEW_KEY, "c2"), &[COMMIT]),
+                (refused(), &[]),
+                (Event::Looked, &[]),
+                (full(NEW_KEY, "c3"), &[COMMIT]),
+                (Event::Committed(Ok(())), &[r#"connect 192.0.2.1:51820 chain="c3" v5"#]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+            ],
+        },
+        Case {
+            what: "it asks again while the commit is repeated",
+            begin: fails,
+            steps: vec![
+                (Event::Looked, &[]),
+                (Event::Looked, &[COMMIT]),
+                (full(NEW_KEY, "c2"), &[]),
+                (Event::Committed(Ok(())), &[r#"connect 192.0.2.1:51820 chain="c2" v5"#]),
+            ],
+        },
+        Case {
+            what: "the commit has come about after all",
+            begin: |world, session| {
+                world.on(session, full(NEW_KEY, "c1"));
+                world.on(session, Event::Committed(Err("it may have been".into())));
+                world.site().key = Some(NEW_KEY);
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[CONNECT]), (Event::Looked, &[])],
+        },
+        Case {
+            what: "no node was there when it asked for them",
+            begin: |world, session| {
+                let nodes = std::mem::take(&mut world.nodes);
+                world.on(session, nodes_wanted());
+                world.carried = false;
+                world.on(session, compat(KEY, "c1"));
+                world.on(session, Event::Committed(Ok(())));
+                world.on(session, Event::Looked);
+                world.on(session, Event::Looked);
+                world.nodes = nodes;
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[CONNECT])],
+        },
+        Case {
+            what: "it has not said its key",
+            begin: |world, session| drop(world.on(session, nodes_wanted())),
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[])],
+        },
+        Case {
+            what: "its tunnel is alive",
+            begin: |world, session| {
+                world.on(session, compat(KEY, "c1"));
+                world.on(session, Event::Committed(Ok(())));
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[])],
+        },
+        Case {
+            what: "one that keeps several tunnels asks for ever",
+            begin: |world, session| {
+                world.on(session, multi(NEW_KEY, "c1"));
+                world.on(session, Event::Committed(Err("no quorum".into())));
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[])],
+        },
+    ];
+    for Case { what, begin, steps } in cases {
+        let (mut world, mut session) = (world(), Session::default());
+        begin(&mut world, &mut session);
+        for (number, (event, expected)) in steps.into_iter().enumerate() {
+            assert_eq!(world.short(&mut session, event), expected, "{what}, step {number}");
+        }
+    }
+}
+
+#[test]
 fn a_connector_without_any_node_gets_no_answer_and_asks_again() {
     let (mut world, mut session) = (world(), Session::default());
     world.nodes.clear();
