@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use pangolin_core::{
 };
 use pangolin_peer::{Handler, Peers, Service};
 use pangolin_raft::Cluster;
+use pangolin_tunnel::control::FAREWELL_LIFETIME;
 use parking_lot::RwLock;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -153,6 +154,8 @@ pub struct Carried {
     pub closed_ports: watch::Receiver<BTreeMap<PortKind, String>>,
     /// What is known of the tunnels of sites whose control sockets are here.
     pub attachments: watch::Receiver<BTreeMap<SiteId, Attachment>>,
+    /// Which sites' connectors have said here that they end, and when.
+    pub farewells: watch::Receiver<BTreeMap<SiteId, Instant>>,
 }
 
 impl Carried {
@@ -166,6 +169,7 @@ impl Carried {
             targets: watch::channel(BTreeMap::new()).1,
             closed_ports: watch::channel(BTreeMap::new()).1,
             attachments: watch::channel(BTreeMap::new()).1,
+            farewells: watch::channel(BTreeMap::new()).1,
         }
     }
 }
@@ -202,8 +206,14 @@ impl Reporter {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut peers_seen = self.peers.seen();
         let nothing = Carried::nothing();
-        let Carried { mut tunnels, mut sockets, mut targets, mut closed_ports, mut attachments } =
-            std::mem::replace(&mut self.carried, nothing);
+        let Carried {
+            mut tunnels,
+            mut sockets,
+            mut targets,
+            mut closed_ports,
+            mut attachments,
+            mut farewells,
+        } = std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
         loop {
             let report = Report {
@@ -221,6 +231,7 @@ impl Reporter {
                 stopping: self.stopping.is_cancelled(),
                 closed_ports: closed_ports.borrow_and_update().clone(),
                 attachments: attachments.borrow_and_update().clone(),
+                farewells: lately(&farewells.borrow_and_update()),
             };
             let to_stop = !report.stopping;
             self.tell(report, &mut deliveries);
@@ -232,6 +243,7 @@ impl Reporter {
                     Ok(()) = targets.changed() => {}
                     Ok(()) = closed_ports.changed() => {}
                     Ok(()) = attachments.changed() => {}
+                    Ok(()) = farewells.changed() => {}
                     else => std::future::pending().await,
                 }
                 tokio::time::sleep(SETTLE).await;
@@ -255,6 +267,12 @@ impl Reporter {
             deliveries.start(&self.peers, node, bytes.clone());
         }
     }
+}
+
+/// Those who have said farewell lately.
+fn lately(farewells: &BTreeMap<SiteId, Instant>) -> BTreeSet<SiteId> {
+    let lately = farewells.iter().filter(|(_, said)| said.elapsed() < FAREWELL_LIFETIME);
+    lately.map(|(site, _)| *site).collect()
 }
 
 /// Reports on their way: one to each peer at most, so that a slow one delays nobody else. What it misses is in the

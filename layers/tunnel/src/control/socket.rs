@@ -281,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
                 Action::Health(health) => self.seat.health(health),
                 Action::Attachment(attachment) => self.seat.attachment(attachment),
-                Action::Leave => self.seat.leave(),
+                Action::Leave => self.seat.farewell(),
                 Action::Close(reason) => return Err(End::new(CloseCode::Policy, reason)),
             }
         }
