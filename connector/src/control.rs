@@ -26,6 +26,7 @@ use crate::{
     now,
     options::Secret,
     sign_in::{Socket, sign_in},
+    spread::spread,
     status::{ControlStatus, Status},
     wanted::Wanted,
 };
@@ -60,6 +61,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A socket that stood for this long was a success, however it ended.
 const STOOD: Duration = Duration::from_secs(10);
+/// Connectors whose node goes come to the others spread over this time. Their tunnels to those do not wait for it.
+const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
 
 /// The part that keeps the control socket.
 pub(crate) struct Control {
@@ -116,16 +119,19 @@ impl Control {
                     false
                 }
             };
-            if stood {
-                // Another node takes over at once.
-                failed = 0;
-                continue;
-            }
-            if shutdown.run_until_cancelled(sleep(pause(failed, rand::random()))).await.is_none() {
+            let wait = if stood { self.reconnect_wait() } else { pause(failed, rand::random()) };
+            if shutdown.run_until_cancelled(sleep(wait)).await.is_none() {
                 return;
             }
-            failed = failed.saturating_add(1);
+            failed = if stood { 0 } else { failed.saturating_add(1) };
         }
+    }
+
+    /// How long to wait before another node is asked to take over. One that may have lost its only tunnel with the socket
+    /// does not wait: through the socket it hears where to go.
+    fn reconnect_wait(&self) -> Duration {
+        let span = if self.multi_homed { RECONNECT_SPREAD } else { Duration::ZERO };
+        spread(self.key, "control socket", span)
     }
 
     /// Says where the socket goes, or why there is none.
@@ -142,7 +148,14 @@ impl Control {
         let mut learned: Vec<String> =
             self.wanted.borrow().nodes.iter().map(|node| node.control.clone()).collect();
         learned.shuffle(&mut rand::rng());
-        round(&self.doors, &learned, last, lost)
+        if self.multi_homed {
+            return round(&self.doors, &learned, last, lost);
+        }
+        // The one node known is where the tunnel ends, and no death shall take both: the last resort.
+        let name = last.or(self.doors.first().map(|door| &door.endpoint));
+        let mut doors = round(&self.doors, &[], last, lost);
+        doors.extend(round(&[], &learned, name, None));
+        doors
     }
 }
 

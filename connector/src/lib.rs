@@ -21,6 +21,7 @@ pub mod options;
 pub mod over_tls;
 pub mod provision;
 mod sign_in;
+pub mod spread;
 pub mod status;
 mod tunnels;
 pub mod wanted;

@@ -23,10 +23,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    choice::choose,
+    choice::{STAND_IN_SPREAD, choose},
     forward::Flows,
     now,
     over_tls::{Access, Way, Ways},
+    spread::spread,
     status::{Status, TunnelStatus},
     wanted::Wanted,
 };
@@ -95,8 +96,10 @@ impl Tunnels {
     /// Keeps the tunnels of one address, until another one is wanted.
     async fn keep(&mut self, tunnels: &SiteTunnels, flows: &Flows, address: Ipv4Addr) {
         let (mut paths, mut alive, mut news) = (tunnels.paths(), BTreeMap::new(), false);
-        let mut endpoints = Endpoints::default();
-        let mut ways = self.access.clone().map(Ways::new);
+        let own = self.key.public();
+        let mut endpoints =
+            Endpoints { later: spread(own, "stand-in", STAND_IN_SPREAD), ..Endpoints::default() };
+        let mut ways = self.access.clone().map(|access| Ways::new(access, own));
         let mut held: Vec<SiteNode> = Vec::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -206,6 +209,8 @@ fn has_died(alive: &BTreeMap<NodeId, TunnelKey>, held: &[SiteNode], seen: &BTree
 /// The addresses behind the nodes' endpoints.
 #[derive(Default)]
 struct Endpoints {
+    /// What this connector waits beyond others before it chooses a stand-in.
+    later: Duration,
     known: BTreeMap<String, SocketAddr>,
     asked: BTreeMap<String, Instant>,
     lookups: JoinSet<(String, Option<SocketAddr>)>,
@@ -228,7 +233,7 @@ impl Endpoints {
             // A node that cannot even be found is as dead as one that does not answer.
             paths.entry(*node).or_insert(Seen { alive: false, since: *since });
         }
-        let chosen = choose(&offered, &held, &paths, most, now());
+        let chosen = choose(&offered, &held, &paths, most, self.later, now());
         let mut nodes = Vec::new();
         let lost = std::mem::take(&mut self.lost);
         for id in chosen {

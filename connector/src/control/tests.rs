@@ -109,7 +109,11 @@ async fn a_registration_is_repeated_until_it_is_answered_for_this_chain() {
         () = play => {}
         _ = conversation.hold(&never) => panic!("the conversation has ended"),
     }
-    assert_eq!(control.doors(None, None).len(), 3, "two learned doors and the configured one");
+    let doors = control.doors(None, None);
+    assert_eq!(doors.len(), 3, "two learned doors and the configured one");
+    assert_eq!(doors[2].address, None, "the configured one comes last");
+    control.multi_homed = false;
+    assert_eq!(control.doors(None, None)[0].address, None, "not to where the only tunnel ends");
 }
 
 #[tokio::test]

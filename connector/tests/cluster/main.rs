@@ -422,6 +422,27 @@ async fn a_network_that_lets_no_udp_out_is_passed_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_tunnel_passes_over_tls_as_well_and_at_the_next_node_too() {
+    let mut tasks = JoinSet::new();
+    let (agreed, nodes) = cluster(2).await;
+    let tcp = tcp_target(&mut tasks).await;
+    agreed.change_site(|site| site.targets = vec![target(1, Method::Tcp, tcp)]);
+    let hole = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = hole.local_addr().unwrap().to_string();
+    agreed.change(|plan| {
+        plan.nodes.values_mut().for_each(|node| node.endpoint.clone_from(&endpoint));
+    });
+    let connector = connect_with(&agreed, &[&nodes[1]], |options| options.tunnels = 1);
+    nodes[0].is_connected().await;
+    answers(&nodes[0], 40_001, true).await;
+    assert!(!nodes[1].layer.seen().borrow().get(&SITE).is_some_and(|seen| seen.alive), "it keeps one tunnel");
+    assert!(nodes[1].control.move_to(SITE, NodeId(2)));
+    nodes[1].is_connected().await;
+    answers(&nodes[1], 40_001, true).await;
+    connector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_runs_without_privileges_and_ends_cleanly() {
     let (agreed, nodes) = cluster(1).await;
     let folder = tempfile::tempdir().unwrap();

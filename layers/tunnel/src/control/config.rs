@@ -96,7 +96,7 @@ impl SiteConfig {
     pub(super) fn connect(
         &self,
         site: &SiteTunnel,
-        node: &TunnelNode,
+        (id, node): (NodeId, &TunnelNode),
         nodes: Option<Vec<OfferedNode>>,
         chain_id: String,
     ) -> FromNode {
@@ -111,6 +111,8 @@ impl SiteConfig {
             browser_gateway_targets: Vec::new(),
             remote_exit_node_subnets: Vec::new(),
             chain_id,
+            node_id: id.0,
+            control: node.control.clone(),
             nodes,
         })
     }

@@ -2,8 +2,8 @@
 //!
 //! Every message is a JSON object `{"type", "data", "configVersion"}` in a WebSocket text frame, or the same gzipped
 //! in a binary frame. Both sides ignore types they do not know. Names and shapes are Newt's and cannot be chosen
-//! here, except those that start with `pangolin/`, and `multiHomed` and `nodes`, which a stock Newt neither sends
-//! nor looks at.
+//! here, except those that start with `pangolin/`, and `multiHomed` of a registration and `nodes`, `nodeId` and
+//! `control` of a `connect`, which a stock Newt neither sends nor looks at.
 
 use std::{collections::BTreeMap, io::Read};
 
@@ -268,6 +268,10 @@ pub struct Connect {
     pub remote_exit_node_subnets: Vec<String>,
     /// Echoed, or empty when the message is pushed.
     pub chain_id: String,
+    /// The node's id. Of use to a connector of this product that keeps one tunnel.
+    pub node_id: u64,
+    /// Where the node's control channel is reached, and with it the way over TLS: `host:port`. The same holds.
+    pub control: String,
     /// All nodes, best first. Only for multi-homed connectors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<OfferedNode>>,
@@ -586,7 +590,7 @@ mod tests {
         ] {
             assert!(text.contains(&format!("\"{name}\":")), "{name} is missing in {text}");
         }
-        assert!(!text.contains("nodes"), "a stock Newt is not told of nodes");
+        assert!(!text.contains("nodes"), "a stock Newt is not told of other nodes");
         let check = encode(&FromNode::HealthAdd(CheckList { targets: vec![Check::default()] }), 5);
         assert!(check.contains("\"hcTlsServerName\":\"\"") && check.contains("\"hcFollowRedirects\":false"));
     }

@@ -419,7 +419,7 @@ impl Session {
         let config = SiteConfig::of(site);
         let nodes = self.multi_homed().then(|| offered(site, view.nodes));
         self.nodes = nodes.clone().map(|nodes| NodeList { nodes });
-        let connect = config.connect(site, node, nodes, chain_id);
+        let connect = config.connect(site, (id, node), nodes, chain_id);
         let version = version_of(site);
         self.will_register = false;
         self.waiting = None;

@@ -288,6 +288,7 @@ fn the_connect_has_all_that_the_tunnel_carries() {
     assert_eq!(connect.targets.tcp, ["40001:10.0.0.5:8080"]);
     assert_eq!(connect.health_check_targets[0].id, 7);
     assert_eq!(connect.health_check_targets[0].hc_path, "/health");
+    assert_eq!((connect.node_id, connect.control.as_str()), (1, "192.0.2.1:443"));
     assert_eq!(connect.nodes, None);
 }
 
