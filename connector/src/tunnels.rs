@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     choice::{STAND_IN_SPREAD, choose},
+    distances::Distances,
     forward::Flows,
     now,
     over_tls::{Access, Way, Ways},
@@ -53,6 +54,8 @@ pub(crate) struct Tunnels {
     /// How nodes are reached where UDP is not let out.
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) status: watch::Sender<Status>,
+    /// How far the nodes are that tunnels are kept to.
+    pub(crate) distances: watch::Sender<Distances>,
     /// Told when a tunnel dies.
     pub(crate) doubt: Arc<Notify>,
 }
@@ -126,6 +129,7 @@ impl Tunnels {
                 }
                 let over_tls = ways.as_ref().map(Ways::taken).unwrap_or_default();
                 self.say_status(&wanted, &nodes, &seen, &over_tls);
+                self.distances.send_replace(tunnels.round_trips());
                 if nodes != held {
                     let ids: Vec<u64> = nodes.iter().map(|node| node.node.0).collect();
                     tracing::info!(nodes = ?ids, "keeping tunnels");

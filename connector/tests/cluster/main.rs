@@ -388,6 +388,30 @@ async fn a_site_that_is_removed_gets_its_tunnels_taken_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nodes_are_told_how_far_they_are() {
+    let (agreed, nodes) = cluster(3).await;
+    agreed.change_site(|site| site.offers = vec![NodeId(3), NodeId(1)]);
+    let connector = connect(&agreed, &[&nodes[1]]);
+    let knows = |node: &Node, wanted: &[u64]| {
+        let attachments = node.control.attachments();
+        let wanted: Vec<NodeId> = wanted.iter().copied().map(NodeId).collect();
+        until(attachments, move |known| {
+            known
+                .get(&SITE)
+                .is_some_and(|known| known.distances.keys().copied().collect::<Vec<_>>() == wanted)
+        })
+    };
+    knows(&nodes[1], &[1, 3]).await;
+    nodes[1].control.close().await;
+    assert!(nodes[1].control.attachments().borrow().is_empty());
+    let other = attached(nodes.iter()).await;
+    let other = nodes.iter().find(|node| node.id == other).unwrap();
+    // With its registration there: nothing has changed since.
+    knows(other, &[1, 3]).await;
+    connector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_lets_no_udp_out_is_passed_over_tls() {
     let mut tasks = JoinSet::new();
     let (agreed, nodes) = cluster(2).await;

@@ -71,6 +71,9 @@ pub enum FromConnector {
     /// It is being shut down.
     #[serde(rename = "newt/disconnecting")]
     Disconnecting(Nothing),
+    /// How far it is from the nodes, which has changed.
+    #[serde(rename = "pangolin/distances")]
+    Distances(Distances),
 }
 
 /// What a node says to a connector.
@@ -148,7 +151,8 @@ pub struct Register {
     pub multi_homed: bool,
     /// To be echoed.
     pub chain_id: String,
-    /// How far the nodes are that it was given to choose from; none or empty where it had no choice.
+    /// How far the nodes are that it was given to choose from, none or empty where it had no choice; if it is multi-homed,
+    /// those that it has tunnels to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_results: Option<Vec<PingResult>>,
 }
@@ -164,6 +168,14 @@ pub struct PingResult {
     /// Why it was not reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// `pangolin/distances`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Distances {
+    /// As in a registration.
+    pub ping_results: Vec<PingResult>,
 }
 
 /// `newt/blueprint/results`.
@@ -413,6 +425,7 @@ impl Says for FromConnector {
         "newt/healthcheck/status",
         "newt/blueprint/apply",
         "newt/disconnecting",
+        "pangolin/distances",
     ];
 }
 

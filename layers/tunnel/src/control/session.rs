@@ -21,7 +21,7 @@ use super::{
     config::{SiteConfig, choice, distances, offered},
     messages::{
         BlueprintResult, CHAIN_MAX, ExitNodes, FromConnector, FromNode, HealthStatus, NodeList, NodesWanted,
-        Nothing, Pong, Refused, Register, parse_key,
+        Nothing, PingResult, Pong, Refused, Register, parse_key,
     },
 };
 
@@ -208,6 +208,10 @@ impl Session {
             Event::Received(FromConnector::Disconnecting(_), _) => {
                 vec![Action::Leave, Action::Close("the connector is leaving")]
             }
+            Event::Received(FromConnector::Distances(told), _) => {
+                self.measured(view, &told.ping_results);
+                Vec::new()
+            }
             Event::Committed(result) => self.committed(view, site, result),
             Event::Planned => self.planned(view, site),
             Event::Moved(node) => self.moved(view, site, node),
@@ -259,9 +263,10 @@ impl Session {
         if register.chain_id.len() > CHAIN_MAX {
             return vec![Action::Close("the chainId is too long")];
         }
-        let measured = distances(register.ping_results.as_deref().unwrap_or_default(), view.nodes);
-        if !measured.is_empty() {
-            self.distances = measured;
+        // A Newt that was offered one node has not measured how far it is.
+        let results = register.ping_results.as_deref().unwrap_or_default();
+        if results.len() > 1 || register.multi_homed {
+            self.measured(view, results);
         }
         let identity = Identity { key, multi_homed: register.multi_homed };
         let repeated = self.pending.is_some() && self.identity == Some(identity);
@@ -382,6 +387,14 @@ impl Session {
             return Vec::new();
         }
         self.connect_to(view, site, node, String::new())
+    }
+
+    /// A connector without any measurement says nothing of distances, and what was known stays.
+    fn measured(&mut self, view: &View<'_>, results: &[PingResult]) {
+        let measured = distances(results, view.nodes);
+        if !measured.is_empty() {
+            self.distances = measured;
+        }
     }
 
     /// A Newt whose question was not answered in time does not repeat it any more. What it takes at any moment is a

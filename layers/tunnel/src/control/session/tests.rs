@@ -9,7 +9,7 @@ use pangolin_core::{
 };
 
 use super::*;
-use crate::control::messages::{PingResult, Register, TargetStatus, encode, key_text};
+use crate::control::messages::{Distances, PingResult, Register, TargetStatus, encode, key_text};
 
 const KEY: TunnelKey = TunnelKey([1; 32]);
 const NEW_KEY: TunnelKey = TunnelKey([2; 32]);
@@ -205,6 +205,38 @@ fn what_a_connector_has_measured_is_told_and_where_its_tunnel_ends() {
         let distances = expected.iter().map(|(id, ms)| (NodeId(*id), *ms)).collect();
         let attachment = Attachment { end: Some(NodeId(1)), distances };
         assert_eq!(actions.last(), Some(&Action::Attachment(attachment)), "{what}");
+    }
+}
+
+#[test]
+fn a_connector_of_several_tunnels_tells_how_far_they_go_and_again_when_that_changes() {
+    let (mut world, mut session) = (world(), Session::default());
+    world.site().multi_homed = true;
+    let results = |pairs: &[(u64, f64)]| -> Vec<PingResult> {
+        let result = |(id, ms): &(u64, f64)| PingResult { exit_node_id: *id, latency_ms: *ms, error: None };
+        pairs.iter().map(result).collect()
+    };
+    let told = |ping_results| says(FromConnector::Distances(Distances { ping_results }));
+    let register = |ping_results| {
+        let ping_results = Some(ping_results);
+        says(FromConnector::Register(Register { multi_homed: true, ping_results, ..registers(KEY, "c1") }))
+    };
+    let cases = [
+        ("with its registration", register(results(&[(1, 11.0)])), Some(vec![(1, 11)])),
+        ("the same again", told(results(&[(1, 11.2)])), None),
+        ("one more", told(results(&[(1, 11.0), (2, 79.6)])), Some(vec![(1, 11), (2, 80)])),
+        ("nonsense", told(results(&[(9, 1.0), (1, f64::INFINITY)])), None),
+        ("nothing", told(Vec::new()), None),
+        ("after a reconnect, without any", register(Vec::new()), None),
+    ];
+    for (what, event, expected) in cases {
+        let actions = world.on(&mut session, event);
+        let told = actions.iter().find_map(|action| match action {
+            Action::Attachment(Attachment { end: None, distances }) => Some(distances.clone()),
+            _ => None,
+        });
+        let expected = expected.map(|pairs| pairs.into_iter().map(|(id, ms)| (NodeId(id), ms)).collect());
+        assert_eq!(told, expected, "{what}");
     }
 }
 
