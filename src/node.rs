@@ -473,6 +473,7 @@ async fn start_layers(
             targets: control.target_health(),
             closed_ports: edge.port_problems(),
             attachments: control.attachments(),
+            farewells: control.farewells(),
         },
         started: core.started,
         stopping: core.stopping.clone(),

@@ -11,24 +11,30 @@ use pangolin_core::{NodeId, Timestamp, observation::Seen};
 /// another tunnel.
 pub const DEAD_AFTER: Duration = Duration::from_secs(10);
 
+/// Where many connectors have lost the same node, their stand-ins come spread over this time: each shakes hands with a
+/// node that may have hundreds to do.
+pub const STAND_IN_SPREAD: Duration = Duration::from_secs(5);
+
 /// A path that came back has to live this long before its stand-in goes.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 /// Chooses from `offered` (best first): the first `most`, and for each of them that is dead the next one offered. The
-/// dead ones stay chosen, so that their return is noticed; stand-ins in `held` stay until it has lasted a while.
+/// dead ones stay chosen, so that their return is noticed; stand-ins in `held` stay until it has lasted a while. `later`
+/// is what this connector waits beyond [`DEAD_AFTER`] and [`SETTLED_AFTER`].
 #[must_use]
 pub fn choose(
     offered: &[NodeId],
     held: &BTreeSet<NodeId>,
     paths: &BTreeMap<NodeId, Seen>,
     most: usize,
+    later: Duration,
     now: Timestamp,
 ) -> Vec<NodeId> {
     let mut chosen = Vec::new();
     let (mut count, mut settled) = (0, true);
     for node in offered {
         let seen = paths.get(node);
-        let long = |limit| seen.is_some_and(|seen| now.since(seen.since) > limit);
+        let long = |limit| seen.is_some_and(|seen| now.since(seen.since) > limit + later);
         let alive = seen.is_some_and(|seen| seen.alive);
         let dead = seen.is_some_and(|seen| !seen.alive) && long(DEAD_AFTER);
         if count < most {
@@ -131,7 +137,7 @@ mod tests {
                 Some((NodeId(id), Seen { alive, since: Timestamp(NOW.0 - seconds * 1000) }))
             });
             let held = case.held.iter().map(|id| NodeId(*id)).collect();
-            let chosen = choose(&[1, 2, 3, 4].map(NodeId), &held, &paths.collect(), 2, NOW);
+            let chosen = choose(&[1, 2, 3, 4].map(NodeId), &held, &paths.collect(), 2, Duration::ZERO, NOW);
             assert_eq!(chosen.iter().map(|id| id.0).collect::<Vec<_>>(), case.expected, "{}", case.what);
         }
     }
@@ -139,8 +145,17 @@ mod tests {
     #[test]
     fn the_order_offered_decides_and_there_may_be_fewer() {
         let none = BTreeMap::new();
-        let chosen = choose(&[NodeId(9), NodeId(4)], &BTreeSet::new(), &none, 3, NOW);
+        let chosen = choose(&[NodeId(9), NodeId(4)], &BTreeSet::new(), &none, 3, Duration::ZERO, NOW);
         assert_eq!(chosen, [NodeId(9), NodeId(4)]);
-        assert!(choose(&[], &BTreeSet::new(), &none, 3, NOW).is_empty());
+        assert!(choose(&[], &BTreeSet::new(), &none, 3, Duration::ZERO, NOW).is_empty());
+    }
+
+    #[test]
+    fn a_stand_in_comes_as_much_later_as_is_said() {
+        let paths = BTreeMap::from([(NodeId(1), Seen { alive: false, since: Timestamp(NOW.0 - 12_000) })]);
+        let chosen = |later| {
+            choose(&[1, 2].map(NodeId), &BTreeSet::new(), &paths, 1, Duration::from_secs(later), NOW).len()
+        };
+        assert_eq!((chosen(1), chosen(3)), (2, 1));
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use pangolin_core::{Timestamp, record::TunnelKey};
 use pangolin_tunnel::control::messages::{
-    FromConnector, FromNode, HealthStatus, Nothing, Received, Register, TargetStatus, decode, decode_gzip,
-    encode, key_text,
+    self, FromConnector, FromNode, HealthStatus, Nothing, Received, Register, TargetStatus, decode,
+    decode_gzip, encode, key_text,
 };
 use rand::seq::SliceRandom as _;
 use tokio::{
@@ -22,10 +22,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     checks::{Health, Healths, Verdict},
     dial::Tls,
+    distances::{Distances, is_news, results},
     endpoint::{Door, Endpoint, pause, round},
     now,
     options::Secret,
     sign_in::{Socket, sign_in},
+    spread::spread,
     status::{ControlStatus, Status},
     wanted::Wanted,
 };
@@ -40,6 +42,10 @@ struct Pace {
     silence: Duration,
     /// Between registrations until one is answered.
     register: Duration,
+    /// Before it is looked whether distances are worth telling: new tunnels come up together.
+    measure: Duration,
+    /// Between two that are told.
+    distances: Duration,
 }
 
 /// Newt's pace for what Newt does too. A node is dead after two unanswered probes.
@@ -48,6 +54,8 @@ const PACE: Pace = Pace {
     probe: Duration::from_secs(5),
     silence: Duration::from_secs(10),
     register: Duration::from_secs(2),
+    measure: Duration::from_secs(5),
+    distances: Duration::from_secs(60),
 };
 
 /// A node that is in doubt, because a tunnel has died, has this long to answer a probe: a round trip, and then some.
@@ -60,6 +68,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A socket that stood for this long was a success, however it ended.
 const STOOD: Duration = Duration::from_secs(10);
+/// Connectors whose node goes come to the others spread over this time. Their tunnels to those do not wait for it.
+const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
 
 /// The part that keeps the control socket.
 pub(crate) struct Control {
@@ -72,6 +82,7 @@ pub(crate) struct Control {
     pub(crate) multi_homed: bool,
     pub(crate) wanted: watch::Sender<Wanted>,
     pub(crate) healths: watch::Receiver<Healths>,
+    pub(crate) distances: watch::Receiver<Distances>,
     pub(crate) status: watch::Sender<Status>,
     /// Told when a tunnel has died: its node may have been the socket's as well.
     pub(crate) doubt: Arc<Notify>,
@@ -116,16 +127,19 @@ impl Control {
                     false
                 }
             };
-            if stood {
-                // Another node takes over at once.
-                failed = 0;
-                continue;
-            }
-            if shutdown.run_until_cancelled(sleep(pause(failed, rand::random()))).await.is_none() {
+            let wait = if stood { self.reconnect_wait() } else { pause(failed, rand::random()) };
+            if shutdown.run_until_cancelled(sleep(wait)).await.is_none() {
                 return;
             }
-            failed = failed.saturating_add(1);
+            failed = if stood { 0 } else { failed.saturating_add(1) };
         }
+    }
+
+    /// How long to wait before another node is asked to take over. One that may have lost its only tunnel with the socket
+    /// does not wait: through the socket it hears where to go.
+    fn reconnect_wait(&self) -> Duration {
+        let span = if self.multi_homed { RECONNECT_SPREAD } else { Duration::ZERO };
+        spread(self.key, "control socket", span)
     }
 
     /// Says where the socket goes, or why there is none.
@@ -142,7 +156,14 @@ impl Control {
         let mut learned: Vec<String> =
             self.wanted.borrow().nodes.iter().map(|node| node.control.clone()).collect();
         learned.shuffle(&mut rand::rng());
-        round(&self.doors, &learned, last, lost)
+        if self.multi_homed {
+            return round(&self.doors, &learned, last, lost);
+        }
+        // The one node known is where the tunnel ends, and no death shall take both: the last resort.
+        let name = last.or(self.doors.first().map(|door| &door.endpoint));
+        let mut doors = round(&self.doors, &[], last, lost);
+        doors.extend(round(&[], &learned, name, None));
+        doors
     }
 }
 
@@ -160,6 +181,10 @@ struct Conversation<'a> {
     heard: Instant,
     /// When a tunnel last died.
     doubted: Option<Instant>,
+    /// The distances that the node was told.
+    told: Distances,
+    /// When they are looked at again.
+    measure_at: Instant,
 }
 
 impl<'a> Conversation<'a> {
@@ -174,6 +199,8 @@ impl<'a> Conversation<'a> {
             version: 0,
             heard: Instant::now(),
             doubted: None,
+            told: Distances::new(),
+            measure_at: Instant::now() + pace.measure,
         }
     }
 
@@ -204,7 +231,7 @@ impl<'a> Conversation<'a> {
         }
         self.control.healths.mark_changed();
         loop {
-            let (connected, deadline) = (self.connected, self.deadline());
+            let (connected, deadline, measure_at) = (self.connected, self.deadline(), self.measure_at);
             let doubt = Arc::clone(&self.control.doubt);
             let said = tokio::select! {
                 frame = self.socket.next() => self.hear(frame).await,
@@ -221,6 +248,7 @@ impl<'a> Conversation<'a> {
                 }
                 () = sleep_until(deadline) => Err("the node does not answer".to_owned()),
                 _ = register.tick(), if !connected => self.register().await,
+                () = sleep_until(measure_at), if connected => self.tell_distances().await,
                 changed = self.control.healths.changed(), if connected => match changed {
                     Ok(()) => {
                         sleep(HEALTH_DEBOUNCE).await;
@@ -296,13 +324,14 @@ impl<'a> Conversation<'a> {
     }
 
     async fn register(&mut self) -> Result<(), String> {
+        self.told.clone_from(&self.control.distances.borrow());
         let register = Register {
             public_key: key_text(self.control.key),
             newt_version: env!("CARGO_PKG_VERSION").into(),
             backwards_compatible: false,
             multi_homed: self.control.multi_homed,
             chain_id: self.chain_id.clone(),
-            ping_results: None,
+            ping_results: (!self.told.is_empty()).then(|| results(&self.told)),
         };
         self.say(FromConnector::Register(register)).await
     }
@@ -313,6 +342,19 @@ impl<'a> Conversation<'a> {
             return Ok(());
         }
         self.say(FromConnector::HealthStatus(HealthStatus { targets })).await
+    }
+
+    /// Says how far the nodes are, if that is news.
+    async fn tell_distances(&mut self) -> Result<(), String> {
+        let distances = self.control.distances.borrow().clone();
+        if !is_news(&self.told, &distances) {
+            self.measure_at = Instant::now() + self.pace.measure;
+            return Ok(());
+        }
+        self.measure_at = Instant::now() + self.pace.distances;
+        let ping_results = results(&distances);
+        self.told = distances;
+        self.say(FromConnector::Distances(messages::Distances { ping_results })).await
     }
 
     async fn say(&mut self, message: FromConnector) -> Result<(), String> {

@@ -72,6 +72,14 @@ impl Tls {
     /// # Errors
     /// [`TrustError`] if `ca_file` has no usable certificates.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, TrustError> {
+        Self::trusting(&ca_file.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Trusts the system's certificates and those in `files`.
+    ///
+    /// # Errors
+    /// [`TrustError`] if one of them has no usable certificates.
+    pub fn trusting<P: AsRef<Path>>(files: &[P]) -> Result<Self, TrustError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         let chosen = std::env::var("SSL_CERT_FILE").ok();
@@ -80,7 +88,7 @@ impl Tls {
             let (added, ignored) = roots.add_parsable_certificates(certificates(Path::new(system))?);
             tracing::debug!(system, added, ignored, "trusting the system's certificates");
         }
-        if let Some(path) = ca_file {
+        for path in files.iter().map(AsRef::as_ref) {
             for certificate in certificates(path)? {
                 let path = path.display().to_string();
                 roots.add(certificate).map_err(|source| TrustError::Certificate { path, source })?;

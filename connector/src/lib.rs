@@ -5,6 +5,7 @@
 //! - `tunnels` keeps WireGuard tunnels to several nodes at once ([`choice`]) and carries what comes in to the targets;
 //! - [`over_tls`] is the way around a network that lets no UDP out;
 //! - [`checks`] looks after the targets' health.
+//! - [`distances`] says when it is worth telling how far the nodes are.
 //!
 //! None waits for another: while no node answers the control channel, tunnels, targets and checks go on as they were.
 //! The control protocol and the tunnels themselves are `pangolin-tunnel`'s.
@@ -13,6 +14,7 @@ pub mod checks;
 pub mod choice;
 mod control;
 pub mod dial;
+pub mod distances;
 pub mod doctor;
 pub mod endpoint;
 mod forward;
@@ -21,6 +23,7 @@ pub mod options;
 pub mod over_tls;
 pub mod provision;
 mod sign_in;
+pub mod spread;
 pub mod status;
 mod tunnels;
 pub mod wanted;
@@ -39,8 +42,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checks::Healths, control::Control, options::Options, over_tls::Access, status::Status, tunnels::Tunnels,
-    wanted::Wanted,
+    checks::Healths, control::Control, distances::Distances, options::Options, over_tls::Access,
+    status::Status, tunnels::Tunnels, wanted::Wanted,
 };
 
 /// The connector cannot go on.
@@ -61,6 +64,7 @@ pub enum ConnectorError {
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), ConnectorError> {
     let (wanted, is_wanted) = watch::channel(Wanted::default());
     let (healths, are_healths) = watch::channel(Healths::new());
+    let (distances, are_distances) = watch::channel(Distances::new());
     let key = options.key.public();
     let (started, doubt) = (now(), Arc::new(Notify::new()));
     let status = watch::Sender::new(Status {
@@ -83,6 +87,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
         multi_homed: options.tunnels > 1,
         wanted,
         healths: are_healths,
+        distances: are_distances,
         status: status.clone(),
         doubt: Arc::clone(&doubt),
     };
@@ -94,6 +99,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
         most: options.tunnels,
         health_file: options.health_file,
         access: access.map(Arc::new),
+        distances,
         doubt,
         status: status.clone(),
     };

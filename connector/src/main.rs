@@ -16,7 +16,10 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<()> {
     let matches = Arguments::command().get_matches();
-    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let environment = |name: &str| std::env::var(name).ok();
+    let arguments = Arguments::from_arg_matches(&matches)
+        .unwrap_or_else(|error| error.exit())
+        .with_other_names(environment);
     if let Some(Verb::Status { json }) = arguments.verb {
         return say_status(&arguments, json);
     }
@@ -30,6 +33,10 @@ fn main() -> anyhow::Result<()> {
     }
     if matches.value_source("provisioning_key") == Some(ValueSource::CommandLine) {
         tracing::warn!("other users of this host can read --provisioning-key; rather use PROVISIONING_KEY");
+    }
+    let without_meaning = arguments.without_meaning(environment)?;
+    if !without_meaning.is_empty() {
+        tracing::info!("options of a Newt that mean nothing here: {}", without_meaning.join(", "));
     }
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(run(arguments))
@@ -90,10 +97,10 @@ fn say(line: &str) {
 }
 
 fn log(arguments: &Arguments) -> anyhow::Result<()> {
-    // Newt's names of the levels are in capitals.
+    let level = arguments.log_level()?;
     // The WireGuard library tells of every forced handshake; what the user asks for stands behind and so above it.
-    let filter = EnvFilter::try_new(format!("gotatun=warn,{}", arguments.log_level.to_lowercase()))
-        .with_context(|| format!("--log-level {:?}", arguments.log_level))?;
+    let filter = EnvFilter::try_new(format!("gotatun=warn,{level}"))
+        .with_context(|| format!("--log-level {level:?}"))?;
     let terminal = std::io::stderr().is_terminal();
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);

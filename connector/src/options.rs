@@ -1,9 +1,10 @@
-//! What the connector is told at its start: arguments, environment and file made into one total type.
+//! What the connector is told at its start: arguments, environment and file made into one total type. Newt's names for
+//! all three are understood; what of it means nothing here ([`newt`]) is said, and no reason not to start.
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-};
+mod file;
+mod newt;
+
+use std::{fmt, io, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ use crate::{
 };
 use pangolin_tunnel::{DEFAULT_MTU, SecretKey, site::SiteBackend};
 
+use self::{file::File, newt::NewtArguments};
+
 /// Most nodes to have tunnels to, unless said otherwise: the home and two that stand by.
 const TUNNELS_DEFAULT: usize = 3;
 /// More tunnels than that would only cost the nodes probes.
@@ -27,19 +30,21 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 #[derive(Debug, Parser)]
 #[command(name = "pangolin-connector", version)]
 pub struct Arguments {
-    /// Configuration file (TOML, the names below with underscores)
+    /// Configuration file: TOML, the names below with underscores, or Newt's JSON
     #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
     #[command(flatten)]
     site: SiteArguments,
     #[command(flatten)]
     tunnels: TunnelArguments,
+    #[command(flatten)]
+    newt: NewtArguments,
     /// What to do instead of running
     #[command(subcommand)]
     pub verb: Option<Verb>,
-    /// Least severe messages to log: error, warn, info, debug, trace, or a filter
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
-    pub log_level: String,
+    /// Least severe messages to log: error, warn, info, debug, trace, or a filter [default: info]
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
     /// How messages are written
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -79,7 +84,7 @@ struct SiteArguments {
     #[arg(long, env = "PANGOLIN_CREDENTIALS_FILE", value_name = "FILE")]
     credentials_file: Option<PathBuf>,
     /// Display name that the site shall have
-    #[arg(long, env = "PANGOLIN_SITE_NAME", value_name = "NAME")]
+    #[arg(long, visible_alias = "name", env = "PANGOLIN_SITE_NAME", value_name = "NAME")]
     site_name: Option<String>,
     /// Where the cluster is reached: https://host[:port]; repeatable, or separated by commas
     #[arg(long, env = "PANGOLIN_ENDPOINT", value_delimiter = ',', value_name = "URL")]
@@ -90,6 +95,19 @@ struct SiteArguments {
     /// Certificates to trust in addition to the system's (PEM)
     #[arg(long, env = "PANGOLIN_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Newt's name for the same; repeatable
+    #[arg(long, hide = true, value_name = "FILE")]
+    tls_client_ca: Vec<PathBuf>,
+    /// Refused: see [`OptionsError::Unverified`]
+    #[arg(
+        long,
+        env = "SKIP_TLS_VERIFY",
+        hide = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    skip_tls_verify: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -147,50 +165,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The same from a file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    id: Option<String>,
-    secret: Option<Secret>,
-    secret_file: Option<PathBuf>,
-    provisioning_key: Option<Secret>,
-    credentials_file: Option<PathBuf>,
-    site_name: Option<String>,
-    #[serde(default)]
-    endpoint: OneOrMore,
-    server_name: Option<String>,
-    ca_file: Option<PathBuf>,
-    tunnels: Option<usize>,
-    key_file: Option<PathBuf>,
-    mtu: Option<u16>,
-    backend: Option<BackendName>,
-    health_file: Option<PathBuf>,
-    status_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
-impl Default for OneOrMore {
-    fn default() -> Self {
-        Self::More(Vec::new())
-    }
-}
-
-impl OneOrMore {
-    fn all(self) -> Vec<String> {
-        match self {
-            Self::One(text) => text.split(',').map(|text| text.trim().to_owned()).collect(),
-            Self::More(texts) => texts,
-        }
-    }
-}
-
 /// A text that is not printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -246,6 +220,19 @@ pub enum OptionsError {
         /// What is wrong.
         source: Box<toml::de::Error>,
     },
+    /// The file is not the JSON that a Newt takes.
+    #[error("{path}: {reason}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The cluster's certificate shall not be verified. Whoever stood between would get the secret.
+    #[error(
+        "certificates are always verified here, so SKIP_TLS_VERIFY is not obeyed: name the certificates to trust with --ca-file or PANGOLIN_CA_FILE instead (`pangolinctl ca` prints that of a cluster without a public one), and take it away"
+    )]
+    Unverified,
     /// The secret or the key cannot be had.
     #[error(transparent)]
     Secret(#[from] SecretFileError),
@@ -287,13 +274,60 @@ pub struct Options {
 }
 
 impl Arguments {
+    /// Fills in what is said by further names of the environment. `environment` looks one up.
+    #[must_use]
+    pub fn with_other_names(mut self, environment: impl Fn(&str) -> Option<String>) -> Self {
+        let first = |names: &[&str]| {
+            names.iter().filter_map(|name| environment(name)).find(|value| !value.is_empty())
+        };
+        let site = &mut self.site;
+        site.id = site.id.take().or_else(|| first(&["SITE_ID"]));
+        if site.secret_file.is_none() {
+            site.secret = site.secret.take().or_else(|| first(&["SITE_SECRET"]).map(Secret));
+        }
+        let key = || first(&["NEWT_PROVISIONING_KEY", "SITE_PROVISIONING_KEY"]).map(Secret);
+        site.provisioning_key = site.provisioning_key.take().or_else(key);
+        site.site_name = site.site_name.take().or_else(|| first(&["NEWT_NAME", "SITE_NAME"]));
+        if site.tls_client_ca.is_empty() {
+            let files = first(&["TLS_CLIENT_CAS"]).unwrap_or_default();
+            site.tls_client_ca =
+                files.split(',').map(str::trim).filter(|file| !file.is_empty()).map(PathBuf::from).collect();
+        }
+        self
+    }
+
+    /// The options of a Newt that were given and mean nothing here, each with the reason.
+    ///
+    /// # Errors
+    /// The configuration file cannot be read.
+    pub fn without_meaning(
+        &self,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<String>, OptionsError> {
+        let file = self.file()?;
+        Ok(self.newt.given().chain(newt::in_environment(environment)).chain(file.without_meaning).collect())
+    }
+
+    /// Least severe messages to log, in the words of `tracing`.
+    ///
+    /// # Errors
+    /// The configuration file cannot be read.
+    pub fn log_level(&self) -> Result<String, OptionsError> {
+        let level = match &self.log_level {
+            Some(level) => level.clone(),
+            None => self.file()?.log_level.unwrap_or_else(|| "info".to_owned()),
+        };
+        // Newt's names are in capitals, and it has one that is rarer than errors.
+        let level = level.to_lowercase();
+        Ok(if level == "fatal" { "error".to_owned() } else { level })
+    }
+
     /// The file in which a running connector says how it is, if one was given.
     ///
     /// # Errors
     /// The configuration file cannot be read.
     pub fn status_file(&self) -> Result<Option<PathBuf>, OptionsError> {
-        let file = self.config_file.as_deref().map(read).transpose()?.unwrap_or_default();
-        Ok(self.tunnels.status_file.clone().or(file.status_file))
+        Ok(self.tunnels.status_file.clone().or(self.file()?.status_file))
     }
 
     /// The provisioning key that has to be exchanged for credentials before [`Arguments::resolve`]; none if there are
@@ -302,21 +336,22 @@ impl Arguments {
     /// # Errors
     /// [`OptionsError`] if something is missing, wrong, or cannot be read.
     pub fn provisioning(&self) -> Result<Option<Provisioning>, OptionsError> {
-        let file = self.config_file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let file = self.file()?;
         let site = &self.site;
         let given = site.id.is_some() || file.id.is_some();
-        let Some(key) = site.provisioning_key.clone().or(file.provisioning_key).filter(|_| !given) else {
+        let Some(key) = site.provisioning_key.clone().or(file.provisioning_key.clone()).filter(|_| !given)
+        else {
             return Ok(None);
         };
         let how = "--credentials-file or PANGOLIN_CREDENTIALS_FILE";
         let missing = OptionsError::Missing { what: "a file for the credentials", how };
-        let path = site.credentials_file.clone().or(file.credentials_file).ok_or(missing)?;
+        let path = site.credentials_file.clone().or(file.credentials_file.clone()).ok_or(missing)?;
         if Credentials::read(&path)?.is_some() {
             return Ok(None);
         }
+        let tls = site.tls(&file)?;
         let given = if site.endpoint.is_empty() { file.endpoint.all() } else { site.endpoint.clone() };
         let doors = doors(&given, site.server_name.as_ref().or(file.server_name.as_ref()))?;
-        let tls = Tls::new(site.ca_file.as_ref().or(file.ca_file.as_ref()).map(PathBuf::as_path))?;
         let name = site.site_name.clone().or(file.site_name);
         Ok(Some(Provisioning { key, name, doors, tls, file: path }))
     }
@@ -326,8 +361,9 @@ impl Arguments {
     /// # Errors
     /// [`OptionsError`] if something is missing, wrong, or cannot be read.
     pub fn resolve(self) -> Result<Options, OptionsError> {
-        let file = self.config_file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let file = self.file()?;
         let (site, tunnels) = (self.site, self.tunnels);
+        let tls = site.tls(&file)?;
         let secret = match (site.secret, site.secret_file) {
             (Some(secret), _) => Some(secret),
             (None, Some(path)) => Some(Secret(read_secret(&path)?)),
@@ -360,7 +396,7 @@ impl Arguments {
             id: id.ok_or(missing("the id", "--id or NEWT_ID"))?,
             secret: secret.ok_or(missing("the secret", "--secret-file or NEWT_SECRET"))?,
             doors,
-            tls: Tls::new(site.ca_file.or(file.ca_file).as_deref())?,
+            tls,
             tunnels: most,
             key,
             mtu: tunnels.mtu.or(file.mtu).unwrap_or(DEFAULT_MTU),
@@ -368,6 +404,24 @@ impl Arguments {
             health_file: tunnels.health_file.or(file.health_file),
             status_file: tunnels.status_file.or(file.status_file),
         })
+    }
+
+    fn file(&self) -> Result<File, OptionsError> {
+        Ok(self.config_file.as_deref().map(File::read).transpose()?.unwrap_or_default())
+    }
+}
+
+impl SiteArguments {
+    /// How TLS is spoken; with verification, whatever a Newt was told.
+    fn tls(&self, file: &File) -> Result<Tls, OptionsError> {
+        let skip = self.skip_tls_verify.as_deref().map_or(file.skip_tls_verify, newt::says_something);
+        if skip {
+            return Err(OptionsError::Unverified);
+        }
+        let more = if self.tls_client_ca.is_empty() { &file.tls_client_ca } else { &self.tls_client_ca };
+        let files: Vec<PathBuf> =
+            self.ca_file.as_ref().or(file.ca_file.as_ref()).into_iter().chain(more).cloned().collect();
+        Ok(Tls::trusting(&files)?)
     }
 }
 
@@ -383,101 +437,5 @@ fn doors(given: &[String], server_name: Option<&String>) -> Result<Vec<Door>, Op
     Ok(doors)
 }
 
-fn read(path: &Path) -> Result<File, OptionsError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| OptionsError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| OptionsError::Parse { path: path.to_owned(), source: Box::new(source) })
-}
-
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use super::*;
-
-    fn resolve(arguments: &[&str]) -> Result<Options, OptionsError> {
-        let arguments = ["pangolin-connector"].iter().chain(arguments);
-        Arguments::try_parse_from(arguments).unwrap().resolve()
-    }
-
-    #[test]
-    fn the_names_of_newt_are_understood() {
-        let arguments =
-            ["--id", "k3v", "--secret", "s3cret", "--endpoint", "https://a.example,https://b.example:8443"];
-        let options = resolve(&arguments).unwrap();
-        assert_eq!((options.id.as_str(), options.secret.expose()), ("k3v", "s3cret"));
-        assert_eq!(options.doors[1].to_string(), "https://b.example:8443");
-        assert_eq!((options.tunnels, options.mtu), (3, 1280));
-        assert_eq!(options.backend, SiteBackend::Auto(OWN_PROGRAM.into()));
-        assert_eq!(format!("{:?}", options.secret), "Secret(…)");
-    }
-
-    #[test]
-    fn the_file_fills_in_what_arguments_leave_open() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        fs::write(path("secret"), "from the file\n").unwrap();
-        fs::set_permissions(path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
-        let text = format!(
-            "id = 'file'\nsecret_file = '{}'\nendpoint = ['a.example', 'b.example']\ntunnels = 2\nbackend = 'in-process'\nkey_file = '{}'\n",
-            path("secret"),
-            path("key")
-        );
-        fs::write(path("config"), text).unwrap();
-        let arguments = ["--config-file", &path("config"), "--id", "argument"];
-        let options = resolve(&arguments).unwrap();
-        assert_eq!((options.id.as_str(), options.secret.expose()), ("argument", "from the file"));
-        assert_eq!((options.doors.len(), options.tunnels), (2, 2));
-        assert_eq!(options.backend, SiteBackend::InProcess);
-        assert_eq!(resolve(&arguments).unwrap().key.public(), options.key.public());
-    }
-
-    #[test]
-    fn a_provisioning_key_is_exchanged_once_and_its_credentials_are_used_from_then_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = folder.path().join("credentials").display().to_string();
-        let parse = |arguments: &[&str]| {
-            Arguments::try_parse_from(["pangolin-connector"].iter().chain(arguments)).unwrap()
-        };
-        let all = [
-            "--provisioning-key",
-            "spk.secret",
-            "--credentials-file",
-            &kept,
-            "--endpoint",
-            "https://a.example",
-        ];
-        assert!(parse(&all).provisioning().unwrap().is_some());
-        assert!(parse(&[&all[..], &["--id", "k3v"]].concat()).provisioning().unwrap().is_none());
-        let error = parse(&[&all[..2], &all[4..]].concat()).provisioning().err().unwrap().to_string();
-        assert!(error.contains("--credentials-file"), "{error}");
-        fs::write(&kept, r#"{"id":"k3v","secret":"s3cret"}"#).unwrap();
-        fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(parse(&all).provisioning().unwrap().is_none());
-        let options = parse(&all).resolve().unwrap();
-        assert_eq!((options.id.as_str(), options.secret.expose()), ("k3v", "s3cret"));
-        fs::write(&kept, "{}").unwrap();
-        assert!(parse(&all).provisioning().is_err());
-    }
-
-    #[test]
-    fn what_is_missing_or_wrong_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("config").display().to_string();
-        fs::write(&config, "secrets = 'x'").unwrap();
-        let all = ["--id", "k3v", "--secret", "s", "--endpoint", "a.example"];
-        let cases: [(&[&str], &str); 6] = [
-            (&all[..4], "endpoint is missing"),
-            (&all[2..], "id is missing"),
-            (&["--id", "k3v", "--endpoint", "a.example"], "--secret-file"),
-            (&["--id", "k3v", "--secret", "s", "--endpoint", "ftp://a"], "not of the form"),
-            (&["--config-file", &config], "unknown field"),
-            (&["--id", "k", "--secret", "s", "--endpoint", "a", "--tunnels", "0"], "1 to 16"),
-        ];
-        for (arguments, expected) in cases {
-            let error = resolve(arguments).err().expect(expected).to_string();
-            assert!(error.contains(expected), "{arguments:?}: {error}");
-        }
-    }
-}
+mod tests;

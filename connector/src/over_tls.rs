@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use pangolin_core::{NodeId, Timestamp, observation::Seen};
+use pangolin_core::{NodeId, Timestamp, observation::Seen, record::TunnelKey};
 use pangolin_tunnel::{control::DATAGRAM_MAX, site::SiteNode};
 use tokio::{net::UdpSocket, sync::watch, time::sleep};
 use tokio_tungstenite::tungstenite::Message;
@@ -23,12 +23,15 @@ use crate::{
     now as clock,
     options::Secret,
     sign_in::{Socket, open_datagrams},
+    spread::spread,
     wanted::Wanted,
 };
 
 /// A tunnel that has not come alive over UDP in this time, or has been dead for as long, gets a carrier. A node answers
 /// the first probe within a round trip; shorter breaks are not worth it.
 const WAY_PATIENCE: Duration = Duration::from_secs(5);
+/// Many connectors that have lost the same way open another one spread over this time.
+const WAY_SPREAD: Duration = Duration::from_secs(1);
 /// What UDP gets once the carrier is open, or after the way over TLS has failed: a handshake is repeated every second.
 /// Where the whole network was away, both ways come back at the same moment, and UDP is the better one.
 const UDP_FIRST: Duration = Duration::from_millis(1500);
@@ -59,6 +62,8 @@ pub struct Known {
     pub others: bool,
     /// Since when the carrier is open, if there is one that is.
     pub open: Option<Timestamp>,
+    /// What UDP gets before a carrier is opened.
+    pub patience: Duration,
 }
 
 impl Known {
@@ -110,10 +115,43 @@ pub fn carrier_change(known: &Known, next: Way, exists: bool, now: Timestamp) ->
         (Way::Udp, Way::Udp) if known.alive() && exists && known.for_long(now) > UDP_FIRST => {
             CarrierChange::Stop
         }
-        (Way::Udp, Way::Udp) if !known.alive() && !exists && known.for_long(now) > WAY_PATIENCE => {
+        (Way::Udp, Way::Udp) if !known.alive() && !exists && known.for_long(now) > known.patience => {
             CarrierChange::Start
         }
         _ => CarrierChange::Same,
+    }
+}
+
+/// Whether UDP seems to be let out, by all tunnels together: where it is not, a node that is new here gets its carrier at
+/// once. Without that, a connector that keeps one tunnel and is sent from node to node would never be at one for long
+/// enough. Pure.
+#[derive(Debug, Default)]
+pub struct Outlook {
+    blocked: bool,
+    silent_since: Option<Timestamp>,
+}
+
+impl Outlook {
+    /// Looks at the ways of the tunnels that live: UDP is blocked as long as none lives over it, and one does over TLS
+    /// or none has at all for `patience`.
+    pub fn look(&mut self, alive: impl IntoIterator<Item = Way>, patience: Duration, now: Timestamp) {
+        let (mut any, mut udp) = (false, false);
+        for way in alive {
+            any = true;
+            udp |= way == Way::Udp;
+        }
+        if any {
+            (self.blocked, self.silent_since) = (!udp, None);
+        } else {
+            let since = *self.silent_since.get_or_insert(now);
+            self.blocked |= now.since(since) > patience;
+        }
+    }
+
+    /// What UDP to a node gets before a carrier is opened.
+    #[must_use]
+    pub fn patience(&self, patience: Duration) -> Duration {
+        if self.blocked { Duration::ZERO } else { patience }
     }
 }
 
@@ -129,6 +167,9 @@ pub(crate) struct Access {
 /// The ways to all nodes that tunnels are kept to.
 pub(crate) struct Ways {
     access: Arc<Access>,
+    /// What UDP gets, if nothing is known of it.
+    patience: Duration,
+    outlook: Outlook,
     taken: BTreeMap<NodeId, Taken>,
 }
 
@@ -147,8 +188,10 @@ struct Carrier {
 }
 
 impl Ways {
-    pub(crate) fn new(access: Arc<Access>) -> Self {
-        Self { access, taken: BTreeMap::new() }
+    /// The ways of the connector with the key `own`.
+    pub(crate) fn new(access: Arc<Access>, own: TunnelKey) -> Self {
+        let patience = WAY_PATIENCE + spread(own, "way over TLS", WAY_SPREAD);
+        Self { access, patience, outlook: Outlook::default(), taken: BTreeMap::new() }
     }
 
     /// Which way each node is reached.
@@ -165,6 +208,9 @@ impl Ways {
         now: Timestamp,
     ) {
         self.taken.retain(|id, _| nodes.iter().any(|node| node.node == *id));
+        let alive = |id: &NodeId| paths.get(id).is_some_and(|seen| seen.alive);
+        let ways = self.taken.iter().filter(|(id, _)| alive(id)).map(|(_, taken)| taken.way);
+        self.outlook.look(ways, self.patience, now);
         for node in nodes {
             let known = wanted.nodes.iter().find(|known| known.id == node.node);
             // A cluster that does not say where its nodes' edges are has no other way to them.
@@ -180,6 +226,7 @@ impl Ways {
                 path: paths.get(&node.node).copied(),
                 others: paths.iter().any(|(id, seen)| *id != node.node && seen.alive),
                 open: taken.carrier.as_ref().and_then(|carrier| *carrier.open.borrow()),
+                patience: self.outlook.patience(self.patience),
             };
             let next = next_way(&known, now);
             match carrier_change(&known, next, taken.carrier.is_some(), now) {
@@ -326,7 +373,8 @@ mod tests {
             ),
         ];
         for (what, way, since, path, others, open, now, expected) in cases {
-            let known = Known { way, since: Timestamp(since), path, others, open };
+            let patience = WAY_PATIENCE;
+            let known = Known { way, since: Timestamp(since), path, others, open, patience };
             assert_eq!(next_way(&known, Timestamp(now)), expected, "{what}");
         }
     }
@@ -356,8 +404,40 @@ mod tests {
             ("alive, without one", Way::Udp, Way::Udp, 0, alive(100), false, 9000, Same),
         ];
         for (what, way, next, since, path, exists, now, expected) in cases {
-            let known = Known { way, since: Timestamp(since), path, others: true, open: None };
+            let patience = WAY_PATIENCE;
+            let known = Known { way, since: Timestamp(since), path, others: true, open: None, patience };
             assert_eq!(carrier_change(&known, next, exists, Timestamp(now)), expected, "{what}");
+        }
+        let known = Known {
+            way: Way::Udp,
+            since: Timestamp(0),
+            path: dead(0),
+            others: false,
+            open: None,
+            patience: Duration::ZERO,
+        };
+        assert_eq!(carrier_change(&known, Way::Udp, false, Timestamp(1)), Start, "UDP is blocked anyway");
+    }
+
+    #[test]
+    fn udp_is_taken_for_blocked_while_nothing_lives_over_it_for_long() {
+        use Way::{Tls, Udp};
+        let steps: [(&str, &[Way], u64, bool); 9] = [
+            ("at the start", &[], 0, false),
+            ("nothing yet", &[], 5000, false),
+            ("nothing for long", &[], 5001, true),
+            ("a life over TLS", &[Tls], 9000, true),
+            ("silence again", &[], 9500, true),
+            ("a life over UDP", &[Tls, Udp], 10_000, false),
+            ("silence", &[], 11_000, false),
+            ("for long", &[], 16_001, true),
+            ("and UDP is back", &[Udp], 17_000, false),
+        ];
+        let mut outlook = Outlook::default();
+        for (what, alive, now, blocked) in steps {
+            outlook.look(alive.iter().copied(), WAY_PATIENCE, Timestamp(now));
+            let patience = outlook.patience(WAY_PATIENCE);
+            assert_eq!(patience.is_zero(), blocked, "{what}");
         }
     }
 }

@@ -1,22 +1,16 @@
 //! Credentials for a provisioning key: asked for once, at the first start, and kept in a file.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     dial::Tls,
-    endpoint::Door,
+    endpoint::{Door, pause},
     key::{SecretFileError, keep, read_secret},
     options::Secret,
     sign_in::{SignInError, provision},
 };
-
-/// Before the doors are tried again.
-const AGAIN: Duration = Duration::from_secs(3);
 
 /// No credentials came of a provisioning key.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +69,7 @@ impl Provisioning {
     pub async fn run(&self) -> Result<(), ProvisionError> {
         // Before a use of the key is spent.
         self.check_file()?;
+        let mut failed = 0;
         loop {
             for door in &self.doors {
                 match provision(door, &self.tls, &self.key, self.name.as_deref()).await {
@@ -88,7 +83,8 @@ impl Provisioning {
                     Err(error) => tracing::warn!(%door, %error, "no credentials yet, trying again"),
                 }
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(pause(failed, rand::random())).await;
+            failed = failed.saturating_add(1);
         }
     }
 

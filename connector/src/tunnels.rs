@@ -23,10 +23,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    choice::choose,
+    choice::{STAND_IN_SPREAD, choose},
+    distances::Distances,
     forward::Flows,
     now,
     over_tls::{Access, Way, Ways},
+    spread::spread,
     status::{Status, TunnelStatus},
     wanted::Wanted,
 };
@@ -52,6 +54,8 @@ pub(crate) struct Tunnels {
     /// How nodes are reached where UDP is not let out.
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) status: watch::Sender<Status>,
+    /// How far the nodes are that tunnels are kept to.
+    pub(crate) distances: watch::Sender<Distances>,
     /// Told when a tunnel dies.
     pub(crate) doubt: Arc<Notify>,
 }
@@ -95,8 +99,10 @@ impl Tunnels {
     /// Keeps the tunnels of one address, until another one is wanted.
     async fn keep(&mut self, tunnels: &SiteTunnels, flows: &Flows, address: Ipv4Addr) {
         let (mut paths, mut alive, mut news) = (tunnels.paths(), BTreeMap::new(), false);
-        let mut endpoints = Endpoints::default();
-        let mut ways = self.access.clone().map(Ways::new);
+        let own = self.key.public();
+        let mut endpoints =
+            Endpoints { later: spread(own, "stand-in", STAND_IN_SPREAD), ..Endpoints::default() };
+        let mut ways = self.access.clone().map(|access| Ways::new(access, own));
         let mut held: Vec<SiteNode> = Vec::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,6 +129,7 @@ impl Tunnels {
                 }
                 let over_tls = ways.as_ref().map(Ways::taken).unwrap_or_default();
                 self.say_status(&wanted, &nodes, &seen, &over_tls);
+                self.distances.send_replace(tunnels.round_trips());
                 if nodes != held {
                     let ids: Vec<u64> = nodes.iter().map(|node| node.node.0).collect();
                     tracing::info!(nodes = ?ids, "keeping tunnels");
@@ -206,6 +213,8 @@ fn has_died(alive: &BTreeMap<NodeId, TunnelKey>, held: &[SiteNode], seen: &BTree
 /// The addresses behind the nodes' endpoints.
 #[derive(Default)]
 struct Endpoints {
+    /// What this connector waits beyond others before it chooses a stand-in.
+    later: Duration,
     known: BTreeMap<String, SocketAddr>,
     asked: BTreeMap<String, Instant>,
     lookups: JoinSet<(String, Option<SocketAddr>)>,
@@ -228,7 +237,7 @@ impl Endpoints {
             // A node that cannot even be found is as dead as one that does not answer.
             paths.entry(*node).or_insert(Seen { alive: false, since: *since });
         }
-        let chosen = choose(&offered, &held, &paths, most, now());
+        let chosen = choose(&offered, &held, &paths, most, self.later, now());
         let mut nodes = Vec::new();
         let lost = std::mem::take(&mut self.lost);
         for id in chosen {

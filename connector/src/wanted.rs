@@ -89,9 +89,11 @@ impl Wanted {
             return;
         };
         self.address = Some(address);
-        // A server without multi-homing offers the one node that the message is about.
+        // A connector that keeps one tunnel is offered the one node that the message is about.
         let offered = connect.nodes.unwrap_or_else(|| {
             vec![OfferedNode {
+                node_id: connect.node_id,
+                control: connect.control,
                 endpoint: connect.endpoint,
                 public_key: connect.public_key,
                 server_ip: connect.server_ip,

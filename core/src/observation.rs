@@ -81,6 +81,8 @@ pub struct Report {
     pub closed_ports: BTreeMap<PortKind, String>,
     /// What it knows of the tunnels of sites whose control socket it holds, where it knows something.
     pub attachments: BTreeMap<SiteId, Attachment>,
+    /// The sites whose connectors have told it a moment ago that they end, and with them their tunnels.
+    pub farewells: BTreeSet<SiteId>,
 }
 
 impl Report {
@@ -138,16 +140,25 @@ impl Observations {
         measured.cloned().unwrap_or_default()
     }
 
-    /// Whether the tunnel of a single-homed site that `node` believes to have has gone: the holder of its control
-    /// socket says that it ends at another node, and that one has it.
+    /// Whether the tunnel of a single-homed site that `node` believes to have has gone: its connector has said that it
+    /// ends, or the holder of its control socket says that it ends at another node, and that one has it.
     #[must_use]
     pub fn has_left(&self, site: SiteId, node: NodeId, now: Timestamp) -> bool {
+        if self.has_ended(site, now) {
+            return true;
+        }
         let mut ends = self
             .fresh(now)
             .filter_map(|(_, report)| report.attachments.get(&site).and_then(|attachment| attachment.end))
             .peekable();
         let carries = |end: NodeId| self.tunnels_to(site, now).any(|other| other == end);
         ends.peek().is_some() && ends.all(|end| end != node && carries(end))
+    }
+
+    /// Whether a site's connector has said that it ends, and none has come since.
+    fn has_ended(&self, site: SiteId, now: Timestamp) -> bool {
+        let said = self.fresh(now).any(|(_, report)| report.farewells.contains(&site));
+        said && !self.fresh(now).any(|(_, report)| report.sockets.contains(&site))
     }
 
     /// What is known of a target: the best that any fresh report says.
@@ -200,6 +211,25 @@ mod tests {
         }
         let late = Timestamp(NOW.0 + 10_000);
         assert!(!seen(&[(3, 2)], &[1, 2]).has_left(SITE, NodeId(1), late), "old reports say nothing");
+    }
+
+    #[test]
+    fn a_tunnel_has_left_when_its_connector_has_said_farewell_and_none_has_come() {
+        let cases: [(&str, &[u64], &[u64], bool); 4] = [
+            ("it is there", &[], &[3], false),
+            ("its socket has broken", &[], &[], false),
+            ("it has said farewell", &[3], &[], true),
+            ("and come back elsewhere", &[3], &[2], false),
+        ];
+        for (what, farewells, sockets, left) in cases {
+            let mut seen = Observations::default();
+            for node in 1..=3 {
+                let of = |nodes: &[u64]| nodes.contains(&node).then_some(SITE).into_iter().collect();
+                let (farewells, sockets) = (of(farewells), of(sockets));
+                seen.insert(NodeId(node), NOW, Report { farewells, sockets, ..Report::default() });
+            }
+            assert_eq!(seen.has_left(SITE, NodeId(1), NOW), left, "{what}");
+        }
     }
 
     #[test]

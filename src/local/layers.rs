@@ -216,7 +216,7 @@ impl Health {
         }
     }
 
-    /// A tunnel that has been moved is not believed in here for as long as it would take to find it silent.
+    /// A tunnel that has been moved, or whose connector has said that it ends, is not believed in here for as long as it would take to find it silent.
     fn let_go(&self) {
         let own: Vec<SiteId> = self
             .tunnel

@@ -15,6 +15,7 @@ use pangolin_core::{
 };
 use pangolin_peer::{Handler, Peers, Service};
 use pangolin_raft::Cluster;
+use pangolin_tunnel::control::FAREWELL_LIFETIME;
 use parking_lot::RwLock;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -154,6 +155,8 @@ pub struct Carried {
     pub closed_ports: watch::Receiver<BTreeMap<PortKind, String>>,
     /// What is known of the tunnels of sites whose control sockets are here.
     pub attachments: watch::Receiver<BTreeMap<SiteId, Attachment>>,
+    /// Which sites' connectors have said here that they end, and when.
+    pub farewells: watch::Receiver<BTreeMap<SiteId, Instant>>,
 }
 
 impl Carried {
@@ -167,6 +170,7 @@ impl Carried {
             targets: watch::channel(BTreeMap::new()).1,
             closed_ports: watch::channel(BTreeMap::new()).1,
             attachments: watch::channel(BTreeMap::new()).1,
+            farewells: watch::channel(BTreeMap::new()).1,
         }
     }
 }
@@ -203,8 +207,14 @@ impl Reporter {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut peers_seen = self.peers.seen();
         let nothing = Carried::nothing();
-        let Carried { mut tunnels, mut sockets, mut targets, mut closed_ports, mut attachments } =
-            std::mem::replace(&mut self.carried, nothing);
+        let Carried {
+            mut tunnels,
+            mut sockets,
+            mut targets,
+            mut closed_ports,
+            mut attachments,
+            mut farewells,
+        } = std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
         loop {
             let began = Instant::now();
@@ -223,6 +233,7 @@ impl Reporter {
                 stopping: self.stopping.is_cancelled(),
                 closed_ports: closed_ports.borrow_and_update().clone(),
                 attachments: attachments.borrow_and_update().clone(),
+                farewells: lately(&farewells.borrow_and_update()),
             };
             let to_stop = !report.stopping;
             self.tell(report, &mut deliveries);
@@ -235,6 +246,7 @@ impl Reporter {
                     Ok(()) = targets.changed() => {}
                     Ok(()) = closed_ports.changed() => {}
                     Ok(()) = attachments.changed() => {}
+                    Ok(()) = farewells.changed() => {}
                     else => std::future::pending().await,
                 }
                 tokio::time::sleep(settle).await;
@@ -258,6 +270,12 @@ impl Reporter {
             deliveries.start(&self.peers, node, bytes.clone());
         }
     }
+}
+
+/// Those who have said farewell lately.
+fn lately(farewells: &BTreeMap<SiteId, Instant>) -> BTreeSet<SiteId> {
+    let lately = farewells.iter().filter(|(_, said)| said.elapsed() < FAREWELL_LIFETIME);
+    lately.map(|(site, _)| *site).collect()
 }
 
 /// Reports on their way: one to each peer at most, so that a slow one delays nobody else. What it misses is in the

@@ -1,6 +1,7 @@
 //! Conversations with a node that is played here, over a pipe.
 
-use pangolin_tunnel::control::messages::{Connect, NodeList, OfferedNode, TargetList};
+use pangolin_core::NodeId;
+use pangolin_tunnel::control::messages::{Connect, NodeList, OfferedNode, PingResult, TargetList};
 use tokio::io::DuplexStream;
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
@@ -11,6 +12,8 @@ const FAST: Pace = Pace {
     probe: Duration::from_millis(50),
     silence: Duration::from_millis(100),
     register: Duration::from_millis(40),
+    measure: Duration::from_millis(20),
+    distances: Duration::from_millis(60),
 };
 const CALM: Pace = Pace { silence: Duration::from_secs(10), ..FAST };
 
@@ -54,6 +57,7 @@ fn control() -> (Control, watch::Sender<Healths>) {
         multi_homed: true,
         wanted: watch::Sender::default(),
         healths: are_healths,
+        distances: watch::Sender::default().subscribe(),
         status: watch::Sender::default(),
         doubt: Arc::default(),
     };
@@ -109,7 +113,11 @@ async fn a_registration_is_repeated_until_it_is_answered_for_this_chain() {
         () = play => {}
         _ = conversation.hold(&never) => panic!("the conversation has ended"),
     }
-    assert_eq!(control.doors(None, None).len(), 3, "two learned doors and the configured one");
+    let doors = control.doors(None, None);
+    assert_eq!(doors.len(), 3, "two learned doors and the configured one");
+    assert_eq!(doors[2].address, None, "the configured one comes last");
+    control.multi_homed = false;
+    assert_eq!(control.doors(None, None)[0].address, None, "not to where the only tunnel ends");
 }
 
 #[tokio::test]
@@ -145,6 +153,43 @@ async fn health_is_told_once_connected_and_when_it_changes() {
         node.say(FromNode::HealthWanted(Nothing {})).await;
         let (FromConnector::HealthStatus(status), _) = node.hears().await else { panic!("not a status") };
         assert_eq!(status.targets["7"].status, "unknown");
+    };
+    let never = CancellationToken::new();
+    tokio::select! {
+        () = play => {}
+        _ = conversation.hold(&never) => panic!("the conversation has ended"),
+    }
+}
+
+#[tokio::test]
+async fn distances_are_told_with_the_registration_and_when_they_are_news() {
+    let (mut control, _healths) = control();
+    let measured = watch::Sender::new(Distances::from([(NodeId(1), Duration::from_millis(10))]));
+    control.distances = measured.subscribe();
+    let (socket, mut node) = pipe().await;
+    let conversation = Conversation::new(&mut control, socket, &CALM);
+    let play = async {
+        let register = node.hears_registration().await;
+        let told = |results: Vec<PingResult>| -> Vec<(u64, f64)> {
+            results.iter().map(|result| (result.exit_node_id, result.latency_ms)).collect()
+        };
+        assert_eq!(told(register.ping_results.unwrap()), [(1, 10.0)]);
+        node.say(connect(&register.chain_id)).await;
+        // What is a little different is not told.
+        measured.send_replace([(NodeId(1), Duration::from_millis(12))].into());
+        sleep(4 * CALM.measure).await;
+        for (ms, expected) in [(40, 40.0), (80, 80.0)] {
+            measured.send_replace([(NodeId(1), Duration::from_millis(ms))].into());
+            let distances = loop {
+                match node.hears().await {
+                    (FromConnector::Distances(distances), 5) => break distances,
+                    // One that crossed its answer.
+                    (FromConnector::Register(_), _) => {}
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(told(distances.ping_results), [(1, expected)]);
+        }
     };
     let never = CancellationToken::new();
     tokio::select! {

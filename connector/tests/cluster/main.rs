@@ -388,6 +388,30 @@ async fn a_site_that_is_removed_gets_its_tunnels_taken_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nodes_are_told_how_far_they_are() {
+    let (agreed, nodes) = cluster(3).await;
+    agreed.change_site(|site| site.offers = vec![NodeId(3), NodeId(1)]);
+    let connector = connect(&agreed, &[&nodes[1]]);
+    let knows = |node: &Node, wanted: &[u64]| {
+        let attachments = node.control.attachments();
+        let wanted: Vec<NodeId> = wanted.iter().copied().map(NodeId).collect();
+        until(attachments, move |known| {
+            known
+                .get(&SITE)
+                .is_some_and(|known| known.distances.keys().copied().collect::<Vec<_>>() == wanted)
+        })
+    };
+    knows(&nodes[1], &[1, 3]).await;
+    nodes[1].control.close().await;
+    assert!(nodes[1].control.attachments().borrow().is_empty());
+    let other = attached(nodes.iter()).await;
+    let other = nodes.iter().find(|node| node.id == other).unwrap();
+    // With its registration there: nothing has changed since.
+    knows(other, &[1, 3]).await;
+    connector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_lets_no_udp_out_is_passed_over_tls() {
     let mut tasks = JoinSet::new();
     let (agreed, nodes) = cluster(2).await;
@@ -418,6 +442,27 @@ async fn a_network_that_lets_no_udp_out_is_passed_over_tls() {
         told.tunnels.iter().map(|tunnel| (tunnel.node.as_str(), tunnel.over_tls)).collect();
     assert_eq!(over_tls, [("n1", true), ("n2", false)]);
     assert!(told.control.door.is_some(), "{told:?}");
+    connector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_tunnel_passes_over_tls_as_well_and_at_the_next_node_too() {
+    let mut tasks = JoinSet::new();
+    let (agreed, nodes) = cluster(2).await;
+    let tcp = tcp_target(&mut tasks).await;
+    agreed.change_site(|site| site.targets = vec![target(1, Method::Tcp, tcp)]);
+    let hole = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = hole.local_addr().unwrap().to_string();
+    agreed.change(|plan| {
+        plan.nodes.values_mut().for_each(|node| node.endpoint.clone_from(&endpoint));
+    });
+    let connector = connect_with(&agreed, &[&nodes[1]], |options| options.tunnels = 1);
+    nodes[0].is_connected().await;
+    answers(&nodes[0], 40_001, true).await;
+    assert!(!nodes[1].layer.seen().borrow().get(&SITE).is_some_and(|seen| seen.alive), "it keeps one tunnel");
+    assert!(nodes[1].control.move_to(SITE, NodeId(2)));
+    nodes[1].is_connected().await;
+    answers(&nodes[1], 40_001, true).await;
     connector.stop().await;
 }
 

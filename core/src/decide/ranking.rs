@@ -1,7 +1,7 @@
 //! Which nodes suit a site best. Pure; `placement` asks it where a tunnel goes, and whether it is worth moving.
 //!
-//! A node with room comes before a full one, one in the site's region before others, a near one before a far one; then
-//! the one with the fewest sites for its weight.
+//! A node with room comes before a full one, one in the site's region before others, a near one before one that nobody has
+//! measured, and that before a far one; then the one with the fewest sites for its weight.
 
 use std::collections::BTreeMap;
 
@@ -53,9 +53,19 @@ impl Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fit {
     /// It is in another region than the site.
-    pub(super) elsewhere: bool,
-    /// The site's connector has measured that others are nearer.
-    pub(super) far: bool,
+    elsewhere: bool,
+    distance: Distance,
+}
+
+/// How far a node is from a site's connector, by what that has measured: the better, the less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    /// About as near as the nearest.
+    Near,
+    /// Not measured. A connector that keeps tunnels measures those only: what it says of some says nothing of others.
+    Unknown,
+    /// Farther than the nearest by more than is worth a move.
+    Far,
 }
 
 /// The nodes through the eyes of a site.
@@ -102,7 +112,7 @@ impl<'a> Ranking<'a> {
     }
 
     pub(super) fn fit(&self, node: NodeId) -> Fit {
-        Fit { elsewhere: self.is_elsewhere(node), far: self.is_far(node) }
+        Fit { elsewhere: self.is_elsewhere(node), distance: self.distance(node) }
     }
 
     fn is_elsewhere(&self, node: NodeId) -> bool {
@@ -110,11 +120,13 @@ impl<'a> Ranking<'a> {
         self.region.is_some_and(|wanted| region != Some(wanted))
     }
 
-    /// Farther than the nearest by more than is worth a move, or not measured where others are.
-    fn is_far(&self, node: NodeId) -> bool {
-        let Some(nearest) = self.distances.values().min() else { return false };
+    fn distance(&self, node: NodeId) -> Distance {
+        let nearest = self.distances.values().min();
+        let (Some(nearest), Some(distance)) = (nearest, self.distances.get(&node)) else {
+            return Distance::Unknown;
+        };
         let near = (nearest + NEAR_MS).max(nearest.saturating_mul(100 + NEAR_PERCENT) / 100);
-        self.distances.get(&node).is_none_or(|distance| *distance > near)
+        if *distance > near { Distance::Far } else { Distance::Near }
     }
 
     /// Whether the node is home to as many sites as it shall be, this one not counted; its home is full only where it
@@ -142,9 +154,11 @@ impl<'a> Ranking<'a> {
         if here.elsewhere != there.elsewhere {
             return here.elsewhere.then_some(Gain::Region);
         }
-        let both = self.distances.contains_key(&from) && self.distances.contains_key(&to);
-        if here.far != there.far {
-            return (here.far && both).then_some(Gain::Distance);
+        match (here.distance, there.distance) {
+            (Distance::Far, Distance::Near) => return Some(Gain::Distance),
+            // What is nearer, or may be, is not given up.
+            (here, there) if there > here => return None,
+            _ => {}
         }
         let sites = |node| self.load.sites(node);
         let weight = |node| u64::from(self.state.fabric().capacity(node).weight);
@@ -159,7 +173,7 @@ impl<'a> Ranking<'a> {
         if let Some(region) = self.region.filter(|_| !self.is_elsewhere(node)) {
             told.push(format!("is in its region {region}"));
         }
-        if let Some(distance) = self.distances.get(&node).filter(|_| !self.is_far(node)) {
+        if let Some(distance) = self.distances.get(&node).filter(|_| self.distance(node) == Distance::Near) {
             told.push(format!("is {distance} ms away"));
         }
         let weighted = !self.state.fabric().capacities.is_empty();
@@ -197,10 +211,15 @@ impl<'a> Ranking<'a> {
         }
     }
 
-    /// Orders standbys: those of the site's region and near ones first; among equals the present ones stay.
+    /// Orders standbys: those of the site's region and near ones first; among equals the present ones stay. A far one does
+    /// not go for one of which nothing is known: once it has no tunnel any more, nothing would be known of it either,
+    /// and they would take turns.
     pub(super) fn sort_standbys(&self, nodes: &mut [NodeId], known: &[NodeId]) {
         let place = |id: &NodeId| known.iter().position(|other| other == id).map_or((1, 0), |at| (0, at));
-        nodes.sort_by_key(|id| (self.fit(*id), place(id), self.position(*id)));
+        nodes.sort_by_key(|id| {
+            let Fit { elsewhere, distance } = self.fit(*id);
+            (elsewhere, distance != Distance::Near, place(id), self.position(*id))
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use pangolin_core::{
@@ -19,6 +20,9 @@ pub(super) const SITE_SOCKETS_MAX: usize = 4;
 pub(super) const SOCKETS_MAX: usize = 4096;
 /// Orders to one socket that wait. It takes them at once, unless it is stuck in a write that will end it.
 const ORDERS_MAX: usize = 8;
+
+/// How long a farewell is worth telling: every node has heard of it by then, and lets go of the tunnel at once.
+pub const FAREWELL_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Told to a socket from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,7 @@ pub(super) struct Attached {
     sites: watch::Sender<BTreeSet<SiteId>>,
     health: watch::Sender<BTreeMap<TargetId, TargetHealth>>,
     attachments: watch::Sender<BTreeMap<SiteId, Attachment>>,
+    farewells: watch::Sender<BTreeMap<SiteId, Instant>>,
 }
 
 #[derive(Default)]
@@ -83,6 +88,7 @@ impl Attached {
             sites: watch::Sender::default(),
             health: watch::Sender::default(),
             attachments: watch::Sender::default(),
+            farewells: watch::Sender::default(),
         })
     }
 
@@ -96,6 +102,10 @@ impl Attached {
 
     pub(super) fn attachments(&self) -> watch::Receiver<BTreeMap<SiteId, Attachment>> {
         self.attachments.subscribe()
+    }
+
+    pub(super) fn farewells(&self) -> watch::Receiver<BTreeMap<SiteId, Instant>> {
+        self.farewells.subscribe()
     }
 
     /// Takes up a socket of `site`, which counts as attached once [`Seat::open`] is called.
@@ -187,7 +197,21 @@ impl Seat {
         if let Some(entry) = sockets.entries.get_mut(&self.at) {
             entry.open = true;
         }
+        self.attached.farewells.send_if_modified(|farewells| farewells.remove(&self.at.0).is_some());
         self.attached.publish(&sockets, self.at.0, std::iter::empty());
+    }
+
+    /// The connector says that it ends. If the site has no other one here, its tunnel ends as well.
+    pub(super) fn farewell(&self) {
+        self.leave();
+        let sockets = self.attached.sockets.lock();
+        if sockets.of(self.at.0).any(|(_, entry)| entry.open) {
+            return;
+        }
+        self.attached.farewells.send_modify(|farewells| {
+            farewells.retain(|_, said| said.elapsed() < FAREWELL_LIFETIME);
+            farewells.insert(self.at.0, Instant::now());
+        });
     }
 
     /// The connector says this of its targets.
@@ -243,6 +267,26 @@ mod tests {
         assert!(sites.borrow().contains(&SITE));
         second.leave();
         assert!(sites.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_farewell_is_that_of_the_last_connector_and_void_when_one_comes() {
+        let attached = Attached::new();
+        let farewells = attached.farewells();
+        let (first, _orders) = attached.admit(SITE).unwrap();
+        let (second, _orders) = attached.admit(SITE).unwrap();
+        first.open();
+        second.open();
+        first.farewell();
+        assert!(farewells.borrow().is_empty(), "another one is there");
+        second.farewell();
+        assert!(farewells.borrow().contains_key(&SITE));
+        let (third, _orders) = attached.admit(SITE).unwrap();
+        assert!(farewells.borrow().contains_key(&SITE), "not there yet");
+        third.open();
+        assert!(farewells.borrow().is_empty());
+        drop(third);
+        assert!(farewells.borrow().is_empty(), "a socket that breaks says nothing of the tunnel");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl SiteConfig {
     pub(super) fn connect(
         &self,
         site: &SiteTunnel,
-        node: &TunnelNode,
+        (id, node): (NodeId, &TunnelNode),
         nodes: Option<Vec<OfferedNode>>,
         chain_id: String,
     ) -> FromNode {
@@ -111,6 +111,8 @@ impl SiteConfig {
             browser_gateway_targets: Vec::new(),
             remote_exit_node_subnets: Vec::new(),
             chain_id,
+            node_id: id.0,
+            control: node.control.clone(),
             nodes,
         })
     }
@@ -196,7 +198,7 @@ pub(super) fn choice(
     known.into_iter().take(most).map(|(id, node)| exit_node(id, node, before == Some(id))).collect()
 }
 
-/// Milliseconds to the nodes that a connector has measured; none where it had no choice, and so has measured nothing.
+/// Milliseconds to the nodes that a connector has measured.
 pub(super) fn distances(
     results: &[PingResult],
     nodes: &BTreeMap<NodeId, TunnelNode>,
@@ -211,8 +213,7 @@ pub(super) fn distances(
         let id = NodeId(result.exit_node_id);
         nodes.contains_key(&id).then_some((id, distance))
     });
-    let measured: BTreeMap<NodeId, u32> = known.collect();
-    if results.len() > 1 { measured } else { BTreeMap::new() }
+    known.collect()
 }
 
 /// A node as a Newt may choose it.

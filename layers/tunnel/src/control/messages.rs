@@ -2,8 +2,8 @@
 //!
 //! Every message is a JSON object `{"type", "data", "configVersion"}` in a WebSocket text frame, or the same gzipped
 //! in a binary frame. Both sides ignore types they do not know. Names and shapes are Newt's and cannot be chosen
-//! here, except those that start with `pangolin/`, and `multiHomed` and `nodes`, which a stock Newt neither sends
-//! nor looks at.
+//! here, except those that start with `pangolin/`, and `multiHomed` of a registration and `nodes`, `nodeId` and
+//! `control` of a `connect`, which a stock Newt neither sends nor looks at.
 
 use std::{collections::BTreeMap, io::Read};
 
@@ -71,6 +71,9 @@ pub enum FromConnector {
     /// It is being shut down.
     #[serde(rename = "newt/disconnecting")]
     Disconnecting(Nothing),
+    /// How far it is from the nodes, which has changed.
+    #[serde(rename = "pangolin/distances")]
+    Distances(Distances),
 }
 
 /// What a node says to a connector.
@@ -148,7 +151,8 @@ pub struct Register {
     pub multi_homed: bool,
     /// To be echoed.
     pub chain_id: String,
-    /// How far the nodes are that it was given to choose from; none or empty where it had no choice.
+    /// How far the nodes are that it was given to choose from, none or empty where it had no choice; if it is multi-homed,
+    /// those that it has tunnels to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_results: Option<Vec<PingResult>>,
 }
@@ -164,6 +168,14 @@ pub struct PingResult {
     /// Why it was not reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// `pangolin/distances`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Distances {
+    /// As in a registration.
+    pub ping_results: Vec<PingResult>,
 }
 
 /// `newt/blueprint/results`.
@@ -268,6 +280,10 @@ pub struct Connect {
     pub remote_exit_node_subnets: Vec<String>,
     /// Echoed, or empty when the message is pushed.
     pub chain_id: String,
+    /// The node's id. Of use to a connector of this product that keeps one tunnel.
+    pub node_id: u64,
+    /// Where the node's control channel is reached, and with it the way over TLS: `host:port`. The same holds.
+    pub control: String,
     /// All nodes, best first. Only for multi-homed connectors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<OfferedNode>>,
@@ -409,6 +425,7 @@ impl Says for FromConnector {
         "newt/healthcheck/status",
         "newt/blueprint/apply",
         "newt/disconnecting",
+        "pangolin/distances",
     ];
 }
 
@@ -586,7 +603,7 @@ mod tests {
         ] {
             assert!(text.contains(&format!("\"{name}\":")), "{name} is missing in {text}");
         }
-        assert!(!text.contains("nodes"), "a stock Newt is not told of nodes");
+        assert!(!text.contains("nodes"), "a stock Newt is not told of other nodes");
         let check = encode(&FromNode::HealthAdd(CheckList { targets: vec![Check::default()] }), 5);
         assert!(check.contains("\"hcTlsServerName\":\"\"") && check.contains("\"hcFollowRedirects\":false"));
     }

@@ -29,6 +29,7 @@ use pangolin_core::{
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+pub use attached::FAREWELL_LIFETIME;
 pub use over_tls::DATAGRAM_MAX;
 pub use service::{
     AnswerBody, ControlService, DATAGRAMS_PATH, PROVISION_PATH, SOCKET_PATH, TOKEN_PATH, VERSION_PATH,

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -189,6 +189,13 @@ impl ControlService {
     #[must_use]
     pub fn attachments(&self) -> watch::Receiver<BTreeMap<SiteId, Attachment>> {
         self.attached.attachments()
+    }
+
+    /// The sites whose connectors have said here that they end, and when; none that has come back here. Those older than
+    /// [`super::FAREWELL_LIFETIME`] are of no interest any more.
+    #[must_use]
+    pub fn farewells(&self) -> watch::Receiver<BTreeMap<SiteId, Instant>> {
+        self.attached.farewells()
     }
 
     /// Has a single-homed connector of `site` that is attached here move its tunnel to `node` at once, ahead of the

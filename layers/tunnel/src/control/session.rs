@@ -21,12 +21,17 @@ use super::{
     config::{SiteConfig, choice, distances, offered},
     messages::{
         BlueprintResult, CHAIN_MAX, ExitNodes, FromConnector, FromNode, HealthStatus, NodeList, NodesWanted,
-        Nothing, Pong, Refused, Register, parse_key,
+        Nothing, PingResult, Pong, Refused, Register, parse_key,
     },
 };
 
 /// Longest version text that is kept of a connector.
 const VERSION_MAX: usize = 64;
+/// After so many [`Event::Looked`] in which a Newt did not ask again, it gets without asking what it asked for: it
+/// repeats a question every 2 or 3 s, for half a minute, and then waits for good.
+const WAIT_LOOKS: u32 = 2;
+/// … and when that fails, after one more each time, up to so many: nothing can be committed, and that may last.
+const WAIT_LOOKS_MAX: u32 = 4;
 
 /// What the session may look at when something happens.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +76,8 @@ pub(super) enum Event {
     Planned,
     /// The tunnel has to end at this node now, ahead of the plan.
     Moved(NodeId),
+    /// Some seconds have gone by.
+    Looked,
 }
 
 /// What is to be done about it.
@@ -98,8 +105,12 @@ pub(super) struct Session {
     identity: Option<Identity>,
     /// It has asked for the nodes, and will register in full.
     will_register: bool,
+    /// The version of its program.
+    version: String,
     /// A commit is under way.
     pending: Option<Pending>,
+    /// It has asked for a tunnel, and was told of none yet.
+    waiting: Option<Waiting>,
     /// Where its tunnel ends, as far as it was told here.
     place: Option<Place>,
     /// The targets and checks it has, as far as is known.
@@ -124,6 +135,15 @@ struct Identity {
 struct Pending {
     chain_id: String,
     answer: Answer,
+}
+
+/// What became of a question so far.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// How often it was looked at since it was asked, or something was last done about it.
+    looks: u32,
+    /// How often something was done about it without being asked.
+    tries: u32,
 }
 
 /// What follows a commit.
@@ -188,9 +208,14 @@ impl Session {
             Event::Received(FromConnector::Disconnecting(_), _) => {
                 vec![Action::Leave, Action::Close("the connector is leaving")]
             }
+            Event::Received(FromConnector::Distances(told), _) => {
+                self.measured(view, &told.ping_results);
+                Vec::new()
+            }
             Event::Committed(result) => self.committed(view, site, result),
             Event::Planned => self.planned(view, site),
             Event::Moved(node) => self.moved(view, site, node),
+            Event::Looked => self.looked(view, site),
         }
     }
 
@@ -219,6 +244,7 @@ impl Session {
 
     fn nodes_wanted(&mut self, view: &View<'_>, site: &SiteTunnel, wanted: NodesWanted) -> Vec<Action> {
         self.will_register = true;
+        self.waiting = Some(Waiting::default());
         let before = self.place.take().map(|place| place.node);
         // A Newt that gets an empty list stops asking, so without a node there is no answer.
         let Some((id, _)) = view.end() else { return Vec::new() };
@@ -237,13 +263,16 @@ impl Session {
         if register.chain_id.len() > CHAIN_MAX {
             return vec![Action::Close("the chainId is too long")];
         }
-        let measured = distances(register.ping_results.as_deref().unwrap_or_default(), view.nodes);
-        if !measured.is_empty() {
-            self.distances = measured;
+        // A Newt that was offered one node has not measured how far it is.
+        let results = register.ping_results.as_deref().unwrap_or_default();
+        if results.len() > 1 || register.multi_homed {
+            self.measured(view, results);
         }
         let identity = Identity { key, multi_homed: register.multi_homed };
         let repeated = self.pending.is_some() && self.identity == Some(identity);
         self.identity = Some(identity);
+        cut(&register.newt_version, VERSION_MAX).clone_into(&mut self.version);
+        self.waiting = Some(Waiting::default());
         // While its first commit is under way, the plan may know a key that the other nodes do not have yet.
         let under_way = self.pending.as_ref().is_some_and(|pending| pending.answer != Answer::Nothing);
         let known =
@@ -260,6 +289,7 @@ impl Session {
             }
             (true, true) if view.carried => {
                 self.place = view.end().map(|end| place(end, site.epoch));
+                self.waiting = None;
                 Answer::Nothing
             }
             (true, true) => {
@@ -277,9 +307,12 @@ impl Session {
             return actions;
         }
         self.pending = Some(Pending { chain_id: register.chain_id, answer });
-        let version = cut(&register.newt_version, VERSION_MAX).to_owned();
-        actions.push(Action::Commit { key, version, multi_homed: identity.multi_homed });
+        actions.push(self.commit(identity));
         actions
+    }
+
+    fn commit(&self, Identity { key, multi_homed }: Identity) -> Action {
+        Action::Commit { key, version: self.version.clone(), multi_homed }
     }
 
     fn committed(&mut self, view: &View<'_>, site: &SiteTunnel, result: Result<(), String>) -> Vec<Action> {
@@ -292,7 +325,8 @@ impl Session {
         match result {
             _ if !wanted => Vec::new(),
             Ok(()) => self.connect(view, site, pending.chain_id),
-            // A Newt has no message for it. It repeats its registration by itself.
+            // A Newt has no message for it. It repeats its registration by itself, and when it does not any more, so
+            // does this end.
             Err(_) if !self.multi_homed() => Vec::new(),
             Err(reason) => {
                 let refused = Refused { reason, chain_id: pending.chain_id };
@@ -355,6 +389,33 @@ impl Session {
         self.connect_to(view, site, node, String::new())
     }
 
+    /// A connector without any measurement says nothing of distances, and what was known stays.
+    fn measured(&mut self, view: &View<'_>, results: &[PingResult]) {
+        let measured = distances(results, view.nodes);
+        if !measured.is_empty() {
+            self.distances = measured;
+        }
+    }
+
+    /// A Newt whose question was not answered in time does not repeat it any more. What it takes at any moment is a
+    /// `connect` without a chain.
+    fn looked(&mut self, view: &View<'_>, site: &SiteTunnel) -> Vec<Action> {
+        let single = self.identity.filter(|identity| !identity.multi_homed);
+        let (Some(identity), Some(waiting), None) = (single, &mut self.waiting, &self.pending) else {
+            return Vec::new();
+        };
+        waiting.looks += 1;
+        if waiting.looks < WAIT_LOOKS.saturating_add(waiting.tries).min(WAIT_LOOKS_MAX) {
+            return Vec::new();
+        }
+        (waiting.looks, waiting.tries) = (0, waiting.tries.saturating_add(1));
+        if site.key == Some(identity.key) && !site.multi_homed {
+            return self.connect(view, site, String::new());
+        }
+        self.pending = Some(Pending { chain_id: String::new(), answer: Answer::Connect });
+        vec![self.commit(identity)]
+    }
+
     fn connect(&mut self, view: &View<'_>, site: &SiteTunnel, chain_id: String) -> Vec<Action> {
         let Some((end, _)) = view.end() else { return Vec::new() };
         self.connect_to(view, site, end, chain_id)
@@ -371,9 +432,10 @@ impl Session {
         let config = SiteConfig::of(site);
         let nodes = self.multi_homed().then(|| offered(site, view.nodes));
         self.nodes = nodes.clone().map(|nodes| NodeList { nodes });
-        let connect = config.connect(site, node, nodes, chain_id);
+        let connect = config.connect(site, (id, node), nodes, chain_id);
         let version = version_of(site);
         self.will_register = false;
+        self.waiting = None;
         self.place = Some(place((id, node), site.epoch));
         self.told = Some(Told { config, since: version });
         vec![Action::Send(connect, version)]

@@ -29,7 +29,7 @@ use super::{
 
 /// A connector pings every 30 s. One that was silent for twice that is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// How often the socket is looked after: credentials, silence.
+/// How often the socket is looked after: credentials, silence, questions that were not answered.
 const TICK: Duration = Duration::from_secs(5);
 /// Every third tick, a ping makes a half-open socket fail, and the plan is compared in full.
 const TICKS_PER_PING: u32 = 3;
@@ -222,9 +222,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
         if ticks.is_multiple_of(TICKS_PER_PING) {
             self.send(Message::Ping(bytes::Bytes::new())).await?;
-            return self.planned().await;
+            self.planned().await?;
+        } else {
+            self.check_credential().await?;
         }
-        self.check_credential().await
+        self.step(Event::Looked).await
     }
 
     async fn planned(&mut self) -> Result<(), End> {
@@ -279,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
                 Action::Health(health) => self.seat.health(health),
                 Action::Attachment(attachment) => self.seat.attachment(attachment),
-                Action::Leave => self.seat.leave(),
+                Action::Leave => self.seat.farewell(),
                 Action::Close(reason) => return Err(End::new(CloseCode::Policy, reason)),
             }
         }

@@ -10,6 +10,7 @@
 mod inside;
 mod interface;
 mod paths;
+mod round_trips;
 mod run;
 
 use std::{
@@ -17,13 +18,17 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use pangolin_core::{id::NodeId, observation::Seen, record::TunnelKey};
 use tokio::sync::{Mutex, watch};
 
-use self::inside::{Flows, Inside};
 pub(crate) use self::interface::PortDatagrams;
+use self::{
+    inside::{Flows, Inside},
+    round_trips::RoundTrips,
+};
 pub use self::{
     interface::{NAMESPACE_ARGUMENT, serve_namespace},
     run::SiteTask,
@@ -86,6 +91,7 @@ pub struct SiteTunnels {
     nodes: Arc<watch::Sender<Vec<SiteNode>>>,
     accepted: Arc<Mutex<Flows>>,
     paths: watch::Receiver<BTreeMap<NodeId, Seen>>,
+    round_trips: Arc<parking_lot::Mutex<RoundTrips>>,
 }
 
 impl SiteTunnels {
@@ -111,9 +117,17 @@ impl SiteTunnels {
         let made = inside::open(backend, socket, &key, address, mtu).await?;
         let (nodes, wanted) = watch::channel(Vec::new());
         let (seen, paths) = watch::channel(BTreeMap::new());
-        let task = SiteTask::new(made.inside.clone(), (made.device, proofs), made.probes, wanted, seen);
+        let round_trips = Arc::default();
+        let task = SiteTask::new(
+            made.inside.clone(),
+            (made.device, proofs),
+            made.probes,
+            wanted,
+            seen,
+            Arc::clone(&round_trips),
+        );
         let accepted = Arc::new(Mutex::new(made.accepted));
-        Ok((Self { inside: made.inside, nodes: Arc::new(nodes), accepted, paths }, task))
+        Ok((Self { inside: made.inside, nodes: Arc::new(nodes), accepted, paths, round_trips }, task))
     }
 
     /// What carries the packets.
@@ -145,5 +159,11 @@ impl SiteTunnels {
     #[must_use]
     pub fn paths(&self) -> watch::Receiver<BTreeMap<NodeId, Seen>> {
         self.paths.clone()
+    }
+
+    /// How long the nodes take to answer a probe, as far as they have answered any.
+    #[must_use]
+    pub fn round_trips(&self) -> BTreeMap<NodeId, Duration> {
+        self.round_trips.lock().measured()
     }
 }

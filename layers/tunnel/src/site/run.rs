@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddrV4,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use pangolin_core::{id::NodeId, observation::Seen};
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
@@ -18,6 +20,7 @@ use super::{
     SiteNode,
     inside::Inside,
     paths::{change, distinct, patience},
+    round_trips::RoundTrips,
 };
 use crate::{
     error::TunnelError,
@@ -57,6 +60,7 @@ pub struct SiteTask {
     paths: BTreeMap<NodeId, Path>,
     liveness: Liveness<NodeId>,
     seen: watch::Sender<BTreeMap<NodeId, Seen>>,
+    round_trips: Arc<Mutex<RoundTrips>>,
     looks: u32,
 }
 
@@ -67,6 +71,7 @@ impl SiteTask {
         probes: mpsc::Receiver<(SocketAddrV4, Bytes)>,
         wanted: watch::Receiver<Vec<SiteNode>>,
         seen: watch::Sender<BTreeMap<NodeId, Seen>>,
+        round_trips: Arc<Mutex<RoundTrips>>,
     ) -> Self {
         Self {
             inside,
@@ -77,6 +82,7 @@ impl SiteTask {
             paths: BTreeMap::new(),
             liveness: Liveness::new(),
             seen,
+            round_trips,
             looks: 0,
         }
     }
@@ -132,6 +138,7 @@ impl SiteTask {
         for node in &change.remove {
             self.paths.remove(&node.node);
             self.liveness.remove(node.node);
+            self.round_trips.lock().remove(node.node);
         }
         for node in change.add {
             self.paths.insert(node.node, Path::new(node));
@@ -157,9 +164,10 @@ impl SiteTask {
     /// Handles a datagram on the probe port.
     fn heard(&mut self, from: SocketAddrV4, payload: &[u8]) {
         let path = self.paths.values_mut().find(|path| path.node.address == *from.ip());
-        let (Some(path), Some(Probe::Answer(_))) = (path, Probe::decode(payload)) else { return };
+        let (Some(path), Some(Probe::Answer(sequence))) = (path, Probe::decode(payload)) else { return };
         path.hopeful = Instant::now();
         let node = path.node.node;
+        self.round_trips.lock().answered(node, sequence, path.hopeful);
         if self.liveness.probed(node, Instant::now(), wall_clock()) {
             tracing::info!(%node, "tunnel is alive");
             self.seen.send_replace(self.liveness.seen());
@@ -209,7 +217,8 @@ impl SiteTask {
     /// Sends a probe. One that is lost is made up for by the next.
     fn probe(&self, node: &SiteNode) {
         let to = SocketAddrV4::new(node.address, PROBE_PORT);
-        self.inside.send_probe(to, &Probe::Ask(self.looks).encode());
+        let sequence = self.round_trips.lock().ask(Instant::now());
+        self.inside.send_probe(to, &Probe::Ask(sequence).encode());
     }
 }
 

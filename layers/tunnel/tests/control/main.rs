@@ -160,7 +160,10 @@ async fn who_is_attached_and_how_its_targets_are_is_published() {
     newt.say("newt/disconnecting", json!({})).await;
     until(server.control.attached(), |sites| sites.is_empty()).await;
     until(health, |health| health.is_empty()).await;
+    until(server.control.farewells(), |farewells| farewells.contains_key(&HOME_LAB.0)).await;
     newt.is_closed().await;
+    let _back = Newt::sign_in(&server, HOME_LAB).await;
+    until(server.control.farewells(), |farewells| farewells.is_empty()).await;
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ pub(crate) const OFFICE: (SiteId, &str, &str) = (SiteId(5), "k3voffice000000", "
 pub(crate) const PROVISIONING_KEY: &str = "spk000000000000.secret";
 
 /// Nothing in these tests takes longer, unless it is stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn now() -> Timestamp {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -49,6 +49,8 @@ pub(crate) struct FakeNode {
     /// Sites that were given to connectors, and the names these wished for.
     pub(crate) provisioned: Mutex<Vec<(SiteId, Option<String>)>>,
     pub(crate) refuses: Mutex<Option<String>>,
+    /// How many registrations were refused.
+    pub(crate) refused: watch::Sender<u32>,
     pub(crate) carried: Mutex<BTreeSet<(SiteId, NodeId)>>,
     pub(crate) suspects: Mutex<BTreeSet<NodeId>>,
     pub(crate) plan: watch::Sender<Arc<TunnelPlan>>,
@@ -65,6 +67,7 @@ impl FakeNode {
             registered: Mutex::default(),
             provisioned: Mutex::default(),
             refuses: Mutex::default(),
+            refused: watch::Sender::default(),
             carried: Mutex::default(),
             suspects: Mutex::default(),
             plan: watch::Sender::new(Arc::new(plan())),
@@ -169,6 +172,7 @@ impl SiteControl for FakeNode {
     ) -> BoxFuture<'_, Result<(), RegisterError>> {
         Box::pin(async move {
             if let Some(reason) = self.refuses.lock().clone() {
+                self.refused.send_modify(|refused| *refused += 1);
                 return Err(RegisterError { reason });
             }
             self.registered.lock().push((site, key, version, multi_homed));

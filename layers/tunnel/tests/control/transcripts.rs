@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     newt::Newt,
-    node::{FakeNode, HOME_LAB, serve, target},
+    node::{FakeNode, HOME_LAB, serve, target, until},
 };
 
 /// Whether all of `part` is in `whole`: objects may have more fields.
@@ -28,7 +28,7 @@ fn holds(whole: &Value, part: &Value) -> bool {
     }
 }
 
-fn happens(node: &FakeNode, what: &str) {
+async fn happens(node: &FakeNode, what: &str) {
     let region = |id: u64, region: &str| {
         let region = region.parse().unwrap();
         node.change(|plan| plan.nodes.get_mut(&NodeId(id)).unwrap().region = Some(region));
@@ -51,6 +51,11 @@ fn happens(node: &FakeNode, what: &str) {
             site.targets.push(target(8, 40_002));
             site.config_version = 6;
         }),
+        "nothing can be committed" => *node.refuses.lock() = Some("there is no leader".into()),
+        "its registration fails, and commits are possible again" => {
+            until(node.refused.subscribe(), |refused| *refused > 0).await;
+            *node.refuses.lock() = None;
+        }
         "the site is removed" => {
             node.secrets.lock().remove(&HOME_LAB.0);
             node.change(|plan| drop(plan.sites.remove(&HOME_LAB.0)));
@@ -67,7 +72,7 @@ async fn play(path: &Path) {
         let place = || format!("{}:{number}: {line}", path.display());
         match line.split_once(' ') {
             Some((">", frame)) => newt.ws.send(Message::text(format!("{frame}\n"))).await.unwrap(),
-            Some(("@", what)) => happens(&server.node, what),
+            Some(("@", what)) => happens(&server.node, what).await,
             Some(("<", wanted)) => {
                 let (kind, part) = wanted.split_once(' ').unwrap_or((wanted, "{}"));
                 let heard = newt.hears().await;

@@ -9,7 +9,7 @@ use pangolin_core::{
 };
 
 use super::*;
-use crate::control::messages::{PingResult, Register, TargetStatus, encode, key_text};
+use crate::control::messages::{Distances, PingResult, Register, TargetStatus, encode, key_text};
 
 const KEY: TunnelKey = TunnelKey([1; 32]);
 const NEW_KEY: TunnelKey = TunnelKey([2; 32]);
@@ -209,6 +209,38 @@ fn what_a_connector_has_measured_is_told_and_where_its_tunnel_ends() {
 }
 
 #[test]
+fn a_connector_of_several_tunnels_tells_how_far_they_go_and_again_when_that_changes() {
+    let (mut world, mut session) = (world(), Session::default());
+    world.site().multi_homed = true;
+    let results = |pairs: &[(u64, f64)]| -> Vec<PingResult> {
+        let result = |(id, ms): &(u64, f64)| PingResult { exit_node_id: *id, latency_ms: *ms, error: None };
+        pairs.iter().map(result).collect()
+    };
+    let told = |ping_results| says(FromConnector::Distances(Distances { ping_results }));
+    let register = |ping_results| {
+        let ping_results = Some(ping_results);
+        says(FromConnector::Register(Register { multi_homed: true, ping_results, ..registers(KEY, "c1") }))
+    };
+    let cases = [
+        ("with its registration", register(results(&[(1, 11.0)])), Some(vec![(1, 11)])),
+        ("the same again", told(results(&[(1, 11.2)])), None),
+        ("one more", told(results(&[(1, 11.0), (2, 79.6)])), Some(vec![(1, 11), (2, 80)])),
+        ("nonsense", told(results(&[(9, 1.0), (1, f64::INFINITY)])), None),
+        ("nothing", told(Vec::new()), None),
+        ("after a reconnect, without any", register(Vec::new()), None),
+    ];
+    for (what, event, expected) in cases {
+        let actions = world.on(&mut session, event);
+        let told = actions.iter().find_map(|action| match action {
+            Action::Attachment(Attachment { end: None, distances }) => Some(distances.clone()),
+            _ => None,
+        });
+        let expected = expected.map(|pairs| pairs.into_iter().map(|(id, ms)| (NodeId(id), ms)).collect());
+        assert_eq!(told, expected, "{what}");
+    }
+}
+
+#[test]
 fn a_moved_tunnel_is_told_to_end_elsewhere_and_those_of_several_nodes_end_nowhere() {
     let (world, mut session) = (world(), Session::default());
     world.on(&mut session, full(KEY, "c1"));
@@ -288,6 +320,7 @@ fn the_connect_has_all_that_the_tunnel_carries() {
     assert_eq!(connect.targets.tcp, ["40001:10.0.0.5:8080"]);
     assert_eq!(connect.health_check_targets[0].id, 7);
     assert_eq!(connect.health_check_targets[0].hc_path, "/health");
+    assert_eq!((connect.node_id, connect.control.as_str()), (1, "192.0.2.1:443"));
     assert_eq!(connect.nodes, None);
 }
 
@@ -346,6 +379,118 @@ fn a_refused_registration_is_told_to_those_who_understand_it() {
     let mut session = Session::default();
     world.on(&mut session, multi(NEW_KEY, "c1"));
     assert_eq!(world.short(&mut session, Event::Committed(Err("no quorum".into()))), ["refused v5"]);
+}
+
+#[test]
+fn a_newt_that_has_stopped_asking_gets_its_tunnel_when_there_is_one() {
+    const COMMIT: &str = r#"commit 2 "1.13.0" multi=false"#;
+    const CONNECT: &str = r#"connect 192.0.2.1:51820 chain="" v5"#;
+    struct Case {
+        what: &'static str,
+        begin: fn(&mut World, &mut Session),
+        /// What happens then, and what follows.
+        steps: Vec<(Event, &'static [&'static str])>,
+    }
+    let refused = || Event::Committed(Err("no quorum".into()));
+    let fails = |world: &mut World, session: &mut Session| {
+        world.on(session, full(NEW_KEY, "c1"));
+        world.on(session, Event::Committed(Err("no quorum".into())));
+    };
+    let cases = [
+        Case {
+            what: "nothing could be committed, for long",
+            begin: fails,
+            steps: vec![
+                (Event::Looked, &[]),
+                (Event::Looked, &[COMMIT]),
+                (Event::Looked, &[]),
+                (refused(), &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[COMMIT]),
+                (Event::Committed(Ok(())), &[CONNECT]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+            ],
+        },
+        Case {
+            what: "it goes on asking",
+            begin: fails,
+            steps: vec![
+                (Event::Looked, &[]),
+                (full(NEW_KEY, "c2"), &[COMMIT]),
+                (refused(), &[]),
+                (Event::Looked, &[]),
+                (full(NEW_KEY, "c3"), &[COMMIT]),
+                (Event::Committed(Ok(())), &[r#"connect 192.0.2.1:51820 chain="c3" v5"#]),
+                (Event::Looked, &[]),
+                (Event::Looked, &[]),
+            ],
+        },
+        Case {
+            what: "it asks again while the commit is repeated",
+            begin: fails,
+            steps: vec![
+                (Event::Looked, &[]),
+                (Event::Looked, &[COMMIT]),
+                (full(NEW_KEY, "c2"), &[]),
+                (Event::Committed(Ok(())), &[r#"connect 192.0.2.1:51820 chain="c2" v5"#]),
+            ],
+        },
+        Case {
+            what: "the commit has come about after all",
+            begin: |world, session| {
+                world.on(session, full(NEW_KEY, "c1"));
+                world.on(session, Event::Committed(Err("it may have been".into())));
+                world.site().key = Some(NEW_KEY);
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[CONNECT]), (Event::Looked, &[])],
+        },
+        Case {
+            what: "no node was there when it asked for them",
+            begin: |world, session| {
+                let nodes = std::mem::take(&mut world.nodes);
+                world.on(session, nodes_wanted());
+                world.carried = false;
+                world.on(session, compat(KEY, "c1"));
+                world.on(session, Event::Committed(Ok(())));
+                world.on(session, Event::Looked);
+                world.on(session, Event::Looked);
+                world.nodes = nodes;
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[CONNECT])],
+        },
+        Case {
+            what: "it has not said its key",
+            begin: |world, session| drop(world.on(session, nodes_wanted())),
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[])],
+        },
+        Case {
+            what: "its tunnel is alive",
+            begin: |world, session| {
+                world.on(session, compat(KEY, "c1"));
+                world.on(session, Event::Committed(Ok(())));
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[])],
+        },
+        Case {
+            what: "one that keeps several tunnels asks for ever",
+            begin: |world, session| {
+                world.on(session, multi(NEW_KEY, "c1"));
+                world.on(session, Event::Committed(Err("no quorum".into())));
+            },
+            steps: vec![(Event::Looked, &[]), (Event::Looked, &[]), (Event::Looked, &[])],
+        },
+    ];
+    for Case { what, begin, steps } in cases {
+        let (mut world, mut session) = (world(), Session::default());
+        begin(&mut world, &mut session);
+        for (number, (event, expected)) in steps.into_iter().enumerate() {
+            assert_eq!(world.short(&mut session, event), expected, "{what}, step {number}");
+        }
+    }
 }
 
 #[test]
