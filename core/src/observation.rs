@@ -81,6 +81,8 @@ pub struct Report {
     pub closed_ports: BTreeMap<PortKind, String>,
     /// What it knows of the tunnels of sites whose control socket it holds, where it knows something.
     pub attachments: BTreeMap<SiteId, Attachment>,
+    /// Whether its edge and its DNS let clients in; none where it has neither, or its version does not say.
+    pub serving: Option<bool>,
 }
 
 impl Report {

@@ -131,13 +131,17 @@ pub struct Inbox {
 impl Handler for Inbox {
     fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
-            // Reports grow from version to version: both sides of an upgrade read those of the other.
-            let report: Report = codec::decode_grown(&body, REPORT_MAX).map_err(|error| error.to_string())?;
+            let report = decode(&body)?;
             self.peers.note_clock(from, report.clock);
             self.reports.insert(from, report);
             Ok(Bytes::new())
         })
     }
+}
+
+/// Reports grow from version to version: both sides of an upgrade read those of the other.
+fn decode(body: &[u8]) -> Result<Report, String> {
+    codec::decode_grown(body, REPORT_MAX).map_err(|error| error.to_string())
 }
 
 /// What a node carries, as it changes.
@@ -153,6 +157,8 @@ pub struct Carried {
     pub closed_ports: watch::Receiver<BTreeMap<PortKind, String>>,
     /// What is known of the tunnels of sites whose control sockets are here.
     pub attachments: watch::Receiver<BTreeMap<SiteId, Attachment>>,
+    /// Whether clients are let in; none where there is nothing for them.
+    pub serving: watch::Receiver<Option<bool>>,
 }
 
 impl Carried {
@@ -166,6 +172,7 @@ impl Carried {
             targets: watch::channel(BTreeMap::new()).1,
             closed_ports: watch::channel(BTreeMap::new()).1,
             attachments: watch::channel(BTreeMap::new()).1,
+            serving: watch::channel(None).1,
         }
     }
 }
@@ -173,7 +180,7 @@ impl Carried {
 /// See [`crate::fuzz`].
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    if let Ok(report) = codec::decode::<Report>(bytes, REPORT_MAX) {
+    if let Ok(report) = decode(bytes) {
         Reports::default().insert(NodeId(1), report);
     }
 }
@@ -202,8 +209,9 @@ impl Reporter {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut peers_seen = self.peers.seen();
         let nothing = Carried::nothing();
-        let Carried { mut tunnels, mut sockets, mut targets, mut closed_ports, mut attachments } =
-            std::mem::replace(&mut self.carried, nothing);
+        let carried = std::mem::replace(&mut self.carried, nothing);
+        let Carried { mut tunnels, mut sockets, mut targets, mut closed_ports, mut attachments, mut serving } =
+            carried;
         let mut deliveries = Deliveries::default();
         loop {
             let report = Report {
@@ -221,6 +229,7 @@ impl Reporter {
                 stopping: self.stopping.is_cancelled(),
                 closed_ports: closed_ports.borrow_and_update().clone(),
                 attachments: attachments.borrow_and_update().clone(),
+                serving: *serving.borrow_and_update(),
             };
             let to_stop = !report.stopping;
             self.tell(report, &mut deliveries);
@@ -232,6 +241,7 @@ impl Reporter {
                     Ok(()) = targets.changed() => {}
                     Ok(()) = closed_ports.changed() => {}
                     Ok(()) = attachments.changed() => {}
+                    Ok(()) = serving.changed() => {}
                     else => std::future::pending().await,
                 }
                 tokio::time::sleep(SETTLE).await;
