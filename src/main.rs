@@ -342,15 +342,21 @@ fn join(options: &Join) -> anyhow::Result<()> {
 fn check(config: &Config, options: &JoinOptions) -> anyhow::Result<()> {
     let findings = runtime()?.block_on(membership::check(config, options))?;
     for finding in &findings {
-        match &finding.problem {
-            None => say(&format!("ok      {}", finding.what)),
-            Some(problem) => say(&format!("FAILED  {}: {problem}", finding.what)),
+        match (&finding.problem, &finding.untried) {
+            (Some(problem), _) => say(&format!("FAILED  {}: {problem}", finding.what)),
+            (None, Some(why)) => say(&format!("-       {}: {why}", finding.what)),
+            (None, None) => say(&format!("ok      {}", finding.what)),
         }
     }
     let failed = findings.iter().filter(|finding| finding.problem.is_some()).count();
     if failed > 0 {
         return Err(membership::MembershipError::Check { failed, total: findings.len() }.into());
     }
-    say("everything is ready to join; nothing was written");
+    match findings.iter().filter(|finding| finding.untried.is_some()).count() {
+        0 => say("everything is ready to join; nothing was written"),
+        untried => {
+            say(&format!("ready to join, but {untried} ports could not be tried; nothing was written"))
+        }
+    }
     Ok(())
 }

@@ -462,6 +462,7 @@ async fn start_layers(
     tasks.spawn_traffic("layers", layers.run(shutdown.clone()));
     // Nobody is answered before the first plan stands, and it is known which nodes have tunnels to the sites.
     reached.wait_for(|revision| *revision >= first.revision()).await?;
+    let (serving, let_in) = watch::channel(Some(false));
     // The others may be waiting for this node in the same way.
     let reporter = Reporter {
         reports: core.reports.clone(),
@@ -474,6 +475,7 @@ async fn start_layers(
             closed_ports: edge.port_problems(),
             attachments: control.attachments(),
             farewells: control.farewells(),
+            serving: let_in,
         },
         started: core.started,
         stopping: core.stopping.clone(),
@@ -484,6 +486,7 @@ async fn start_layers(
     }
     tasks.spawn_front("edge", edge_task.run(tasks.closing()));
     tasks.spawn_front("dns", dns_task.run(tasks.closing()));
+    serving.send_replace(Some(true));
     // A node has them once.
     let _ = core.layers.set(LayerSources {
         dns: dns.clone(),

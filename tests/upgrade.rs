@@ -121,13 +121,28 @@ struct Upgrader {
     away: Mutex<Vec<(usize, Instant, Instant)>>,
 }
 
+/// What the command of `--replace` does.
+#[derive(Clone, Copy)]
+enum Replaced {
+    /// Its work.
+    Everywhere,
+    /// It fails on this node.
+    NotOn(&'static str),
+    /// It says that all is well, and does nothing.
+    Nowhere,
+}
+
 impl Upgrader {
-    /// Runs a verb to its end. `broken` names a node whose program cannot be replaced. Returns whether it succeeded,
-    /// and what it said.
-    async fn run(&self, cluster: &mut Cluster, verb: &str, broken: &str) -> (bool, String) {
+    /// Runs a verb to its end. Returns whether it succeeded, and what it said.
+    async fn run(&self, cluster: &mut Cluster, verb: &str, replaced: Replaced) -> (bool, String) {
         let dir = cluster.dir().to_owned();
+        let (broken, action) = match replaced {
+            Replaced::Everywhere => ("-", "$PANGOLIN_ACTION"),
+            Replaced::NotOn(node) => (node, "$PANGOLIN_ACTION"),
+            Replaced::Nowhere => ("-", "nothing"),
+        };
         let replace = format!(
-            "[ \"$PANGOLIN_NODE\" != \"{broken}\" ] || exit 7; echo \"$PANGOLIN_ACTION\" > {0}/ask-$PANGOLIN_NODE.new && \
+            "[ \"$PANGOLIN_NODE\" != \"{broken}\" ] || exit 7; echo \"{action}\" > {0}/ask-$PANGOLIN_NODE.new && \
              mv {0}/ask-$PANGOLIN_NODE.new {0}/ask-$PANGOLIN_NODE",
             dir.display()
         );
@@ -169,7 +184,11 @@ impl Upgrader {
             let Ok(action) = std::fs::read_to_string(&ask) else { continue };
             let began = Instant::now();
             node.terminate(PATIENCE).expect("an end in order");
-            node.set_program(if action.trim() == "upgrade" { &self.next } else { &self.current });
+            match action.trim() {
+                "upgrade" => node.set_program(&self.next),
+                "rollback" => node.set_program(&self.current),
+                _ => {}
+            }
             node.start_ready().await.expect("back");
             // From here on it takes connections, so it has to serve them; before, clients are sent away at once.
             let takes_connections = Instant::now() + PATIENCE;
@@ -237,11 +256,20 @@ async fn a_rolling_upgrade_loses_no_request_and_no_write_goes_back_and_is_finish
     // The leader is known, so that the order is: n2, n3, and n1 last.
     make_leader(&cluster, 0).await;
 
+    // A command that does nothing is found out at the first node.
+    let (done, said) = upgrader.run(&mut cluster, "run", Replaced::Nowhere).await;
+    assert!(!done && said.contains("node n2: it was restarted, but still runs version"), "{said}");
+    assert!(said.contains("Made the backup state-"), "{said}");
+    let stopped = status(&cluster).await;
+    let steps: Vec<UpgradeStep> =
+        stopped.upgrade.as_ref().expect("open").nodes.iter().map(|node| node.step).collect();
+    assert_eq!(steps, [UpgradeStep::Waiting, UpgradeStep::UnderWay, UpgradeStep::Waiting]);
+
     // The second node cannot be upgraded: the run stops and says how to go on.
-    let (done, said) = upgrader.run(&mut cluster, "run", "n3").await;
+    let (done, said) = upgrader.run(&mut cluster, "run", Replaced::NotOn("n3")).await;
     assert!(!done && said.contains("--replace of node n3 has failed"), "{said}");
     assert!(said.contains("upgrade rollback"), "{said}");
-    assert!(said.contains("Made the backup state-"), "{said}");
+    assert!(said.contains("Going on with what was begun"), "{said}");
     let mixed = status(&cluster).await;
     let steps: Vec<UpgradeStep> =
         mixed.upgrade.as_ref().expect("open").nodes.iter().map(|node| node.step).collect();
@@ -259,11 +287,11 @@ async fn a_rolling_upgrade_loses_no_request_and_no_write_goes_back_and_is_finish
     }
 
     // Back, and anew.
-    let (done, said) = upgrader.run(&mut cluster, "rollback", "-").await;
+    let (done, said) = upgrader.run(&mut cluster, "rollback", Replaced::Everywhere).await;
     assert!(done, "{said}");
     let back = status(&cluster).await;
     assert!(back.upgrade.is_none() && back.nodes.iter().all(|node| !node.version.ends_with("-next")));
-    let (done, said) = upgrader.run(&mut cluster, "run", "-").await;
+    let (done, said) = upgrader.run(&mut cluster, "run", Replaced::Everywhere).await;
     assert!(done && said.contains("upgrade finish"), "{said}");
     let upgraded = status(&cluster).await;
     assert!(upgraded.nodes.iter().all(|node| node.version.ends_with("-next")), "{upgraded:?}");
@@ -288,7 +316,7 @@ async fn a_rolling_upgrade_loses_no_request_and_no_write_goes_back_and_is_finish
     let finished = status(&cluster).await;
     assert_eq!(finished.feature_level, FeatureLevel(2));
     assert!(finished.upgrade.is_none());
-    let (done, said) = upgrader.run(&mut cluster, "rollback", "-").await;
+    let (done, said) = upgrader.run(&mut cluster, "rollback", Replaced::Everywhere).await;
     assert!(!done && said.contains("no upgrade"), "{said}");
 
     writer.stop().await;

@@ -137,26 +137,7 @@ impl Call {
 
     /// The body as a request of the given type. No body at all is the same as an empty object.
     pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, ApiFailure> {
-        let body: &[u8] = if self.arrived.body.is_empty() { b"{}" } else { &self.arrived.body };
-        // Where a fault lies is looked up only when there is one: keeping track of it costs more than reading.
-        if let Ok(value) = serde_json::from_slice(body) {
-            return Ok(value);
-        }
-        let json = &mut serde_json::Deserializer::from_slice(body);
-        let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
-            let (path, error) = (error.path().to_string(), error.inner());
-            ApiFailure::invalid(match (error.classify(), path.as_str()) {
-                (serde_json::error::Category::Data, ".") => format!("the request is not acceptable: {error}"),
-                (serde_json::error::Category::Data, path) => {
-                    format!("the request is not acceptable at {path}: {error}")
-                }
-                _ => format!("the body of the request is not JSON: {error}"),
-            })
-        })?;
-        json.end().map_err(|error| {
-            ApiFailure::invalid(format!("the body of the request goes on behind its JSON: {error}"))
-        })?;
-        Ok(value)
+        read_body(&self.arrived.body)
     }
 
     /// The part of a list that the query asks for.
@@ -369,4 +350,28 @@ fn authenticate(state: &ClusterState, arrived: &Arrived) -> Result<Principal, Ap
                 .ok_or_else(|| refuse("the API key is not, or no longer, valid"))
         }
     }
+}
+
+/// The body of a request. No body at all is the same as an empty object.
+pub(crate) fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiFailure> {
+    let body: &[u8] = if body.is_empty() { b"{}" } else { body };
+    // Where a fault lies is looked up only when there is one: keeping track of it costs more than reading.
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    let json = &mut serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
+        let (path, error) = (error.path().to_string(), error.inner());
+        ApiFailure::invalid(match (error.classify(), path.as_str()) {
+            (serde_json::error::Category::Data, ".") => format!("the request is not acceptable: {error}"),
+            (serde_json::error::Category::Data, path) => {
+                format!("the request is not acceptable at {path}: {error}")
+            }
+            _ => format!("the body of the request is not JSON: {error}"),
+        })
+    })?;
+    json.end().map_err(|error| {
+        ApiFailure::invalid(format!("the body of the request goes on behind its JSON: {error}"))
+    })?;
+    Ok(value)
 }

@@ -16,6 +16,8 @@ mod backups;
 mod call;
 mod certificates;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod keyring;
 mod routes;
 mod service;

@@ -8,6 +8,7 @@ mod decisions;
 mod dns;
 mod etcd;
 mod failover;
+mod far;
 mod group;
 mod grpc;
 mod joining;
@@ -23,6 +24,7 @@ mod storm;
 mod traffic;
 mod tunnel;
 mod why;
+mod witness;
 mod zones;
 
 use std::process::ExitCode;
@@ -51,6 +53,8 @@ enum Verb {
     Failover(failover::Options),
     /// From the start of a join until the node votes
     Join(joining::Options),
+    /// The memory of a witness beside two data nodes
+    Witness(witness::Options),
     /// A large state: live restore, recovery of one survivor, the cluster made again from backups
     Restore(restore::Options),
     /// What the decision log costs: answers to `why`, and each change while it is full
@@ -130,6 +134,7 @@ fn run(verb: Verb) -> Result<bool> {
             Verb::Raft(options) => raft::run(&options).await,
             Verb::Failover(options) => failover::run(&options).await,
             Verb::Join(options) => joining::run(&options).await,
+            Verb::Witness(options) => witness::run(&options).await,
             Verb::Restore(options) => restore::run(&options).await,
             Verb::Why => why::run(),
             Verb::Dns(options) => dns::run(&options),

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pangolin_chaos::{
-    cluster::{Backend, Cluster, Node, Options},
+    cluster::{Backend, Cluster, Node, Options, Timing},
     https::Https,
     ports::{self, Ports},
 };
@@ -54,7 +54,8 @@ pub(crate) fn options(nodes: u8) -> Result<Options> {
     let addresses = ports::own_addresses(nodes);
     let ports = Ports::free(&addresses)?;
     let zone = "bench.test".to_owned();
-    Ok(Options { addresses, ports, zone, backend: Backend::InProcess, log: Some("warn".to_owned()) })
+    let log = Some("warn".to_owned());
+    Ok(Options { addresses, ports, zone, backend: Backend::InProcess, log, timing: Timing::default() })
 }
 
 impl Pangolin {

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use pangolin_core::{NodeId, record::Verdict};
+use pangolin_core::{
+    NodeId,
+    record::{NodeRole, Verdict},
+};
 use pangolin_wire::{Client, ClusterStatus, CreateToken, CreatedToken, Health, Issuer, RaftPart};
 use tempfile::TempDir;
 
@@ -38,6 +41,16 @@ pub enum Backend {
     InProcess,
 }
 
+/// How far the nodes are from each other, as far as they know (`peer.timing`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Timing {
+    /// In one place, or in places near each other.
+    #[default]
+    Lan,
+    /// On different continents.
+    Wan,
+}
+
 /// What a cluster is to be like.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -51,6 +64,8 @@ pub struct Options {
     pub backend: Backend,
     /// What nodes log (`tracing` filter syntax); none = what they log by themselves.
     pub log: Option<String>,
+    /// How soon nodes give each other up.
+    pub timing: Timing,
 }
 
 impl Options {
@@ -70,7 +85,14 @@ impl Options {
         let addresses = crate::ports::own_addresses(count);
         let ports = Ports::free(&addresses)?;
         let log = std::env::var("PANGOLIN_TEST_LOG").ok();
-        Ok(Self { addresses, ports, zone: "demo.test".to_owned(), backend: Backend::InProcess, log })
+        Ok(Self {
+            addresses,
+            ports,
+            zone: "demo.test".to_owned(),
+            backend: Backend::InProcess,
+            log,
+            timing: Timing::default(),
+        })
     }
 }
 
@@ -246,12 +268,17 @@ impl Node {
             Backend::Auto => "auto",
             Backend::InProcess => "in-process",
         };
+        let timing = match options.timing {
+            Timing::Lan => "lan",
+            Timing::Wan => "wan",
+        };
         // Interfaces of several nodes on one host need names of their own.
         let interface = format!("pg{}-{}", std::process::id() % 100_000, self.name);
         // What local sites reach in tests is on this host.
         let text = format!(
             "version = 1\n\n[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nruntime_dir = \"{run}\"\n\
-             public_addresses = [\"{ip}\"]\n\n[peer]\nlisten = \"{peers}\"\n\n[edge]\nhttps = [\"{https}\"]\n\
+             public_addresses = [\"{ip}\"]\n\n[peer]\nlisten = \"{peers}\"\ntiming = \"{timing}\"\n\n\
+             [edge]\nhttps = [\"{https}\"]\n\
              http = [\"{http}\"]\n\n[dns]\nlisten = [\"{dns}\"]\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
              backend = \"{backend}\"\ninterface = \"{interface}\"\n\n[local_targets]\n\
              allow = [\"127.0.0.0/8\"]\n\n[log]\nformat = \"text\"\n{log}",
@@ -327,9 +354,23 @@ impl Cluster {
     /// # Errors
     /// The first node does not give one.
     pub async fn token(&self) -> Result<String> {
+        self.token_for(NodeRole::Data).await
+    }
+
+    async fn token_for(&self, role: NodeRole) -> Result<String> {
         let client = self.nodes[0].client().with_deadline(Duration::from_secs(10));
-        let created: CreatedToken = client.put("/cluster/token", &CreateToken::default()).await?;
+        let wanted = CreateToken { role: Some(role), lifetime_seconds: None };
+        let created: CreatedToken = client.put("/cluster/token", &wanted).await?;
         created.token.context("the token is not shown")
+    }
+
+    /// Lets a node join in this role, and starts it.
+    ///
+    /// # Errors
+    /// `join` fails, or the node does not come up.
+    pub async fn join_as(&mut self, node: usize, role: NodeRole) -> Result<()> {
+        let token = self.token_for(role).await?;
+        self.join_with(node, &token).await
     }
 
     /// Lets a node join, and starts it.

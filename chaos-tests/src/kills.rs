@@ -26,7 +26,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    cluster::{Backend, Cluster, Options},
+    cluster::{Backend, Cluster, Options, Timing},
     ports::{Ports, own_addresses},
     run::quantile,
     verdict::Verdict,
@@ -196,6 +196,7 @@ async fn work(options: &KillOptions, figures: &mut Figures, times: &mut Times) -
         zone: "demo.test".to_owned(),
         backend: Backend::InProcess,
         log: None,
+        timing: Timing::default(),
     })
     .await?;
     let ledger = Arc::<Ledger>::default();

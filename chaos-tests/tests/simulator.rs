@@ -36,6 +36,8 @@ fn seeds_break_nothing() {
     let unknown = total["unknown"].as_array().map_or(usize::MAX, Vec::len) as u64;
     assert!(unknown * 4 <= seeds, "{unknown} of {seeds} seeds show nothing:\n{said}");
     assert!(matches!(status, Some(0 | 2)), "{said}");
+    assert_eq!(total["untested"], Value::Array(vec![]), "{said}");
+    assert!(total["checked"]["stale-fence"].as_u64() > Some(seeds), "{said}");
     assert!(total["answered"].as_u64() > Some(seeds * 100), "{said}");
 }
 

@@ -83,6 +83,8 @@ pub struct Report {
     pub attachments: BTreeMap<SiteId, Attachment>,
     /// The sites whose connectors have told it a moment ago that they end, and with them their tunnels.
     pub farewells: BTreeSet<SiteId>,
+    /// Whether its edge and its DNS let clients in; none where it has neither, or its version does not say.
+    pub serving: Option<bool>,
 }
 
 impl Report {

@@ -9,8 +9,6 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pangolin_core::SiteId;
-#[cfg(any(test, fuzzing))]
-use pangolin_core::codec;
 use pangolin_edge::Datagrams;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -37,7 +35,6 @@ pub(crate) struct DatagramHeader {
 /// See [`crate::fuzz`].
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let _ = codec::decode::<DatagramHeader>(bytes, 1024);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let mut stream = bytes;
     if let Ok(runtime) = runtime {

@@ -15,7 +15,7 @@ use pangolin_edge::{BoxedDatagrams, DialError, Dialed, Dialer, Via};
 use pangolin_peer::{Handler, PeerStream, Peers, Service};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
     time::timeout,
 };
 use tracing::debug;
@@ -48,7 +48,16 @@ struct RelayHeader {
 /// See [`crate::fuzz`].
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let _ = codec::decode::<RelayHeader>(bytes, HEADER_MAX);
+    use futures_util::FutureExt as _;
+
+    // All bytes are there: it never waits.
+    for header in [&mut &*bytes, &mut &*[&(bytes.len() as u16).to_be_bytes(), bytes].concat()] {
+        if let Some(Ok(frame)) = read_frame(header).now_or_never() {
+            let _ = codec::decode::<RelayHeader>(&frame, HEADER_MAX);
+            let _ = codec::decode::<DatagramHeader>(&frame, HEADER_MAX);
+        }
+    }
+    let _ = read_answer(&mut &*bytes).now_or_never();
 }
 
 /// Reaches targets for the edge.
@@ -177,7 +186,7 @@ async fn write_header(stream: &mut PeerStream, header: &impl Serialize) -> Resul
     stream.flush().await.map_err(|error| error.to_string())
 }
 
-async fn read_frame(stream: &mut PeerStream) -> Result<Vec<u8>, String> {
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, String> {
     let length = usize::from(stream.read_u16().await.map_err(|error| error.to_string())?);
     if length > HEADER_MAX {
         return Err(format!("{length} bytes of header; {HEADER_MAX} are allowed"));
@@ -194,7 +203,7 @@ enum Said {
     TargetRefused(String),
 }
 
-async fn read_answer(stream: &mut PeerStream) -> Result<Said, String> {
+async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Said, String> {
     let answer = stream.read_u8().await.map_err(|error| error.to_string())?;
     if answer == ACCEPTED {
         return Ok(Said::Yes);

@@ -134,10 +134,26 @@ impl Keeper {
     async fn ask(&self, node: NodeId, kek: &Kek) -> Result<(), String> {
         let body = Bytes::copy_from_slice(&kek.number.to_be_bytes());
         let answer = self.peers.request(node, Service::Keyring, body, PATIENCE).await;
-        let answer = answer.map_err(|error| error.to_string())?;
-        let key: [u8; 32] = answer[..].try_into().map_err(|_| "a key has 32 bytes".to_owned())?;
-        self.keys.take(kek.number, Zeroizing::new(key), &kek.fingerprint).map_err(|error| error.to_string())
+        let key = handed_over(&answer.map_err(|error| error.to_string())?)?;
+        self.keys.take(kek.number, key, &kek.fingerprint).map_err(|error| error.to_string())
     }
+}
+
+/// Which KEK another node asks for.
+fn asked(body: &[u8]) -> Result<u32, String> {
+    body.try_into().map(u32::from_be_bytes).map_err(|_| "a number has four bytes".to_owned())
+}
+
+/// The KEK that another node has answered with.
+fn handed_over(answer: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
+    answer.try_into().map(Zeroizing::new).map_err(|_| "a key has 32 bytes".to_owned())
+}
+
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = asked(bytes);
+    let _ = handed_over(bytes);
 }
 
 /// Hands KEKs to nodes that lack them.
@@ -151,8 +167,7 @@ pub struct KeyringForPeers {
 impl Handler for KeyringForPeers {
     fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
-            let number = body[..].try_into().map(u32::from_be_bytes);
-            let number = number.map_err(|_| "a number has four bytes".to_owned())?;
+            let number = asked(&body)?;
             let state = self.cluster.state();
             let member = state.nodes().get(&from).is_some_and(|node| node.spec.role == NodeRole::Data);
             if !member {

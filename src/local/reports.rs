@@ -133,13 +133,17 @@ pub struct Inbox {
 impl Handler for Inbox {
     fn request(&self, from: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
-            // Reports grow from version to version: both sides of an upgrade read those of the other.
-            let report: Report = codec::decode_grown(&body, REPORT_MAX).map_err(|error| error.to_string())?;
+            let report = decode(&body)?;
             self.peers.note_clock(from, report.clock);
             self.reports.insert(from, report);
             Ok(Bytes::new())
         })
     }
+}
+
+/// Reports grow from version to version: both sides of an upgrade read those of the other.
+fn decode(body: &[u8]) -> Result<Report, String> {
+    codec::decode_grown(body, REPORT_MAX).map_err(|error| error.to_string())
 }
 
 /// What a node carries, as it changes.
@@ -157,6 +161,8 @@ pub struct Carried {
     pub attachments: watch::Receiver<BTreeMap<SiteId, Attachment>>,
     /// Which sites' connectors have said here that they end, and when.
     pub farewells: watch::Receiver<BTreeMap<SiteId, Instant>>,
+    /// Whether clients are let in; none where there is nothing for them.
+    pub serving: watch::Receiver<Option<bool>>,
 }
 
 impl Carried {
@@ -171,6 +177,7 @@ impl Carried {
             closed_ports: watch::channel(BTreeMap::new()).1,
             attachments: watch::channel(BTreeMap::new()).1,
             farewells: watch::channel(BTreeMap::new()).1,
+            serving: watch::channel(None).1,
         }
     }
 }
@@ -178,7 +185,7 @@ impl Carried {
 /// See [`crate::fuzz`].
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    if let Ok(report) = codec::decode::<Report>(bytes, REPORT_MAX) {
+    if let Ok(report) = decode(bytes) {
         Reports::default().insert(NodeId(1), report);
     }
 }
@@ -214,6 +221,7 @@ impl Reporter {
             mut closed_ports,
             mut attachments,
             mut farewells,
+            mut serving,
         } = std::mem::replace(&mut self.carried, nothing);
         let mut deliveries = Deliveries::default();
         loop {
@@ -234,6 +242,7 @@ impl Reporter {
                 closed_ports: closed_ports.borrow_and_update().clone(),
                 attachments: attachments.borrow_and_update().clone(),
                 farewells: lately(&farewells.borrow_and_update()),
+                serving: *serving.borrow_and_update(),
             };
             let to_stop = !report.stopping;
             self.tell(report, &mut deliveries);
@@ -247,6 +256,7 @@ impl Reporter {
                     Ok(()) = closed_ports.changed() => {}
                     Ok(()) = attachments.changed() => {}
                     Ok(()) = farewells.changed() => {}
+                    Ok(()) = serving.changed() => {}
                     else => std::future::pending().await,
                 }
                 tokio::time::sleep(settle).await;

@@ -90,6 +90,7 @@ pub(super) fn compose(
                 version: report.map_or_else(|| node.spec.version.clone(), |report| report.version.clone()),
                 feature_level: report.map_or(node.spec.feature_level, |report| report.feature_level),
                 started_at: report.map(|report| Moment(report.started)),
+                serving: report.and_then(|report| report.serving),
                 applied: report.map(|report| report.applied),
                 lag: report.map(|report| raft.committed.unwrap_or(0).saturating_sub(report.applied.index)),
                 seen_by: seen

@@ -61,13 +61,35 @@ impl OwnDns {
 impl Handler for OwnDns {
     fn request(&self, _: NodeId, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
-            let names: Vec<HostName> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            let proof = |name: &HostName| name.as_str().split('.').next() == Some(CHALLENGE_LABEL);
-            if names.len() > NAMES_MAX || !names.iter().all(proof) {
-                return Err(format!("at most {NAMES_MAX} names that begin with {CHALLENGE_LABEL}"));
-            }
-            let answered = self.answers(&names).await?;
+            let answered = self.answers(&asked(&body)?).await?;
             serde_json::to_vec(&answered).map(Bytes::from).map_err(|error| error.to_string())
         })
     }
+}
+
+/// The names that another node asks for: those of proofs alone.
+fn asked(body: &[u8]) -> Result<Vec<HostName>, String> {
+    let names: Vec<HostName> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let proof = |name: &HostName| name.as_str().split('.').next() == Some(CHALLENGE_LABEL);
+    if names.len() > NAMES_MAX || !names.iter().all(proof) {
+        return Err(format!("at most {NAMES_MAX} names that begin with {CHALLENGE_LABEL}"));
+    }
+    Ok(names)
+}
+
+/// What another node has answered.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read_answers(answer: &[u8]) -> Result<Answered, String> {
+    serde_json::from_slice(answer).map_err(|error| error.to_string())
+}
+
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(names) = asked(bytes) {
+        assert!(names.len() <= NAMES_MAX);
+    }
+    let _ = read_answers(bytes);
 }

@@ -8,7 +8,7 @@ use pangolin_core::{
     Body, Cause, ClusterState, Fence, NodeId, Object, Refusal, RequestId, Revision, Slug, Timestamp, TokenId,
     command::UpgradeChange,
     decide::{check_promotion, check_removal, common_level, willingness},
-    record::{AdminState, JoinToken, NodeRole},
+    record::{AdminState, Digest, JoinToken, Node, NodeRole},
 };
 use pangolin_peer::{BoxFuture, Handler, Service, join::JoinTokenText};
 use pangolin_raft::{Proposal, RaftError};
@@ -157,26 +157,47 @@ impl NodeAnswers {
         Err(reason)
     }
 
-    /// How a joiner looks from every other node that can be asked.
-    pub(crate) async fn views_of_joiner(&self, probes: &[Probe], nonce: &str, remote: IpAddr) -> Vec<View> {
+    /// How a joiner looks from every other node, and which of them could not be asked, with the reason. The joiner may
+    /// have been admitted already: then its `key` is that of a node.
+    pub(crate) async fn views_of_joiner(
+        &self,
+        probes: &[Probe],
+        nonce: &str,
+        remote: IpAddr,
+        key: Option<Digest>,
+    ) -> (Vec<View>, Vec<(Slug, String)>) {
         let verb = Verb::Probe { probes: probes.to_vec(), nonce: nonce.to_owned(), remote };
-        let Ok(verb) = serde_json::to_vec(&verb).map(Bytes::from) else { return Vec::new() };
+        let verb = serde_json::to_vec(&verb).map(Bytes::from).map_err(|error| error.to_string());
         let state = self.cluster.state();
         let mut asked = JoinSet::new();
-        for node in state.nodes().values().filter(|node| node.id != self.node) {
+        let other = |node: &&Node| node.id != self.node && Some(node.spec.spki) != key;
+        for node in state.nodes().values().filter(other) {
             let (peers, verb, id, name) = (self.peers.clone(), verb.clone(), node.id, node.spec.name.clone());
             asked.spawn(async move {
-                let answer = peers.request(id, Service::Admin, verb, VERB_TIMEOUT).await.ok()?;
-                let Done::Probed { now, results } = serde_json::from_slice(&answer).ok()? else {
-                    return None;
+                let view = async {
+                    let answer = peers.request(id, Service::Admin, verb?, VERB_TIMEOUT).await;
+                    let answer = answer.map_err(|error| error.to_string())?;
+                    let done: Done = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+                    let Done::Probed { now, results } = done else {
+                        return Err("it does not try the ports of joiners".to_owned());
+                    };
+                    let difference = i128::from(now.0) - i128::from(clock::now().0);
+                    let ahead_ms = i64::try_from(difference).unwrap_or(i64::MAX);
+                    Ok(View { node: name.clone(), ahead_ms, results })
                 };
-                let difference = i128::from(now.0) - i128::from(clock::now().0);
-                Some(View { node: name, ahead_ms: i64::try_from(difference).unwrap_or(i64::MAX), results })
+                view.await.map_err(|reason| (name, reason))
             });
         }
-        let mut views: Vec<View> = asked.join_all().await.into_iter().flatten().collect();
+        let (mut views, mut unasked) = (Vec::new(), Vec::new());
+        for answered in asked.join_all().await {
+            match answered {
+                Ok(view) => views.push(view),
+                Err(missing) => unasked.push(missing),
+            }
+        }
         views.sort_by(|a, b| a.node.cmp(&b.node));
-        views
+        unasked.sort();
+        (views, unasked)
     }
 
     fn certificate_for(&self, node: NodeId, csr: &[u8]) -> Done {

@@ -13,7 +13,7 @@ use pangolin_core::{
 };
 use pangolin_peer::{
     identity::AuthorityKey,
-    join::{JoinDoor, NoSecret},
+    join::{Declined, JoinDoor},
 };
 use pangolin_raft::{Cluster, Proposal, ProposeError};
 use tracing::info;
@@ -38,37 +38,37 @@ pub struct Door {
 }
 
 impl JoinDoor for Door {
-    fn secret(&self, id: TokenId) -> BoxFuture<'_, Result<Zeroizing<[u8; 32]>, NoSecret>> {
+    fn secret(&self, id: TokenId) -> BoxFuture<'_, Result<Zeroizing<[u8; 32]>, Declined>> {
         Box::pin(async move {
             // The token was acknowledged somewhere else, maybe a moment ago: only a node that has caught up may say that
             // there is none.
             if !self.cluster.state().tokens().contains_key(&id) {
                 self.cluster.read_barrier(APPLY_TIMEOUT).await.map_err(|error| {
-                    NoSecret::NotNow(format!(
+                    Declined::NotNow(format!(
                         "this node does not know the token, but it may be behind ({error}): try again, or ask another node"
                     ))
                 })?;
             }
             let state = self.cluster.state();
             let token = state.tokens().get(&id).ok_or_else(|| {
-                NoSecret::Refused(
+                Declined::Refused(
                     "this token is not known: it may have been revoked, or belong to another cluster; create a new one \
                      with `pangolinctl token create`"
                         .to_owned(),
                 )
             })?;
             if token.used.is_none() && token.expires_at < clock::now() {
-                return Err(NoSecret::Refused(pangolin_core::Refusal::TokenExpired(id).to_string()));
+                return Err(Declined::Refused(pangolin_core::Refusal::TokenExpired(id).to_string()));
             }
             let secret = self
                 .keyring
                 .now()
                 .open(&token.secret, &seal::token(id))
-                .map_err(|error| NoSecret::NotNow(error.to_string()))?;
+                .map_err(|error| Declined::NotNow(error.to_string()))?;
             let secret: [u8; 32] = secret
                 .as_slice()
                 .try_into()
-                .map_err(|_| NoSecret::Refused("the token's secret has not 32 bytes".to_owned()))?;
+                .map_err(|_| Declined::Refused("the token's secret has not 32 bytes".to_owned()))?;
             Ok(Zeroizing::new(secret))
         })
     }
@@ -78,18 +78,18 @@ impl JoinDoor for Door {
         token: TokenId,
         remote: SocketAddr,
         body: Vec<u8>,
-    ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         Box::pin(async move {
             let ask: Ask = serde_json::from_slice(&body)
-                .map_err(|error| format!("the request cannot be read: {error}"))?;
+                .map_err(|error| Declined::Refused(format!("the request cannot be read: {error}")))?;
             let answer = match ask {
                 Ask::Check { probes, nonce, name, peer_address, key } => {
                     let refusal = self.refusal(token, &name, peer_address, key);
-                    self.check(&probes, &nonce, remote, refusal).await?
+                    self.check(&probes, &nonce, remote, key, refusal).await?
                 }
                 Ask::Join { csr, spec } => self.admit(token, &csr, *spec).await?,
             };
-            serde_json::to_vec(&answer).map_err(|error| error.to_string())
+            serde_json::to_vec(&answer).map_err(|error| Declined::Refused(error.to_string()))
         })
     }
 }
@@ -100,25 +100,32 @@ impl Door {
         probes: &[check::Probe],
         nonce: &str,
         remote: SocketAddr,
+        key: Option<Digest>,
         refusal: Option<String>,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Declined> {
         if probes.len() > check::PROBES_MAX || nonce.len() > check::NONCE_MAX || nonce.is_empty() {
-            return Err(format!(
+            return Err(Declined::Refused(format!(
                 "at most {} probes with a nonce of 1 to {} bytes",
                 check::PROBES_MAX,
                 check::NONCE_MAX
-            ));
+            )));
         }
-        let (own, mut views) = tokio::join!(
+        let (own, (mut views, unasked)) = tokio::join!(
             check::run(probes, nonce, remote.ip()),
-            self.answers.views_of_joiner(probes, nonce, remote.ip())
+            self.answers.views_of_joiner(probes, nonce, remote.ip(), key)
         );
         let state = self.cluster.state();
         if let Some(node) = state.nodes().get(&self.node) {
             views.insert(0, check::View { node: node.spec.name.clone(), ahead_ms: 0, results: own });
         }
         let peers = state.nodes().values().map(|n| (n.spec.name.clone(), n.spec.peer_address)).collect();
-        Ok(Answer::Checked { now: clock::now(), views, peers, refusal })
+        let data = state.nodes().values().map(|n| &n.spec).filter(|spec| spec.role == NodeRole::Data);
+        let edges = data.flat_map(|spec| {
+            let at = |ip: &std::net::IpAddr| SocketAddr::new(*ip, spec.https_port);
+            spec.public_addresses.iter().map(move |ip| (spec.name.clone(), at(ip)))
+        });
+        let edges = edges.collect();
+        Ok(Answer::Checked { now: clock::now(), views, peers, edges, unasked, refusal })
     }
 
     /// Why `join` would be refused as things stand: by trying it on a copy of the state.
@@ -153,10 +160,10 @@ impl Door {
         state.apply(index, &command).into_result().err().map(|refusal| refusal.to_string())
     }
 
-    async fn admit(&self, token: TokenId, csr: &str, spec: NodeSpec) -> Result<Answer, String> {
+    async fn admit(&self, token: TokenId, csr: &str, spec: NodeSpec) -> Result<Answer, Declined> {
         let csr = BASE64_STANDARD
             .decode(csr)
-            .map_err(|error| format!("the signing request is not base64: {error}"))?;
+            .map_err(|error| Declined::Refused(format!("the signing request is not base64: {error}")))?;
         let name = spec.name.clone();
         // A request that cannot be signed must not use up the token.
         self.certify(NodeId::default(), &csr, spec.spki)?;
@@ -167,49 +174,56 @@ impl Door {
         let cause = Cause::new(Actor::Node(self.node), format!("{name} showed join token {token}"))
             .because(made.map(|decision| decision.revision));
         let proposal = Proposal { request: None, cause, fence: Fence::None, body };
+        // The same request finds what it has made already, also at another node.
+        let again = |error: &dyn std::fmt::Display| {
+            Declined::NotNow(format!("{error}: run the same join again, it is safe"))
+        };
         let committed = self.cluster.propose(proposal).await.map_err(|error| match error {
             ProposeError::NotAppended { reason } => {
-                format!("the cluster takes no changes now ({reason}): try again")
+                Declined::NotNow(format!("the cluster takes no changes now ({reason}): try again"))
             }
-            other => format!("{other}: run the same join again, it is safe"),
+            other => again(&other),
         })?;
-        let made = committed.outcome.into_result().map_err(|refusal| refusal.to_string())?;
-        let Some(Object::Node(node)) = made else { return Err("the admission made no node".into()) };
-        self.cluster
-            .wait_applied(committed.revision, APPLY_TIMEOUT)
-            .await
-            .map_err(|error| format!("{error}: run the same join again, it is safe"))?;
+        let made =
+            committed.outcome.into_result().map_err(|refusal| Declined::Refused(refusal.to_string()))?;
+        let Some(Object::Node(node)) = made else {
+            return Err(Declined::Refused("the admission made no node".into()));
+        };
+        self.cluster.wait_applied(committed.revision, APPLY_TIMEOUT).await.map_err(|error| again(&error))?;
         info!(%node, %name, "a node was admitted");
         self.welcome(node, &csr).map(|welcome| Answer::Welcome(Box::new(welcome)))
     }
 
     /// A certificate for `node` on the key of the signing request, which has to be the one that was announced.
-    fn certify(&self, node: NodeId, csr: &[u8], announced: Digest) -> Result<Vec<u8>, String> {
+    fn certify(&self, node: NodeId, csr: &[u8], announced: Digest) -> Result<Vec<u8>, Declined> {
         let state = self.cluster.state();
-        let cluster = state.cluster().ok_or("the cluster has not been initialised")?;
+        let cluster = state.cluster().ok_or_else(uninitialised)?;
+        // A node that was away while the keyring was changed may not have it yet.
         let key = self
             .keyring
             .now()
             .open(&cluster.authority.key, seal::AUTHORITY)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Declined::NotNow(error.to_string()))?;
+        let refused = |error: &dyn std::fmt::Display| Declined::Refused(error.to_string());
         let authority = AuthorityKey::from_parts(cluster.authority.certificate.clone(), &key)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| refused(&error))?;
         let certificate = authority
             .sign_node(csr, cluster.id, node, std::time::SystemTime::now())
-            .map_err(|error| format!("the signing request is not acceptable: {error}"))?;
+            .map_err(|error| refused(&format!("the signing request is not acceptable: {error}")))?;
         let signed = pangolin_peer::identity::spki_digest_of_certificate(&certificate)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| refused(&error))?;
         if signed != announced {
-            return Err("the signing request is for another key than the one that was announced".into());
+            return Err(refused(&"the signing request is for another key than the one that was announced"));
         }
         Ok(certificate)
     }
 
-    fn welcome(&self, node: NodeId, csr: &[u8]) -> Result<Welcome, String> {
+    fn welcome(&self, node: NodeId, csr: &[u8]) -> Result<Welcome, Declined> {
         let state = self.cluster.state();
-        let cluster = state.cluster().ok_or("the cluster has not been initialised")?;
+        let cluster = state.cluster().ok_or_else(uninitialised)?;
         let peers = plan(&state, node).peers;
-        let admitted = &state.nodes().get(&node).ok_or("the node is not in the membership")?.spec;
+        let gone = || Declined::Refused("the node is not in the membership any more".to_owned());
+        let admitted = &state.nodes().get(&node).ok_or_else(gone)?.spec;
         let certificate = self.certify(node, csr, admitted.spki)?;
         // A witness only votes: it is never given a key to what it replicates.
         let keyring = (admitted.role == NodeRole::Data)
@@ -234,4 +248,8 @@ impl Door {
                 .collect(),
         })
     }
+}
+
+fn uninitialised() -> Declined {
+    Declined::NotNow("this node has not heard of the cluster's beginning yet".to_owned())
 }

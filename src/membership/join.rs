@@ -1,11 +1,14 @@
 //! `join`: asks the cluster to let this host in. One-shot: writes the state directory and ends; the node becomes a
 //! member that counts when it runs.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pangolin_core::{
-    NodeId, Timestamp,
+    NodeId, Slug, Timestamp,
     plan::{PeerPlan, PlannedPeer},
     record::NodeRole,
 };
@@ -39,8 +42,17 @@ pub struct Joined {
 pub struct Finding {
     /// What was tried.
     pub what: String,
-    /// How it went; none = well.
+    /// How it went; none = well, or not tried.
     pub problem: Option<String>,
+    /// Why it could not be tried; none = it was.
+    pub untried: Option<String>,
+}
+
+impl Finding {
+    fn of(what: String, problem: Option<String>) -> Self {
+        let (problem, untried) = probes::outcome(problem);
+        Self { what, problem, untried }
+    }
 }
 
 /// Joins the cluster.
@@ -78,19 +90,25 @@ pub async fn check(config: &Config, options: &JoinOptions) -> Result<Vec<Finding
     let free = state_dir.need_empty().err().map(|error| error.to_string());
     // One that cannot be read is a problem already.
     let key = state_dir.found_key().ok().flatten().map(|key| key.spki_digest());
-    let mut findings =
-        vec![Finding { what: format!("no node in {}", config.state_dir.display()), problem: free }];
+    let mut findings = vec![Finding::of(format!("no node in {}", config.state_dir.display()), free)];
     findings.extend(
         responders
             .failed
             .iter()
-            .map(|(probe, error)| Finding { what: format!("open {probe}"), problem: Some(error.clone()) }),
+            .map(|(probe, error)| Finding::of(format!("open {probe}"), Some(error.clone()))),
     );
-    let asked: Vec<probes::Probe> = ports
-        .into_iter()
-        .map(|port| port.probe)
-        .filter(|probe| !responders.failed.iter().any(|(failed, _)| failed == probe))
-        .collect();
+    let mut asked: Vec<probes::Probe> = Vec::new();
+    for probe in ports.into_iter().flat_map(|port| port.probes) {
+        let failed = responders.failed.iter().any(|(failed, _)| *failed == probe);
+        if !failed && !asked.contains(&probe) {
+            asked.push(probe);
+        }
+    }
+    let beyond = asked.split_off(asked.len().min(probes::PROBES_MAX));
+    findings.extend(beyond.iter().map(|probe| {
+        let untried = Some(format!("more than {} ports are not tried", probes::PROBES_MAX));
+        Finding { what: format!("{probe}"), problem: None, untried }
+    }));
 
     let ask = Ask::Check {
         probes: asked.clone(),
@@ -101,23 +119,35 @@ pub async fn check(config: &Config, options: &JoinOptions) -> Result<Vec<Finding
     };
     let before = (SystemTime::now(), Instant::now());
     let answer = request(&options.invitation, &ask).await?;
-    let Answer::Checked { now, views, peers, refusal } = answer else {
+    let Answer::Checked { now, views, peers, edges, unasked, refusal } = answer else {
         return Err(MembershipError::Answer("it is no report".into()));
     };
     let what = format!("the cluster lets {} in", config.name);
-    findings.push(Finding { what, problem: refusal });
+    findings.push(Finding::of(what, refusal));
     let took = before.1.elapsed();
     for view in views {
         findings.push(clock_finding(&view, now, before.0, took));
         for (probe, problem) in asked.iter().zip(view.results) {
-            findings.push(Finding { what: format!("from {} to {probe}", view.node), problem });
+            findings.push(Finding::of(format!("from {} to {probe}", view.node), problem));
         }
     }
-    for (name, peer) in peers {
-        let problem = probes::reaches(peer).await.err();
-        findings.push(Finding { what: format!("from here to {name}, peers {peer}/tcp"), problem });
+    for (node, reason) in unasked {
+        let problem = format!("{node} could not be asked: {reason}");
+        findings.push(Finding::of(format!("from {node} to this host"), Some(problem)));
     }
+    findings.extend(outward(peers, edges).await);
     Ok(findings)
+}
+
+/// Tries what this host has to reach, all at once.
+async fn outward(peers: Vec<(Slug, SocketAddr)>, edges: Vec<(Slug, SocketAddr)>) -> Vec<Finding> {
+    let ports =
+        peers.into_iter().map(|peer| ("peers", peer)).chain(edges.into_iter().map(|edge| ("https", edge)));
+    let tried = ports.map(|(port, (name, address))| async move {
+        let problem = probes::reaches(address).await;
+        Finding::of(format!("from here to {name}, {port} {address}/tcp"), problem)
+    });
+    futures_util::future::join_all(tried).await
 }
 
 /// The other clock was read at some moment of the exchange: only what lies outside it counts as a difference.
@@ -140,24 +170,30 @@ fn clock_finding(
             view.node
         )
     });
-    Finding { what: format!("this clock agrees with that of {}", view.node), problem }
+    Finding::of(format!("this clock agrees with that of {}", view.node), problem)
 }
 
-/// Asks the nodes in turn until one answers. A refusal is final: the others would say the same.
+/// Asks the nodes of the invitation.
 async fn request(invitation: &Invitation, ask: &Ask) -> Result<Answer, MembershipError> {
-    let body = serde_json::to_vec(ask).map_err(|error| MembershipError::Answer(error.to_string()))?;
+    let unreadable = |error: serde_json::Error| MembershipError::Answer(error.to_string());
+    let body = serde_json::to_vec(ask).map_err(unreadable)?;
+    let bytes = in_turn(&invitation.nodes, async |address| {
+        JoinClient::connect(address, &invitation.token).await?.request(&body).await.map(Zeroizing::new)
+    })
+    .await?;
+    serde_json::from_slice(&bytes).map_err(unreadable)
+}
+
+/// Asks the nodes in turn until one answers. A refusal is final: the others would say the same. One that cannot tell now
+/// has not answered.
+async fn in_turn<T>(
+    nodes: &[SocketAddr],
+    ask: impl AsyncFn(SocketAddr) -> Result<T, JoinError>,
+) -> Result<T, MembershipError> {
     let mut failures = Vec::new();
-    for address in &invitation.nodes {
-        let answer = match JoinClient::connect(*address, &invitation.token).await {
-            Ok(mut client) => client.request(&body).await,
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(bytes) => {
-                let bytes = Zeroizing::new(bytes);
-                return serde_json::from_slice(&bytes)
-                    .map_err(|error| MembershipError::Answer(error.to_string()));
-            }
+    for address in nodes {
+        match ask(*address).await {
+            Ok(answer) => return Ok(answer),
             Err(JoinError::Refused(reason)) => return Err(MembershipError::Refused(reason)),
             Err(error) => failures.push((*address, error.to_string())),
         }
@@ -207,7 +243,42 @@ fn unpack(
 mod tests {
     use std::time::Duration;
 
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    #[test]
+    fn nodes_are_asked_in_turn_until_one_says_yes_or_no() {
+        const YES: &str = "yes";
+        const NO: &str = "no";
+        const LATER: &str = "later";
+        const GONE: &str = "gone";
+        for (nodes, asked, end) in [
+            (&[YES, NO][..], 1, "Ok(())"),
+            (&[NO, YES], 1, "Refused(\"full\")"),
+            (&[LATER, YES], 2, "Ok(())"),
+            (&[LATER, NO], 2, "Refused(\"full\")"),
+            (&[GONE, LATER, YES], 3, "Ok(())"),
+            (&[LATER, GONE], 2, "behind"),
+            (&[], 0, "NoAnswer([])"),
+        ] {
+            let addresses: Vec<SocketAddr> =
+                (0..nodes.len()).map(|port| ([127, 0, 0, 1], port as u16).into()).collect();
+            let count = std::cell::Cell::new(0);
+            let answered = in_turn(&addresses, async |address| {
+                count.set(count.get() + 1);
+                match nodes[usize::from(address.port())] {
+                    YES => Ok(()),
+                    NO => Err(JoinError::Refused("full".into())),
+                    LATER => Err(JoinError::Later("behind".into())),
+                    _ => Err(JoinError::Malformed),
+                }
+            });
+            let told = format!("{:?}", answered.now_or_never().expect("nothing to wait for"));
+            assert!(told.contains(end), "{nodes:?}: {told}");
+            assert_eq!(count.get(), asked, "{nodes:?}");
+        }
+    }
 
     #[test]
     fn a_clock_within_the_exchange_agrees_and_one_far_off_is_named_with_its_side() {

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use door::Door;
 pub use init::{InitOptions, init};
 pub use join::{JoinOptions, Joined, check, join};
+#[cfg(any(test, fuzzing))]
+pub(crate) use recover::finish as finish_recovery;
 pub(crate) use recover::is_interrupted;
 pub use recover::{Recovery, interrupted_recovery, recover, recovery_of};
 pub use renew::{Renewal, certify};
@@ -63,7 +65,7 @@ pub enum MembershipError {
     #[error("the join token cannot be used: {0}")]
     Token(String),
     /// No node answered.
-    #[error("no node of the cluster could be asked:{}", .0.iter().map(|(a, e)| format!("\n  {a}: {e}")).collect::<String>())]
+    #[error("no node of the cluster has answered:{}", .0.iter().map(|(a, e)| format!("\n  {a}: {e}")).collect::<String>())]
     NoAnswer(Vec<(SocketAddr, String)>),
     /// The cluster says no.
     #[error("the cluster refused: {0}")]
@@ -120,6 +122,12 @@ enum Answer {
         views: Vec<check::View>,
         /// Where the joiner should reach the others: name and address.
         peers: Vec<(Slug, SocketAddr)>,
+        /// Where the edges of the others are.
+        #[serde(default)]
+        edges: Vec<(Slug, SocketAddr)>,
+        /// The nodes that could not be asked, and why.
+        #[serde(default)]
+        unasked: Vec<(Slug, String)>,
         /// Why the cluster would not let the joiner in; none = it would.
         refusal: Option<String>,
     },
@@ -201,6 +209,7 @@ impl FromStr for Invitation {
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = serde_json::from_slice::<Ask>(bytes);
     let _ = serde_json::from_slice::<Answer>(bytes);
+    recover::fuzz(bytes);
 }
 
 /// What this node says of itself.

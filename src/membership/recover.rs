@@ -52,6 +52,25 @@ struct Mark {
     aside: String,
 }
 
+impl Mark {
+    /// What this node has noted: a directory beside the others, and nothing else.
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        let mark: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if !mark.aside.starts_with("lineage-") || mark.aside.contains('/') {
+            return Err(format!("{:?} is no place for an old store", mark.aside));
+        }
+        Ok(mark)
+    }
+}
+
+/// See [`crate::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(mark) = Mark::read(bytes) {
+        assert_eq!(Path::new(&mark.aside).components().count(), 1);
+    }
+}
+
 /// Looks at what is there; nothing is changed.
 ///
 /// # Errors
@@ -115,11 +134,12 @@ pub fn interrupted_recovery(config: &Config) -> Result<Option<PathBuf>, Membersh
     finish(&StateDir::new(&config.state_dir))
 }
 
-fn finish(state_dir: &StateDir) -> Result<Option<PathBuf>, MembershipError> {
+/// Takes the steps that are left of a recovery that was noted.
+pub(crate) fn finish(state_dir: &StateDir) -> Result<Option<PathBuf>, MembershipError> {
     let dir = state_dir.path();
     let mark_path = dir.join(MARK);
     let mark = match private_file::read(&mark_path) {
-        Ok(bytes) => serde_json::from_slice::<Mark>(&bytes)
+        Ok(bytes) => Mark::read(&bytes)
             .map_err(|error| refused(&format!("{} is damaged: {error}", mark_path.display())))?,
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(StateDirError::from(error).into()),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::{
-    journal,
+    backup, journal,
     log::{LogBackend as _, disk::DiskLog, segment, watermark::Watermark},
     snapshot,
 };
@@ -18,6 +18,16 @@ pub fn snapshot(bytes: &[u8]) {
 pub fn journal_record(bytes: &[u8]) {
     let (key, value) = bytes.split_at(bytes.len().min(8));
     let _ = journal::parse(key, value);
+}
+
+/// A backup file, and what stands inside one.
+pub fn backup_file(bytes: &[u8]) {
+    backup::fuzz_file(bytes);
+}
+
+/// What a bucket lists.
+pub fn bucket_list(bytes: &[u8]) {
+    backup::fuzz_bucket(bytes);
 }
 
 /// The log's only file, with the watermark at its beginning; and the watermark file. `dir` is empty, and is
@@ -47,6 +57,19 @@ mod tests {
         fn no_bytes_make_a_target_fail(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             snapshot(&bytes);
             journal_record(&bytes);
+            backup_file(&bytes);
+            bucket_list(&bytes);
+        }
+
+        #[test]
+        fn no_list_of_a_bucket_makes_its_target_fail(key in "[a-z/.&<>]{0,20}", text in ".{0,60}", cut in 0..400_usize) {
+            let list = format!(
+                "<?xml version=\"1.0\"?><ListBucketResult><Contents><ETag>x</ETag><Key>lab/{key}</Key>\
+                 <LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>{text}</Size></Contents>\
+                 <NextContinuationToken>{text}</NextContinuationToken></ListBucketResult>"
+            );
+            bucket_list(list.as_bytes());
+            bucket_list(&list.as_bytes()[..cut.min(list.len())]);
         }
     }
 

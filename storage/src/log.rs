@@ -6,6 +6,8 @@
 
 pub(crate) mod cache;
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod damage_tests;
 pub(crate) mod disk;
 mod index;
@@ -15,6 +17,8 @@ pub(crate) mod segment;
 pub mod simulated;
 mod slice;
 pub(crate) mod store;
+#[cfg(test)]
+mod trace;
 pub(crate) mod watermark;
 mod writer;
 

@@ -105,6 +105,8 @@ async fn a_host_is_checked_from_every_node_before_it_joins_and_nothing_is_writte
         "ok      from n1 to peers",
         "ok      from n2 to tunnel",
         "ok      from here to n2, peers",
+        "ok      from here to n1, https",
+        "ok      from here to n2, https",
     ] {
         assert!(told.contains(line), "{line:?} is not in {told}");
     }
@@ -126,6 +128,16 @@ async fn a_host_is_checked_from_every_node_before_it_joins_and_nothing_is_writte
     drop(_somebody);
     cluster.nodes[2].name = "n3".to_owned();
     cluster.nodes[2].write_config(&cluster.options).expect("written");
+
+    // A node that cannot be asked is named.
+    cluster.nodes[1].kill();
+    let output = check(&cluster);
+    assert_eq!(output.code, Some(1));
+    let missing = "FAILED  from n2 to this host: n2 could not be asked";
+    assert!(output.stdout.contains(missing), "{output:?}");
+    assert!(output.stdout.contains("ok      from n1 to peers"), "{output:?}");
+    assert!(!output.stdout.contains("agrees with that of n2"), "nobody knows: {output:?}");
+    cluster.nodes[1].start_ready().await.expect("it is back");
     cluster.join_with(2, &token).await.expect("the token is still good");
 }
 
@@ -154,4 +166,33 @@ async fn a_host_that_was_cut_off_after_its_admission_joins_with_a_new_token_as_t
     cluster.nodes[2].start_ready().await.expect("it runs");
     until("three vote", || async { (voters(&cluster).await? == 3).then_some(()) }).await;
     assert_eq!(status(&cluster).await.expect("a status").nodes.len(), 3);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_tell_says_so_and_the_joiner_asks_the_next_before_it_gives_up() {
+    let _turn = TURN.lock().await;
+    let mut cluster = cluster_of(3, 4).await;
+    let token = cluster.token().await.expect("a token");
+    for stopped in [1, 2] {
+        cluster.nodes[stopped].process().expect("it runs").freeze();
+    }
+    let output =
+        process::run(cluster.nodes[3].command("join"), &token, 3 * PATIENCE).expect("pangolind join");
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let (first, second) = (cluster.nodes[0].address, cluster.nodes[1].address);
+    for words in [
+        "no node of the cluster has answered".to_owned(),
+        format!("{first}:"),
+        "the node cannot answer now".to_owned(),
+        format!("{second}:"),
+    ] {
+        assert!(output.stderr.contains(&words), "{words:?} is not in {output:?}");
+    }
+    assert!(!cluster.nodes[3].state_dir().join("identity.json").exists(), "it is no node");
+
+    for stopped in [1, 2] {
+        cluster.nodes[stopped].process().expect("it runs").thaw();
+    }
+    until("three nodes agree", || async { (voters(&cluster).await? == 3).then_some(()) }).await;
+    cluster.join_with(3, &token).await.expect("the same token is still good");
 }

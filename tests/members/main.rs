@@ -2,6 +2,7 @@
 //!
 //! The programs must be built: `cargo build --workspace --bins` (scripts/test.sh does).
 
+mod audit;
 mod autopilot;
 mod joining;
 mod lab;

@@ -6,7 +6,7 @@ use pangolin_chaos::{
     dns::{self, Kind},
 };
 use pangolin_core::record::NodeRole;
-use pangolin_wire::{ClientError, ClusterStatus, Code, CreateToken, CreatedToken, RaftPart, TransferLeader};
+use pangolin_wire::{ClientError, ClusterStatus, Code, RaftPart, TransferLeader};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -23,10 +23,7 @@ async fn two_and_a_witness() -> Cluster {
     let mut cluster = Cluster::prepare(options).expect("prepared");
     cluster.init().await.expect("the first node");
     cluster.join(1).await.expect("the second node");
-    let client = cluster.nodes[0].client().with_deadline(PATIENCE);
-    let request = CreateToken { role: Some(NodeRole::Witness), lifetime_seconds: None };
-    let made: CreatedToken = client.put("/cluster/token", &request).await.expect("a token");
-    cluster.join_with(WITNESS, &made.token.expect("it is shown")).await.expect("the witness");
+    cluster.join_as(WITNESS, NodeRole::Witness).await.expect("the witness");
     cluster.healthy(PATIENCE).await.expect("three vote");
     cluster
 }

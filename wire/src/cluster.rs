@@ -245,6 +245,9 @@ pub struct NodeStatus {
     /// When its program was started; none if it has not reported lately.
     #[serde(default)]
     pub started_at: Option<Moment>,
+    /// Whether its edge and its DNS let clients in; none if it has neither, does not say, or has not reported lately.
+    #[serde(default)]
+    pub serving: Option<bool>,
     /// How far it has applied the log; none if it has not reported lately.
     #[serde(default, with = "optional_revision")]
     pub applied: Option<Revision>,
@@ -572,6 +575,7 @@ mod tests {
                 version: "0.1.0".into(),
                 feature_level: FeatureLevel(1),
                 started_at: None,
+                serving: None,
                 applied: Some(Revision { lineage: 1, index: 12 }),
                 lag: Some(0),
                 seen_by: vec![NodeId(2)],

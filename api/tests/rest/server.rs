@@ -258,6 +258,7 @@ impl NodePort for OneNode {
                 version: node.spec.version.clone(),
                 feature_level: node.spec.feature_level,
                 started_at: None,
+                serving: None,
                 applied: Some(state.revision()),
                 lag: Some(0),
                 seen_by: vec![],

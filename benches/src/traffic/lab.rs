@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pangolin_chaos::{
-    cluster::{Backend, Cluster, Options, START_PATIENCE},
+    cluster::{Backend, Cluster, Options, START_PATIENCE, Timing},
     host::{Host, Network},
     https::Https,
     ports::Ports,
@@ -82,6 +82,7 @@ impl Lab {
             zone: "bench.test".to_owned(),
             backend: Backend::Auto,
             log: Some("info,openraft=warn,gotatun=warn".to_owned()),
+            timing: Timing::default(),
         };
         let mut cluster = Cluster::prepare(options)?;
         for node in &mut cluster.nodes {

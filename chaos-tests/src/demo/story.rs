@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{DemoOptions, say};
 use crate::{
-    cluster::{Backend, Cluster, Options, START_PATIENCE},
+    cluster::{Backend, Cluster, Options, START_PATIENCE, Timing},
     https::Https,
     ports::{Ports, demo_addresses, own_addresses},
     site::Site,
@@ -38,6 +38,7 @@ impl Story {
             zone: "demo.test".to_owned(),
             backend: Backend::Auto,
             log: options.log.clone(),
+            timing: Timing::default(),
         };
 
         steps.begin("the first node makes the cluster");

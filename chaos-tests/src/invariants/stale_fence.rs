@@ -20,11 +20,12 @@ pub fn check(history: &History) -> Finding {
         let What::Effect { node, target, fence, revision } = &event.what else { continue };
         effects.entry(target).or_default().push((*revision, *fence, *node));
     }
+    // Only what follows something else shows anything.
     let mut checked = 0;
     for (target, mut effects) in effects {
         // Those without a place in the log keep their order.
         effects.sort_by_key(|(revision, _, _)| *revision);
-        checked += effects.len();
+        checked += effects.len() - 1;
         for pair in effects.windows(2) {
             let ((_, last, by), (at, fence, node)) = (pair[0], pair[1]);
             if fence < last {
@@ -67,5 +68,7 @@ mod tests {
             let finding = check(&history(events));
             assert_eq!(finding.verdict, expected, "{finding:?}");
         }
+        assert_eq!(check(&history([act(1, "ca", 1), act(1, "site 1", 1)])).checked, 0, "nothing came later");
+        assert_eq!(check(&history([act(1, "ca", 1), act(1, "ca", 2)])).checked, 1);
     }
 }

@@ -1,6 +1,7 @@
 //! Many seeds, each in a process of its own, and what they show together.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -20,6 +21,10 @@ use crate::{
     history::What,
     verdict::{Finding, Verdict},
 };
+
+/// What seeds have to put to the test together, though each by itself need not: an invariant that has met nothing in all of
+/// them is not shown to hold.
+const EXPECTED: [&str; 1] = ["stale-fence"];
 
 /// What is to be simulated.
 #[derive(Clone, Debug, Args)]
@@ -76,6 +81,9 @@ pub struct Summary {
     pub faults: Vec<String>,
     /// What is broken or cannot be told.
     pub findings: Vec<(String, Finding)>,
+    /// How much each invariant had to check.
+    #[serde(default)]
+    pub checked: BTreeMap<String, usize>,
 }
 
 /// What all seeds show.
@@ -89,6 +97,10 @@ struct Total {
     unknown: Vec<u64>,
     /// Seeds whose two runs were not the same.
     unrepeatable: Vec<u64>,
+    /// What no seed has put to the test.
+    untested: Vec<&'static str>,
+    /// How much each invariant had to check in all seeds.
+    checked: BTreeMap<String, usize>,
     answered: usize,
     simulated_s: u64,
     elapsed_s: u64,
@@ -151,6 +163,7 @@ fn one(options: &SimOptions, seed: u64) -> Result<Verdict> {
             .filter(|(_, finding)| finding.verdict != Verdict::True)
             .cloned()
             .collect(),
+        checked: judgement.findings.iter().map(|(name, finding)| (name.clone(), finding.checked)).collect(),
     };
     let history = options.out.join(format!("seed-{seed}.history.jsonl"));
     if !options.quiet || judgement.verdict != Verdict::True {
@@ -283,11 +296,14 @@ fn total(options: &SimOptions, seeds: Seeds, done: &[Done], started: Instant) ->
     let unrepeatable: Vec<u64> =
         done.iter().filter(|one| !one.repeatable).map(|one| one.summary.seed).collect();
     let (broken, unknown) = (of(Verdict::False), of(Verdict::Unknown));
-    let verdict = match (broken.is_empty() && unrepeatable.is_empty(), unknown.is_empty()) {
-        (false, _) => Verdict::False,
-        (true, false) => Verdict::Unknown,
-        (true, true) => Verdict::True,
-    };
+    let checked = sums(done.iter().map(|one| &one.summary.checked));
+    let untested = untested(&checked);
+    let verdict =
+        match (broken.is_empty() && unrepeatable.is_empty(), unknown.is_empty() && untested.is_empty()) {
+            (false, _) => Verdict::False,
+            (true, false) => Verdict::Unknown,
+            (true, true) => Verdict::True,
+        };
     let total = Total {
         verdict,
         seeds: seeds.count,
@@ -295,6 +311,8 @@ fn total(options: &SimOptions, seeds: Seeds, done: &[Done], started: Instant) ->
         broken,
         unknown,
         unrepeatable,
+        untested,
+        checked,
         answered: done.iter().map(|one| one.summary.answered).sum(),
         simulated_s: done.iter().map(|one| one.summary.simulated_ms).sum::<u64>() / 1000,
         elapsed_s: started.elapsed().as_secs(),
@@ -303,6 +321,9 @@ fn total(options: &SimOptions, seeds: Seeds, done: &[Done], started: Instant) ->
     if options.json {
         say(&serde_json::to_string(&total)?)?;
     } else {
+        for name in &total.untested {
+            say(&format!("{name} is unknown: no seed has put it to the test"))?;
+        }
         say(&format!(
             "{} seeds from {}: {} broken, {} unknown; {} operations answered in {} simulated seconds, {} s of \
              waiting\nverdict: {}",
@@ -319,6 +340,47 @@ fn total(options: &SimOptions, seeds: Seeds, done: &[Done], started: Instant) ->
     Ok(verdict)
 }
 
+/// By invariant, over all seeds.
+fn sums<'a>(seeds: impl Iterator<Item = &'a BTreeMap<String, usize>>) -> BTreeMap<String, usize> {
+    let mut sums = BTreeMap::new();
+    for (name, checked) in seeds.flatten() {
+        *sums.entry(name.clone()).or_default() += checked;
+    }
+    sums
+}
+
+fn untested(checked: &BTreeMap<String, usize>) -> Vec<&'static str> {
+    EXPECTED.into_iter().filter(|name| checked.get(*name).is_none_or(|checked| *checked == 0)).collect()
+}
+
 fn say(line: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{line}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_seed_has_put_to_the_test_is_named() {
+        let seed =
+            |fences: usize| BTreeMap::from([("stale-fence".to_owned(), fences), ("sessions".to_owned(), 5)]);
+        let told = |seeds: &[BTreeMap<String, usize>]| {
+            let sums = sums(seeds.iter());
+            (sums.get("sessions").copied().unwrap_or_default(), untested(&sums))
+        };
+        assert_eq!(told(&[seed(0), seed(0)]), (10, vec!["stale-fence"]));
+        assert_eq!(told(&[seed(0), seed(2)]), (10, vec![]));
+        assert_eq!(
+            told(&[BTreeMap::new()]),
+            (0, vec!["stale-fence"]),
+            "one that does not say has checked nothing"
+        );
+    }
+
+    #[test]
+    fn what_is_expected_is_an_invariant() {
+        let known = |name: &&str| crate::invariants::ALL.iter().any(|invariant| invariant.name == *name);
+        assert!(EXPECTED.iter().all(known));
+    }
 }

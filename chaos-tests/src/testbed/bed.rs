@@ -22,7 +22,7 @@ use super::{
     roster::{Entry, Roster},
 };
 use crate::{
-    cluster::{Backend, Cluster, Node, Options},
+    cluster::{Backend, Cluster, Node, Options, Timing},
     history::What,
     host::{Host, Network},
     https::Https,
@@ -487,6 +487,7 @@ fn prepare(options: &BedOptions, plugs: &[Plug]) -> Result<Cluster> {
         zone: "demo.test".to_owned(),
         backend: Backend::Auto,
         log: options.log.clone(),
+        timing: Timing::default(),
     })
 }
 

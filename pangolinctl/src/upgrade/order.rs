@@ -70,6 +70,98 @@ pub(super) fn unwell(node: &NodeStatus) -> Option<String> {
     }
 }
 
+/// The version that a node has to run after its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Another one than it came from.
+    OtherThan(String),
+    /// This one: that of a node which has been upgraded, or the one that the node came from. With the reason.
+    Exactly(String, String),
+}
+
+/// What a node has to run after its turn in the upgrade that is open.
+pub(super) fn wanted(status: &ClusterStatus, id: NodeId) -> Option<Wanted> {
+    let upgrade = status.upgrade.as_ref()?;
+    let turn = upgrade.nodes.iter().find(|node| node.node_id == id)?;
+    if upgrade.rollback {
+        return Some(Wanted::Exactly(turn.from_version.clone(), "it came from".to_owned()));
+    }
+    let done =
+        |id: NodeId| upgrade.nodes.iter().any(|node| node.node_id == id && node.step == UpgradeStep::Done);
+    let example = status.nodes.iter().find(|node| done(node.id) && node.version != turn.from_version);
+    Some(match example {
+        Some(node) => Wanted::Exactly(node.version.clone(), format!("node {} was brought to", node.name)),
+        None => Wanted::OtherThan(turn.from_version.clone()),
+    })
+}
+
+/// Whether a node is back after its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// It is: the next one may go.
+    Open,
+    /// Not yet, for this reason.
+    Waiting(String),
+    /// It is back, but waiting will not make it what it should be.
+    Wrong(String),
+}
+
+/// The health gate: the node was restarted, runs the wanted version, is reached by the others, votes as before, has caught
+/// up, and serves.
+pub(super) fn gate(status: &ClusterStatus, before: &NodeStatus, wanted: Option<&Wanted>) -> Gate {
+    let wait = |why: &str| Gate::Waiting(why.to_owned());
+    let Some(node) = status.nodes.iter().find(|node| node.id == before.id) else {
+        return Gate::Wrong("it is no longer in the cluster".to_owned());
+    };
+    if node.started_at.is_none() {
+        return wait("it does not report");
+    }
+    if node.started_at == before.started_at {
+        return wait("it was not restarted");
+    }
+    // Time of start and version are of one report.
+    let version = &node.version;
+    match wanted {
+        Some(Wanted::OtherThan(from)) if version == from => {
+            return Gate::Wrong(format!(
+                "it was restarted, but still runs version {version}: the command of --replace has not replaced its \
+                 program"
+            ));
+        }
+        Some(Wanted::Exactly(exactly, why)) if version != exactly => {
+            return Gate::Wrong(format!(
+                "it was restarted and runs version {version}, not {exactly}, which {why}: what the command of --replace \
+                 has installed is not what it should be"
+            ));
+        }
+        _ => {}
+    }
+    if let Some(problem) = unwell(node) {
+        return Gate::Waiting(format!("it {problem}"));
+    }
+    let votes = |node: &NodeStatus| matches!(node.raft, RaftPart::Leader | RaftPart::Voter);
+    if votes(before) && !votes(node) {
+        return wait("it does not vote yet");
+    }
+    // A version that does not say is believed.
+    if node.serving == Some(false) {
+        return wait("it does not let clients in yet");
+    }
+    Gate::Open
+}
+
+/// The sites that had a live tunnel to a node and do not have it back: neither there, nor as many as before elsewhere.
+pub(super) fn missing_tunnels(before: &ClusterStatus, now: &ClusterStatus, id: NodeId) -> Vec<String> {
+    let had = before.sites.iter().filter(|site| site.tunnels.contains(&id));
+    let missing = had.filter_map(|had| {
+        // One that is gone needs none.
+        let has = now.sites.iter().find(|site| site.site_id == had.site_id)?;
+        let back = has.tunnels.contains(&id) || has.tunnels.len() >= had.tunnels.len();
+        (!back).then(|| format!("{}/{}", has.org_id, has.nice_id))
+    });
+    missing.collect()
+}
+
 /// A node's name, for people.
 pub(super) fn name(status: &ClusterStatus, id: NodeId) -> String {
     let node = status.nodes.iter().find(|node| node.id == id);
@@ -78,8 +170,8 @@ pub(super) fn name(status: &ClusterStatus, id: NodeId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pangolin_core::{FeatureLevel, Revision, Timestamp, record::AdminState, record::NodeRole};
-    use pangolin_wire::{LeaderStatus, Moment, QuorumStatus, UpgradeNodeStatus, UpgradeStatus};
+    use pangolin_core::{FeatureLevel, Revision, SiteId, Timestamp, record::AdminState, record::NodeRole};
+    use pangolin_wire::{LeaderStatus, Moment, QuorumStatus, SiteStatus, UpgradeNodeStatus, UpgradeStatus};
 
     use super::*;
 
@@ -94,7 +186,8 @@ mod tests {
             address: ([127, 0, 0, 1], 7420).into(),
             version: "1.0.0".into(),
             feature_level: FeatureLevel(1),
-            started_at: None,
+            started_at: Some(Moment(Timestamp(1))),
+            serving: Some(true),
             applied: Some(Revision { lineage: 1, index: 9 }),
             lag: Some(0),
             seen_by: vec![],
@@ -147,6 +240,113 @@ mod tests {
         assert_eq!(ids(&status(&[(1, UnderWay), (5, Waiting), (9, Waiting)])), [1, 5, 9]);
         assert!(ids(&status(&[(1, Done), (5, Done), (9, Done)])).is_empty());
         assert_eq!(ids(&status(&[(1, Waiting), (5, Done)])), [1], "node 9 joined later and is new enough");
+    }
+
+    #[test]
+    fn what_a_node_has_to_run_follows_from_where_it_came_from_and_what_others_were_brought_to() {
+        use UpgradeStep::{Done, UnderWay, Waiting};
+        assert_eq!(wanted(&status(&[]), NodeId(5)), None);
+        let first = status(&[(1, Waiting), (5, UnderWay), (9, Waiting)]);
+        assert_eq!(wanted(&first, NodeId(5)), Some(Wanted::OtherThan("1.0.0".into())));
+        assert_eq!(wanted(&first, NodeId(7)), None, "it joined later");
+        let mut second = status(&[(1, Waiting), (5, Done), (9, UnderWay)]);
+        second.nodes[1].version = "1.1.0".into();
+        assert_eq!(
+            wanted(&second, NodeId(9)),
+            Some(Wanted::Exactly("1.1.0".into(), "node n5 was brought to".into()))
+        );
+        second.upgrade.as_mut().expect("open").rollback = true;
+        assert_eq!(wanted(&second, NodeId(9)), Some(Wanted::Exactly("1.0.0".into(), "it came from".into())));
+    }
+
+    #[test]
+    fn a_node_passes_the_gate_when_it_runs_the_wanted_version_is_well_and_serves() {
+        let other = Wanted::OtherThan("1.0.0".into());
+        let exactly = Wanted::Exactly("1.1.0".into(), "node n9 was brought to".into());
+        let before = node(5);
+        let back =
+            NodeStatus { started_at: Some(Moment(Timestamp(2))), version: "1.1.0".into(), ..before.clone() };
+        let open = |_: &mut NodeStatus| {};
+        type Change = fn(&mut NodeStatus);
+        for (change, wanted, expected) in [
+            (open as Change, Some(&other), ""),
+            (open, Some(&exactly), ""),
+            (open, None, ""),
+            (|node| node.started_at = None, Some(&other), "waits: it does not report"),
+            (
+                |node| node.started_at = Some(Moment(Timestamp(1))),
+                Some(&other),
+                "waits: it was not restarted",
+            ),
+            (
+                |node| node.version = "1.0.0".into(),
+                Some(&other),
+                "wrong: it was restarted, but still runs version 1.0.0",
+            ),
+            (
+                |node| node.version = "1.0.0".into(),
+                Some(&exactly),
+                "wrong: it was restarted and runs version 1.0.0, not 1.1.0",
+            ),
+            (
+                |node| node.version = "1.2.0".into(),
+                Some(&exactly),
+                "wrong: it was restarted and runs version 1.2.0, not 1.1.0",
+            ),
+            (|node| node.version = "1.2.0".into(), Some(&other), ""),
+            (|node| node.applied = None, Some(&other), "waits: it does not report"),
+            (|node| node.verdict = Verdict::Down, Some(&other), "waits: it is down"),
+            (|node| node.lag = Some(51), Some(&other), "waits: it is 51 log entries behind"),
+            (|node| node.raft = RaftPart::Learner, Some(&other), "waits: it does not vote yet"),
+            (|node| node.serving = Some(false), Some(&other), "waits: it does not let clients in yet"),
+            (|node| node.serving = None, Some(&other), ""),
+        ] {
+            let mut now = status(&[]);
+            now.nodes[1] = back.clone();
+            change(&mut now.nodes[1]);
+            let told = match gate(&now, &before, wanted) {
+                Gate::Open => String::new(),
+                Gate::Waiting(why) => format!("waits: {why}"),
+                Gate::Wrong(why) => format!("wrong: {why}"),
+            };
+            assert!(
+                told.starts_with(expected) && told.is_empty() == expected.is_empty(),
+                "{told:?}, {expected:?}"
+            );
+        }
+        let mut gone = status(&[]);
+        gone.nodes.remove(1);
+        assert!(matches!(gate(&gone, &before, None), Gate::Wrong(_)));
+    }
+
+    #[test]
+    fn tunnels_are_back_where_they_were_or_as_many_elsewhere() {
+        let site = |tunnels: &[u64]| SiteStatus {
+            site_id: SiteId(3),
+            org_id: "lab".parse().expect("a short name"),
+            nice_id: "home".parse().expect("a short name"),
+            name: "Home".into(),
+            home: None,
+            standbys: vec![],
+            tunnels: tunnels.iter().copied().map(NodeId).collect(),
+            socket: None,
+            local: false,
+        };
+        for (before, now, missing) in [
+            (&[1, 5, 9][..], Some(&[1, 9][..]), true),
+            (&[1, 5, 9], Some(&[1, 5]), false),
+            (&[5], Some(&[1]), false),
+            (&[5], Some(&[]), true),
+            (&[1, 9], Some(&[1]), false),
+            (&[5], None, false),
+        ] {
+            let with = |tunnels: Option<&[u64]>| ClusterStatus {
+                sites: tunnels.map(site).into_iter().collect(),
+                ..status(&[])
+            };
+            let told = missing_tunnels(&with(Some(before)), &with(now), NodeId(5));
+            assert_eq!(told, if missing { vec!["lab/home"] } else { vec![] }, "{before:?}, {now:?}");
+        }
     }
 
     #[test]

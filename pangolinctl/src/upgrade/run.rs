@@ -10,12 +10,13 @@ use pangolin_core::{
     NodeId,
     record::{AdminState, Verdict},
 };
-use pangolin_wire::{
-    Backup, ClusterStatus, NodeStatus, RaftPart, Settings, TransferLeader, UpdateNode, UpgradeAction,
-};
+use pangolin_wire::{Backup, ClusterStatus, NodeStatus, Settings, TransferLeader, UpdateNode, UpgradeAction};
 use tokio::{process::Command, time::sleep};
 
-use super::{Run, order};
+use super::{
+    Run,
+    order::{self, Gate},
+};
 use crate::{failure::Failure, print, session::Session};
 
 /// How often a waiting run looks again.
@@ -24,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const BACKUP_PATIENCE: Duration = Duration::from_secs(300);
 /// How long others may take to do what they do by themselves: take leadership over, take over sites.
 const SETTLE: Duration = Duration::from_secs(60);
+/// How long tunnels may take to come back to a node: a connector tries again within some seconds.
+const TUNNELS: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(session: &Session, options: &Run, rollback: bool) -> Result<(), Failure> {
     let again = if rollback { "pangolinctl upgrade rollback" } else { "pangolinctl upgrade run" };
@@ -128,6 +131,7 @@ impl Turns<'_> {
         }
         self.back(&node).await?;
         self.restore(&node).await?;
+        self.tunnels_back(&node, &status).await?;
         self.session.post("/cluster/upgrade", &UpgradeAction::Done { node_id: id }).await?;
         Ok(())
     }
@@ -196,24 +200,49 @@ impl Turns<'_> {
         )))
     }
 
-    /// The health gate: the node was restarted, reports, is reached by the others, votes as before, has caught up.
+    /// Waits until the node passes the health gate.
     async fn back(&self, before: &NodeStatus) -> Result<(), Failure> {
-        let voted = matches!(before.raft, RaftPart::Leader | RaftPart::Voter);
-        let back = |node: &NodeStatus| {
-            node.started_at.is_some()
-                && node.started_at != before.started_at
-                && order::unwell(node).is_none()
-                && (!voted || matches!(node.raft, RaftPart::Leader | RaftPart::Voter))
-        };
-        let what = "it was restarted, is up and has caught up";
-        let status = self
-            .until(self.options.node_timeout, what, |status| {
-                status.nodes.iter().find(|node| node.id == before.id).is_some_and(back)
+        let mut wrong = None;
+        let mut waits = String::new();
+        let patience = self.options.node_timeout;
+        let looked = self
+            .until(patience, "it runs the other version, has caught up and serves", |status| {
+                let wanted = order::wanted(status, before.id);
+                match order::gate(status, before, wanted.as_ref()) {
+                    Gate::Open => return true,
+                    Gate::Waiting(why) => waits = why,
+                    Gate::Wrong(why) => wrong = Some(why),
+                }
+                wrong.is_some()
             })
-            .await
-            .map_err(|failure| Failure::new(format!("node {}: {}", before.name, failure.message())))?;
+            .await;
+        let failed = |what: &str| Failure::new(format!("node {}: {what}; the node is drained", before.name));
+        if let Some(wrong) = wrong {
+            return Err(failed(&wrong));
+        }
+        let status = looked.map_err(|failure| match waits.as_str() {
+            "" => failed(failure.message()),
+            waits => failed(&format!("{}: {waits}", failure.message())),
+        })?;
         let now = find(&status, before.id)?;
         self.say(now, &format!("back with version {}, feature level {}", now.version, now.feature_level));
+        Ok(())
+    }
+
+    /// Lets sites come back that had a tunnel to the node, so that the next one does not take their last. Connectors come
+    /// by themselves, and one that does not is no reason to stop.
+    async fn tunnels_back(&self, node: &NodeStatus, before: &ClusterStatus) -> Result<(), Failure> {
+        let mut missing = Vec::new();
+        let looked = self
+            .until(TUNNELS, "tunnels are back", |status| {
+                missing = order::missing_tunnels(before, status, node.id);
+                missing.is_empty()
+            })
+            .await;
+        if looked.is_err() {
+            let sites = if missing.is_empty() { "its sites".to_owned() } else { missing.join(", ") };
+            self.say(node, &format!("going on, though {sites} had more tunnels before its turn"));
+        }
         Ok(())
     }
 
@@ -232,7 +261,7 @@ impl Turns<'_> {
         &self,
         patience: Duration,
         what: &str,
-        wanted: impl Fn(&ClusterStatus) -> bool,
+        mut wanted: impl FnMut(&ClusterStatus) -> bool,
     ) -> Result<ClusterStatus, Failure> {
         let end = Instant::now() + patience;
         loop {

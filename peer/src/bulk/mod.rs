@@ -224,6 +224,26 @@ async fn read_message(stream: &mut PeerStream) -> io::Result<BytesMut> {
     Ok(message)
 }
 
+/// See [`crate::fuzz`]: what another node sends over a bulk connection.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use futures_util::FutureExt as _;
+
+    let mut streams = Vec::new();
+    let (never, requests) = mpsc::channel(1);
+    let wire = tokio::io::join(bytes, tokio::io::sink());
+    // All bytes are there: the connection is at its end at once.
+    let ended = drive(wire, yamux::Mode::Server, requests, |stream| streams.push(stream)).now_or_never();
+    assert!(ended.is_some(), "the connection waits behind its end");
+    drop(never);
+    for stream in streams {
+        let mut stream = PeerStream::new(stream, None);
+        if let Some(Ok(message)) = read_message(&mut stream).now_or_never() {
+            assert!(message.len() <= MESSAGE_MAX + 1);
+        }
+    }
+}
+
 /// yamux reports an end, or a zero-length write, where a stream has been cut off.
 fn reset() -> io::Error {
     io::Error::new(

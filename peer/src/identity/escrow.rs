@@ -26,13 +26,7 @@ impl Keyring {
         let Locked { sealed, escrow } = self.lock(&[], AAD, Some(recovery))?;
         let escrow = escrow.ok_or(KeyringError::NoRecovery)?;
         let bytes = codec::encode(&(sealed, escrow)).map_err(|e| KeyringError::Format(e.to_string()))?;
-        let digits = STANDARD.encode(bytes);
-        let mut text = format!("{HEADING}\n");
-        for line in digits.as_bytes().chunks(WIDTH) {
-            text.push_str(&String::from_utf8_lossy(line));
-            text.push('\n');
-        }
-        Ok(text)
+        Ok(text_of(&bytes))
     }
 
     /// The keyring in what [`Keyring::to_escrow`] wrote.
@@ -53,6 +47,17 @@ impl Keyring {
         let (_, keyring) = key.open(&Locked { sealed, escrow: Some(escrow) }, AAD)?;
         Ok(keyring)
     }
+}
+
+/// The heading, and the bytes in lines of digits.
+pub(crate) fn text_of(bytes: &[u8]) -> String {
+    let digits = STANDARD.encode(bytes);
+    let mut text = format!("{HEADING}\n");
+    for line in digits.as_bytes().chunks(WIDTH) {
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]

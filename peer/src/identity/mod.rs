@@ -17,6 +17,8 @@ pub use chain::{
     CertificateRequest, Inspected, check_chain, inspect_certificate, pem_certificates, pem_private_key,
     request_certificate,
 };
+#[cfg(any(test, fuzzing))]
+pub(crate) use escrow::text_of as escrow_of;
 pub(crate) use key::sha256;
 pub use key::{NodeKey, expiry_of_certificate, spki_digest_of_certificate};
 pub use keyring::{Keyring, KeyringError};

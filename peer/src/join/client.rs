@@ -19,7 +19,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    ANSWER_MAX, Binding, DONE, EXPORTER, JoinTokenText, REFUSED, REQUEST_MAX, prove, read_block, write_block,
+    ANSWER_MAX, Binding, DONE, EXPORTER, JoinTokenText, LATER, REFUSED, REQUEST_MAX, prove, read_block,
+    write_block,
 };
 use crate::{
     identity::{CLUSTER_NAME, spki_digest_of_certificate},
@@ -56,6 +57,9 @@ pub enum JoinError {
     /// The node says no.
     #[error("the node refuses: {0}")]
     Refused(String),
+    /// The node cannot say yes or no at the moment; another one may.
+    #[error("the node cannot answer now: {0}")]
+    Later(String),
     /// Above the limit.
     #[error("the request has {0} bytes, {REQUEST_MAX} are allowed")]
     TooLarge(usize),
@@ -121,15 +125,23 @@ impl JoinClient {
             timeout(ANSWER_TIMEOUT, exchange).await.map_err(|_| JoinError::Timeout(ANSWER_TIMEOUT))?;
         let answer = answer.map_err(JoinError::Broken)?;
         let answer = answer.ok_or_else(|| JoinError::Broken(io::ErrorKind::UnexpectedEof.into()))?;
-        match answer.split_first() {
-            Some((&DONE, body)) => Ok(body.to_vec()),
-            Some((&REFUSED, reason)) => {
-                let reason = String::from_utf8_lossy(reason);
-                Err(JoinError::Refused(reason.chars().filter(|c| !c.is_control()).collect()))
-            }
-            _ => Err(JoinError::Malformed),
-        }
+        said(&answer)
     }
+}
+
+/// What the block of an answer says.
+pub(super) fn said(answer: &[u8]) -> Result<Vec<u8>, JoinError> {
+    match answer.split_first() {
+        Some((&DONE, body)) => Ok(body.to_vec()),
+        Some((&REFUSED, reason)) => Err(JoinError::Refused(printable(reason))),
+        Some((&LATER, reason)) => Err(JoinError::Later(printable(reason))),
+        _ => Err(JoinError::Malformed),
+    }
+}
+
+/// A reason that somebody else has written, for a terminal.
+fn printable(reason: &[u8]) -> String {
+    String::from_utf8_lossy(reason).chars().filter(|c| !c.is_control()).collect()
 }
 
 impl std::fmt::Debug for JoinClient {

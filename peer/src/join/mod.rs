@@ -17,7 +17,7 @@ use std::io;
 
 use aws_lc_rs::hmac;
 pub use client::{JoinClient, JoinError};
-pub use door::{JoinDoor, NoSecret};
+pub use door::{Declined, JoinDoor};
 pub(crate) use door::{WrongProofs, serve};
 pub use token::{JoinTokenText, TokenError};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -42,6 +42,8 @@ const EXPORTER: &[u8] = b"EXPORTER-pangolin-join-v1";
 /// First byte of an answer.
 const DONE: u8 = 0;
 const REFUSED: u8 = 1;
+/// This node cannot tell now. A joiner that does not know it goes on to the next node all the same.
+const LATER: u8 = 2;
 
 /// What both ends of a TLS session know, and nobody else.
 type Binding = [u8; 32];
@@ -85,6 +87,22 @@ async fn read_block(io: &mut (impl AsyncRead + Unpin), limit: usize) -> io::Resu
     let mut block = vec![0; length];
     io.read_exact(&mut block).await?;
     Ok(Some(block))
+}
+
+/// See [`crate::fuzz`]: what comes over a joiner's connection, from either side.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use futures_util::FutureExt as _;
+
+    // All bytes are there: it never waits.
+    let mut requests = bytes;
+    while let Some(Ok(Some(request))) = read_block(&mut requests, REQUEST_HEAD + REQUEST_MAX).now_or_never() {
+        assert!(request.len() <= REQUEST_HEAD + REQUEST_MAX);
+        door::fuzz(&request);
+        let _ = client::said(&request);
+    }
+    door::fuzz(bytes);
+    let _ = client::said(bytes);
 }
 
 #[cfg(test)]

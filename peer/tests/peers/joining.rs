@@ -12,7 +12,7 @@ use pangolin_core::{id::TokenId, record::Digest};
 use pangolin_peer::{
     BoxFuture,
     identity::spki_digest_of_certificate,
-    join::{JoinClient, JoinDoor, JoinError, JoinTokenText, NoSecret, REQUEST_MAX},
+    join::{Declined, JoinClient, JoinDoor, JoinError, JoinTokenText, REQUEST_MAX},
 };
 use tokio::net::{TcpListener, TcpStream};
 
@@ -27,14 +27,14 @@ struct Door {
 }
 
 impl JoinDoor for Door {
-    fn secret(&self, token: TokenId) -> BoxFuture<'_, Result<zeroize::Zeroizing<[u8; 32]>, NoSecret>> {
+    fn secret(&self, token: TokenId) -> BoxFuture<'_, Result<zeroize::Zeroizing<[u8; 32]>, Declined>> {
         Box::pin(async move {
             if token == self.token.id {
                 Ok(self.token.secret.clone())
             } else if token == MISSED {
-                Err(NoSecret::NotNow("this node is behind".to_owned()))
+                Err(Declined::NotNow("this node is behind".to_owned()))
             } else {
-                Err(NoSecret::Refused("the token is unknown".to_owned()))
+                Err(Declined::Refused("the token is unknown".to_owned()))
             }
         })
     }
@@ -44,14 +44,14 @@ impl JoinDoor for Door {
         token: TokenId,
         remote: SocketAddr,
         body: Vec<u8>,
-    ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         assert!(token == self.token.id && remote.ip().is_loopback());
         self.answered.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
-            if body == b"no" {
-                Err("the cluster is full".to_owned())
-            } else {
-                Ok([b"welcome ", &body[..]].concat())
+            match &body[..] {
+                b"no" => Err(Declined::Refused("the cluster is full".to_owned())),
+                b"later" => Err(Declined::NotNow("there is no leader".to_owned())),
+                body => Ok([b"welcome ", body].concat()),
             }
         })
     }
@@ -79,8 +79,10 @@ async fn whoever_has_the_token_is_answered_several_times_on_one_connection() {
     assert!(matches!(client.request(&[0; REQUEST_MAX + 1]).await, Err(JoinError::TooLarge(_))));
     let refused = client.request(b"no").await.unwrap_err();
     assert_eq!(refused.to_string(), "the node refuses: the cluster is full");
+    let later = client.request(b"later").await.unwrap_err();
+    assert!(matches!(&later, JoinError::Later(reason) if reason == "there is no leader"), "{later}");
     assert_eq!(client.request(b"two").await.unwrap(), b"welcome two");
-    assert_eq!(door.answered.load(Ordering::Relaxed), 4);
+    assert_eq!(door.answered.load(Ordering::Relaxed), 5);
 }
 
 #[tokio::test]
@@ -111,7 +113,7 @@ async fn a_node_that_cannot_tell_counts_nothing_against_the_joiner() {
     for _ in 0..10 {
         let mut client = JoinClient::connect(node.address, &missed).await.unwrap();
         let error = client.request(b"let me in").await.unwrap_err();
-        assert!(error.to_string().contains("this node is behind"), "{error}");
+        assert!(matches!(&error, JoinError::Later(reason) if reason == "this node is behind"), "{error}");
     }
 }
 
@@ -122,6 +124,7 @@ async fn a_node_without_a_door_says_so() {
     let pin = spki_digest_of_certificate(lab.authority.certificate()).unwrap();
     let mut client = JoinClient::connect(node.address, &JoinTokenText::generate(pin).unwrap()).await.unwrap();
     let error = client.request(b"x").await.unwrap_err();
+    assert!(matches!(&error, JoinError::Later(_)), "{error}");
     assert!(error.to_string().contains("does not take joiners yet"), "{error}");
 }
 

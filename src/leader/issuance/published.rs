@@ -11,7 +11,10 @@ use pangolin_core::{
 use pangolin_peer::Service;
 use tokio::time::{Instant, sleep};
 
-use crate::{leader::Leading, local::txt::Answered};
+use crate::{
+    leader::Leading,
+    local::txt::{Answered, read_answers},
+};
 
 /// How long the name servers may take: a node that died is known to be down well before.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,5 +88,5 @@ async fn ask(leading: &Leading, node: NodeId, names: &[HostName]) -> Result<Answ
     let body = serde_json::to_vec(names).map_err(|error| error.to_string())?;
     let answer = leading.peers.request(node, Service::Txt, body.into(), ANSWER_PATIENCE).await;
     let answer = answer.map_err(|error| error.to_string())?;
-    serde_json::from_slice(&answer).map_err(|error| error.to_string())
+    read_answers(&answer)
 }

@@ -151,22 +151,17 @@ impl Copies for BucketPlace {
             let mut answer = self.good("list it", self.agent.get(list.sign(SIGNED_FOR).as_str()).call())?;
             let text = answer.body_mut().with_config().limit(LIST_MAX).read_to_string();
             let text = text.map_err(|error| self.wrong(format!("cannot list it: {error}")))?;
-            let page = ListObjectsV2::parse_response(&text)
+            let page = page(&text, &self.prefix)
                 .map_err(|error| self.wrong(format!("its list makes no sense: {error}")))?;
-            for object in page.contents {
-                let Some(name) = object.key.strip_prefix(&self.prefix) else { continue };
-                if name.contains('/') || !name.ends_with(SUFFIX) {
-                    continue;
-                }
-                let size = object.size.unwrap_or_default();
+            for (name, size) in page.files {
                 let same = known.iter().find(|other| other.name == name && other.size == size);
                 let header = match same {
                     Some(same) => same.header.clone(),
-                    None => self.header_of(name)?,
+                    None => self.header_of(&name)?,
                 };
-                found.push(Listed { name: name.to_owned(), size, header });
+                found.push(Listed { name, size, header });
             }
-            token = page.next_continuation_token;
+            token = page.next;
             if token.is_none() {
                 return Ok(found);
             }
@@ -181,5 +176,32 @@ impl Copies for BucketPlace {
     fn remove(&self, name: &str) -> Result<(), StorageError> {
         let url = self.bucket.delete_object(Some(&self.credentials), &self.key(name)).sign(SIGNED_FOR);
         self.good("remove a file", self.agent.delete(url.as_str()).call()).map(drop)
+    }
+}
+
+/// A page of a store's list.
+struct Page {
+    /// Names and sizes of backups.
+    files: Vec<(String, u64)>,
+    /// Where the next page begins.
+    next: Option<String>,
+}
+
+fn page(text: &str, prefix: &str) -> Result<Page, String> {
+    let page = ListObjectsV2::parse_response(text).map_err(|error| error.to_string())?;
+    let backup = |name: &str| !name.contains('/') && name.ends_with(SUFFIX);
+    let files = page.contents.into_iter().filter_map(|object| {
+        let name = object.key.strip_prefix(prefix).filter(|name| backup(name))?;
+        Some((name.to_owned(), object.size.unwrap_or_default()))
+    });
+    Ok(Page { files: files.collect(), next: page.next_continuation_token })
+}
+
+/// See [`crate::fuzz`]: a store's answer to a request for a list.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(page) = page(text, "lab/") {
+        assert!(page.files.iter().all(|(name, _)| !name.contains('/')), "{:?}", page.files);
     }
 }

@@ -13,8 +13,12 @@ mod file;
 mod place;
 mod retention;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use bucket::fuzz as fuzz_bucket;
 pub use bucket::{BucketConfig, BucketPlace};
 pub use chain::{Chain, Point, chain};
+#[cfg(any(test, fuzzing))]
+pub(crate) use file::fuzz as fuzz_file;
 pub use file::{Content, Header, Key, Kind, Opened, Segment, open, peek, seal};
 pub use place::{Copies, Listed, Place};
 pub use retention::{Retention, superfluous};

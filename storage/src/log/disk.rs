@@ -81,7 +81,7 @@ impl DiskLog {
     fn begin(dir: &Path, size: u64, found: Recovered, mark: Watermark) -> io::Result<Self> {
         let (index, end) = (found.index, found.end);
         let mut log = Self {
-            segments: recovery::repair(found.segments, end)?,
+            segments: recovery::repair(dir, found.segments, end)?,
             spares: Spares::new(dir, size),
             index,
             end,
@@ -190,7 +190,8 @@ impl DiskLog {
         let behind = self.segments.partition_point(|segment| segment.start <= place.at);
         let segment = behind.checked_sub(1).and_then(|nth| self.segments.get(nth));
         let bytes = segment.map_or(Ok(Vec::new()), |segment| segment.read(place.at, place.len))?;
-        match Record::decode(place.at, &bytes) {
+        // Only damage is told apart by the place in the file, and here nothing else is expected.
+        match Record::decode(place.at, 0, &bytes) {
             Ok((Record::Append(entry), _)) if entry.id == (LogId { term: place.term, index }) => Ok(entry),
             found => {
                 let message = format!("entry {index} cannot be read back from byte {}: {found:?}", place.at);

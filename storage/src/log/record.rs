@@ -115,8 +115,9 @@ impl Record {
         }
     }
 
-    /// Reads the record at the beginning of `bytes`, which stand at this place in the log, and how many bytes it has.
-    pub(super) fn decode(at: u64, bytes: &[u8]) -> Result<(Self, usize), Flaw> {
+    /// Reads the record at the beginning of `bytes`, which stand at this place in the log and at that place in their file,
+    /// and how many bytes it has.
+    pub(super) fn decode(at: u64, in_file: u64, bytes: &[u8]) -> Result<(Self, usize), Flaw> {
         let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
             return Err(if is_zero(bytes) { Flaw::Nothing } else { Flaw::Damaged("its length is cut off") });
         };
@@ -129,7 +130,7 @@ impl Record {
             rest.split_first_chunk::<4>().filter(|_| size > 0 && size <= CONTENT_MAX && bytes.len() >= whole)
         else {
             // Where it would end is not known. The sectors of its length are.
-            return Err(if is_torn(at, length) {
+            return Err(if is_torn(in_file, length) {
                 Flaw::Incomplete
             } else {
                 Flaw::Damaged("its length is impossible")
@@ -137,7 +138,7 @@ impl Record {
         };
         let content = &rest[..size];
         if rest[size] != END || checksum(at, content) != u32::from_le_bytes(*expected) {
-            let torn = rest[size] == 0 || is_torn(at, &bytes[..whole]);
+            let torn = rest[size] == 0 || is_torn(in_file, &bytes[..whole]);
             return Err(if torn { Flaw::Incomplete } else { Flaw::Damaged("its checksum is wrong") });
         }
         let record = read_content(content).ok_or(Flaw::Damaged("its content makes no sense"))?;
@@ -149,8 +150,8 @@ impl Record {
 ///
 /// A record on its way when the power fails is written in part: the sectors that are missing are as they were, zero.
 /// Where no part of a sector is zero, all of it was written, and has changed since.
-fn is_torn(at: u64, bytes: &[u8]) -> bool {
-    let left = (SECTOR - at % SECTOR) as usize;
+fn is_torn(in_file: u64, bytes: &[u8]) -> bool {
+    let left = (SECTOR - in_file % SECTOR) as usize;
     let (first, others) = bytes.split_at(left.min(bytes.len()));
     is_zero(first) || others.chunks(SECTOR as usize).any(is_zero)
 }
@@ -297,8 +298,8 @@ mod tests {
             let mut bytes = encoded(&record, at);
             prop_assert_eq!(bytes.len(), record.encoded_len());
             bytes.extend([0; 20]);
-            prop_assert_eq!(Record::decode(at, &bytes), Ok((record, bytes.len() - 20)));
-            prop_assert!(Record::decode(at + 1, &bytes).is_err());
+            prop_assert_eq!(Record::decode(at, at, &bytes), Ok((record, bytes.len() - 20)));
+            prop_assert!(Record::decode(at + 1, at, &bytes).is_err());
         }
 
         #[test]
@@ -318,16 +319,16 @@ mod tests {
                     *byte = 0;
                 }
             }
-            prop_assert!(matches!(Record::decode(at, &torn), Err(Flaw::Incomplete | Flaw::Nothing)));
+            prop_assert!(matches!(Record::decode(at, at, &torn), Err(Flaw::Incomplete | Flaw::Nothing)));
             let mut damaged = whole.clone();
             let flipped = flip.index(whole.len());
             damaged[flipped] ^= 4;
-            prop_assert!(Record::decode(at, &damaged).is_err());
+            prop_assert!(Record::decode(at, at, &damaged).is_err());
         }
 
         #[test]
         fn no_bytes_are_too_much(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in any::<u64>()) {
-            let _ = Record::decode(at, &bytes);
+            let _ = Record::decode(at, at, &bytes);
             // As if the checksum were right.
             let _ = read_content(&bytes);
         }

@@ -55,7 +55,7 @@ impl Recovered {
             if rest.is_empty() {
                 return Ok(());
             }
-            match Record::decode(self.end, rest) {
+            match Record::decode(self.end, self.end - segment.start, rest) {
                 Ok((record, len)) => {
                     let is_first = rest.len() == bytes.len();
                     match record {
@@ -88,20 +88,24 @@ impl Recovered {
     }
 }
 
-/// Clears what stands behind the end of the log, so that new records can follow.
-pub(super) fn repair(mut segments: VecDeque<Segment>, end: u64) -> io::Result<VecDeque<Segment>> {
+/// Clears what stands behind the end of the log in `dir`, so that new records can follow.
+pub(super) fn repair(dir: &Path, mut segments: VecDeque<Segment>, end: u64) -> io::Result<VecDeque<Segment>> {
     // A file that was begun when the power failed: not even its first record is there.
     if let Some(unborn) = segments.pop_back_if(|newest| newest.start == end) {
         unborn.remove()?;
     }
+    // Else it may be back after the next failure, behind records that have gone into the file before it; or be back though
+    // the process before this one has removed it, and was killed.
+    segment::sync_names(dir)?;
     if let Some(newest) = segments.back() {
         let used = usize::try_from(end - newest.start).map_err(io::Error::other)?;
         let bytes = newest.read_all()?;
         let dirty = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if dirty > used {
             newest.write(end, &vec![0; dirty - used])?;
-            newest.sync()?;
         }
+        // A process that was killed may have left records that the system has not written yet: from here on they count.
+        newest.sync()?;
     }
     Ok(segments)
 }

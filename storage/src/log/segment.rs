@@ -36,6 +36,14 @@ pub(crate) fn name(start: u64) -> String {
     format!("{start:020}.{EXTENSION}")
 }
 
+/// Makes durable which files there are.
+pub(super) fn sync_names(dir: &Path) -> io::Result<()> {
+    sync_dir(dir)?;
+    #[cfg(test)]
+    super::trace::names_synced();
+    Ok(())
+}
+
 /// The files of a log in their order.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
@@ -66,16 +74,23 @@ impl Segment {
 
     /// Writes bytes at this place in the log.
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        super::trace::written(&self.path, at - self.start, bytes);
         self.file.write_all_at(bytes, at - self.start)
     }
 
     /// Returns when all that was written is durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        #[cfg(test)]
+        super::trace::synced(&self.path);
+        Ok(())
     }
 
     /// Removes the file.
     pub(super) fn remove(self) -> io::Result<()> {
+        #[cfg(test)]
+        super::trace::removed(&self.path);
         fs::remove_file(self.path)
     }
 
@@ -128,7 +143,9 @@ impl Spares {
         };
         let path = self.dir.join(name(start));
         fs::rename(&spare, &path)?;
-        sync_dir(&self.dir)?;
+        #[cfg(test)]
+        super::trace::made(&path, size);
+        sync_names(&self.dir)?;
         Ok(Segment { file, start, size, path })
     }
 

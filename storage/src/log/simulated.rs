@@ -43,10 +43,11 @@ pub enum Fault {
     Sync,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Log {
-    state: LogState,
-    entries: BTreeMap<u64, Entry>,
+/// What changes make of a log, without any files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Log {
+    pub(super) state: LogState,
+    pub(super) entries: BTreeMap<u64, Entry>,
 }
 
 impl Disk {
@@ -194,7 +195,7 @@ impl Content {
 }
 
 impl Log {
-    fn apply(&mut self, op: LogOp) {
+    pub(super) fn apply(&mut self, op: LogOp) {
         match op {
             LogOp::Append(entry) => {
                 self.state.last = Some(entry.id);

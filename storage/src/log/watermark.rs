@@ -24,6 +24,8 @@ const SLOT_LEN: usize = 8 + 8 + 8 + 4;
 #[derive(Debug)]
 pub(crate) struct Watermark {
     file: File,
+    #[cfg(test)]
+    path: std::path::PathBuf,
     sequence: u64,
     end: u64,
 }
@@ -40,16 +42,36 @@ pub(crate) enum Found {
 }
 
 impl Watermark {
-    /// Makes a new one that says 0; durable when this returns.
+    /// Makes a new one that says 0; durable when this returns. It has its name once it can be read: one that cannot is
+    /// damage, and no beginning that was cut off.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let begun = path.with_extension("new");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&begun)?;
         file.set_len(SLOT_SIZE * SLOTS)?;
-        let mut mark = Self { file, sequence: 0, end: 0 };
+        #[cfg(test)]
+        super::trace::made(&begun, SLOT_SIZE * SLOTS);
+        let mut mark = Self {
+            file,
+            #[cfg(test)]
+            path: begun.clone(),
+            sequence: 0,
+            end: 0,
+        };
         (0..SLOTS).try_for_each(|_| mark.set(0))?;
         mark.file.sync_all()?;
+        #[cfg(test)]
+        super::trace::synced(&begun);
+        std::fs::rename(&begun, path)?;
+        #[cfg(test)]
+        {
+            super::trace::renamed(&begun, path);
+            path.clone_into(&mut mark.path);
+        }
         if let Some(dir) = path.parent() {
             sync_dir(dir)?;
         }
+        #[cfg(test)]
+        super::trace::names_synced();
         Ok(mark)
     }
 
@@ -61,7 +83,13 @@ impl Watermark {
         };
         let newest = (0..SLOTS).filter_map(|slot| read_slot(&file, slot)).max();
         Ok(match newest {
-            Some((sequence, end)) => Found::Intact(Self { file, sequence, end }),
+            Some((sequence, end)) => Found::Intact(Self {
+                file,
+                #[cfg(test)]
+                path: path.to_owned(),
+                sequence,
+                end,
+            }),
             None => Found::Damaged,
         })
     }
@@ -73,7 +101,10 @@ impl Watermark {
     /// Notes a new end; survives the process, but not yet the power.
     pub(crate) fn set(&mut self, end: u64) -> io::Result<()> {
         let sequence = self.sequence + 1;
-        self.file.write_all_at(&slot(sequence, end), SLOT_SIZE * (sequence % SLOTS))?;
+        let at = SLOT_SIZE * (sequence % SLOTS);
+        #[cfg(test)]
+        super::trace::written(&self.path, at, &slot(sequence, end));
+        self.file.write_all_at(&slot(sequence, end), at)?;
         self.sequence = sequence;
         self.end = end;
         Ok(())
@@ -81,7 +112,10 @@ impl Watermark {
 
     /// Makes the mark durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        #[cfg(test)]
+        super::trace::synced(&self.path);
+        Ok(())
     }
 }
 
