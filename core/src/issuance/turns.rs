@@ -108,7 +108,7 @@ pub fn again_at(state: &ClusterState, upkeep: &Upkeep, now: Timestamp) -> Timest
         let round = FALLBACK_AFTER.saturating_mul(count);
         let of_this_issuer =
             |failures: u32| failures / round * FALLBACK_AFTER + failures % FALLBACK_AFTER + 1;
-        match failures % FALLBACK_AFTER == 0 && failures % round != 0 {
+        match failures.is_multiple_of(FALLBACK_AFTER) && !failures.is_multiple_of(round) {
             true => now,
             false => retry_at(upkeep.id, of_this_issuer(upkeep.failures), now, None),
         }
