@@ -16,6 +16,7 @@ pub mod local_sites;
 pub mod local_targets;
 pub mod moves;
 pub mod reach;
+pub mod regions;
 pub mod reports;
 pub mod socket;
 pub mod status;
