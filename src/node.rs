@@ -50,6 +50,7 @@ use crate::{
         local_sites::LocalSites,
         moves::Moves,
         reach::Reach,
+        regions,
         reports::{Carried, Inbox, Reporter, Reports},
         socket::LocalSocket,
         targets::Targets,
@@ -405,10 +406,14 @@ async fn start_layers(
     let opening = TunnelLayer::open(tunnel_config(&core.config, &state_dir)?, address, network);
     let (tunnel, tunnel_task) = traffic.spawn(opening).await??;
     tasks.spawn_traffic("tunnels", tunnel_task.run(shutdown.clone()));
+    let (config, regions) = dns_config(core, &keyring.now())?;
     let (dns, dns_task) = {
         let _on = traffic.enter();
-        DnsServer::bind(dns_config(core, &keyring.now())?)?
+        DnsServer::bind(config)?
     };
+    if let Some(file) = regions {
+        tasks.spawn("regions", regions::follow(file, dns.clone(), shutdown.clone()));
+    }
 
     core.answers.zones.serve(dns.clone());
 

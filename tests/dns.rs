@@ -361,17 +361,82 @@ impl Codes {
 }
 
 /// Asks one node until the task is dropped. That nobody answers is no wrong answer: the node may be dead.
-async fn ask_on(codes: Codes, name: String, server: SocketAddr) {
+async fn ask_on(codes: Codes, name: String, server: SocketAddr, resource: String) {
+    let data = [
+        (resource.as_str(), Kind::A),
+        ("shown.demo.test", Kind::Txt),
+        ("control.demo.test", Kind::A),
+        ("demo.test", Kind::Ns),
+    ];
     loop {
-        for (host, kind) in
-            [("control.demo.test", Kind::A), ("control.demo.test", Kind::Txt), ("demo.test", Kind::Ns)]
-        {
+        for (host, kind) in data {
             if let Ok(answer) = dns::ask(server, host, kind).await {
                 codes.note(&name, answer.code);
+                if answer.code == 0 && answer.answers == 0 {
+                    codes.note(&name, format!("nothing for {host} {kind:?}"));
+                }
             }
+        }
+        if let Ok(answer) = dns::ask(server, "control.demo.test", Kind::Txt).await {
+            codes.note(&name, answer.code);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until a node answers with data.
+async fn shows(server: SocketAddr, host: &str, kind: Kind) {
+    let end = Instant::now() + PATIENCE;
+    while !dns::ask(server, host, kind).await.is_ok_and(|answer| answer.code == 0 && answer.answers > 0) {
+        assert!(Instant::now() < end, "{server} does not answer {host} {kind:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// How long a node is left without the others.
+const ISOLATION: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_node_without_the_others_answers_all_the_while_and_leaves_challenges_to_them() {
+    let mut cluster = cluster(3).await;
+    let site = Site::publish(&cluster, "lab", "hello", None).await.expect("a site");
+    ctl(&cluster, 0, &["record", "add", "_acme-challenge.demo.test", "TXT", "token"]);
+    let alone = cluster.nodes[0].dns();
+    shows(alone, &site.host, Kind::A).await;
+    shows(alone, "_acme-challenge.demo.test", Kind::Txt).await;
+    for node in &mut cluster.nodes[1..] {
+        node.process().expect("it runs").freeze();
+    }
+    let began = Instant::now();
+    let (mut asked, mut unknown_since, mut challenges) = (0, None, 0);
+    while began.elapsed() < ISOLATION {
+        for (host, kind) in
+            [(site.host.as_str(), Kind::A), ("control.demo.test", Kind::A), ("demo.test", Kind::Ns)]
+        {
+            let answer = dns::ask(alone, host, kind).await.expect("an answer");
+            let at = began.elapsed();
+            assert!(answer.code == 0 && answer.answers > 0, "{host} {kind:?} after {at:?}: {answer:?}");
+            asked += 1;
+        }
+        let challenge = dns::ask(alone, "_acme-challenge.demo.test", Kind::Txt).await.expect("an answer");
+        match (challenge.code, unknown_since) {
+            // It does not know yet that it is alone.
+            (0, None) => {}
+            (2, _) => {
+                unknown_since.get_or_insert(began.elapsed());
+                challenges += 1;
+            }
+            (code, since) => panic!("code {code} for a challenge, alone since {since:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let since = unknown_since.expect("it says that it does not know of challenges");
+    println!("{asked} answers in {ISOLATION:?} alone; {challenges} challenges SERVFAIL, from {since:?} on");
+    for node in &mut cluster.nodes[1..] {
+        node.process().expect("it runs").thaw();
+    }
+    cluster.healthy(START_PATIENCE).await.expect("healthy");
+    shows(alone, "_acme-challenge.demo.test", Kind::Txt).await;
 }
 
 /// A resolver that keeps nothing, so that every question goes to the nodes; none where it is not installed.
@@ -419,10 +484,16 @@ async fn resolve_on(codes: Codes, resolver: SocketAddr) {
 #[tokio::test]
 async fn names_are_answered_well_while_each_node_in_turn_is_killed_and_comes_back() {
     let mut cluster = cluster(3).await;
+    let site = Site::publish(&cluster, "lab", "hello", None).await.expect("a site");
+    ctl(&cluster, 0, &["record", "add", "shown.demo.test", "TXT", "shown"]);
+    for node in &cluster.nodes {
+        shows(node.dns(), &site.host, Kind::A).await;
+        shows(node.dns(), "shown.demo.test", Kind::Txt).await;
+    }
     let codes = Codes::default();
     let mut asking = tokio::task::JoinSet::new();
     for node in &cluster.nodes {
-        asking.spawn(ask_on(codes.clone(), node.name.clone(), node.dns()));
+        asking.spawn(ask_on(codes.clone(), node.name.clone(), node.dns(), site.host.clone()));
     }
     let resolver = unbound(&cluster);
     if let Some((_, address)) = &resolver {

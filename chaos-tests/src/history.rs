@@ -275,6 +275,9 @@ pub struct DnsAnswer {
     pub node: NodeId,
     /// What was asked for: owner name and type.
     pub question: String,
+    /// Response code: 0 if there is an answer, or the name has none of the type. With any other nothing else is known.
+    #[serde(default, skip_serializing_if = "is_fine")]
+    pub code: u8,
     /// SOA serial of the zone: a pure function of the revision that the answers follow from.
     pub serial: u32,
     /// The values, in order of the answer; empty if there are none.
@@ -284,6 +287,11 @@ pub struct DnsAnswer {
     /// The nodes that the answer sends people to, where it names addresses of nodes.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub names: BTreeSet<NodeId>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_fine(code: &u8) -> bool {
+    *code == 0
 }
 
 /// A run.
@@ -528,6 +536,7 @@ mod tests {
         let dns = DnsAnswer {
             node: NodeId(1),
             question: "app.lab.example A".into(),
+            code: 0,
             serial: 7,
             answers: vec!["127.0.0.1".into()],
             applied: rev(7),

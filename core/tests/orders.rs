@@ -12,7 +12,7 @@ use pangolin_core::{
     decide::order_cause,
     issuance::{
         CertificatesChange as C, Issuer, OrderStep, Problem, ProblemKind, Rate, Rates, StandingKind, Step,
-        Window, next_wake, standing, tasks,
+        Upkeep, Window, again_at, may_give_up, next_wake, standing, tasks,
     },
     plan,
     record::{RecordData, RecordKind, RecordSet},
@@ -49,12 +49,39 @@ impl Story {
     }
 
     fn body(&mut self, body: Body) -> Outcome {
+        self.body_at(NOW, body)
+    }
+
+    fn body_at(&mut self, at: Timestamp, body: Body) -> Outcome {
         self.index += 1;
-        self.state.apply(self.index, &command(NOW.0, body))
+        self.state.apply(self.index, &command(at.0, body))
     }
 
     fn tell(&mut self, change: C) -> Outcome {
-        self.body(Body::Certificates(Box::new(change)))
+        self.tell_at(NOW, change)
+    }
+
+    fn tell_at(&mut self, at: Timestamp, change: C) -> Outcome {
+        self.body_at(at, Body::Certificates(Box::new(change)))
+    }
+
+    fn upkeep(&self) -> &Upkeep {
+        self.state.issuance().upkeeps.values().next().expect("an upkeep")
+    }
+
+    /// An order that is being issued, and that its issuer keeps until then.
+    fn finalizing(&mut self, expires: Timestamp) -> (CertificateId, u64, Revision) {
+        let order = self.plan();
+        for step in order_steps().into_iter().take(5) {
+            let step = match step {
+                OrderStep::Ordered { url, replaces, .. } => {
+                    OrderStep::Ordered { url, expires: Some(expires), replaces }
+                }
+                step => step,
+            };
+            self.go(order, step);
+        }
+        order
     }
 
     fn step(&self) -> Option<Step> {
@@ -293,6 +320,120 @@ fn an_order_moves_to_another_issuer_at_once_unless_it_may_be_issued() {
     story.tell(C::IssuersSet(vec![issuer(), other]));
     story.go(order, away(DAY, Some(NOW + DAY)));
     assert_eq!(story.step(), None);
+}
+
+/// A failure of an issuer that does not answer.
+fn away(again: Timestamp, give_up: bool) -> OrderStep {
+    let problem = Problem { kind: ProblemKind::Unreachable, detail: "nobody answers".to_owned(), at: NOW };
+    OrderStep::Failed { problem, again_at: again, hold_until: None, give_up, park: false }
+}
+
+#[test]
+fn what_is_being_issued_is_given_up_when_nothing_more_is_to_be_hoped_for() {
+    let other = || Issuer { name: slug("other"), directory: OTHER.to_owned(), ..issuer() };
+    let (later, before) = (NOW + DAY, Timestamp(NOW.0 - 1));
+    // issuers, when the order expires, failures before, the issuers then; whether one more failure ends it
+    let cases = [
+        (vec![issuer()], later, 40, vec![issuer()], false),
+        (vec![issuer()], before, 0, vec![issuer()], true),
+        (vec![issuer(), other()], later, 0, vec![issuer(), other()], false),
+        (vec![issuer(), other()], later, 1, vec![issuer(), other()], true),
+        (vec![issuer(), other()], later, 4, vec![issuer(), other()], false),
+        (vec![issuer(), other()], later, 0, vec![other()], true),
+    ];
+    for (number, (issuers, expires, failures, then, ends)) in cases.into_iter().enumerate() {
+        let mut story = Story::begin(issuers);
+        let order = story.finalizing(expires);
+        for _ in 0..failures {
+            story.go(order, away(NOW, false));
+        }
+        story.tell(C::IssuersSet(then));
+        let upkeep = story.upkeep().clone();
+        assert_eq!(may_give_up(&story.state, &upkeep, NOW), ends, "case {number}");
+        let again = again_at(&story.state, &upkeep, NOW);
+        assert!(again <= NOW + Duration::from_secs(3600), "case {number}: at {again}");
+        story.go(order, away(NOW, ends));
+        // Whatever it comes to, this generation is not finalised twice.
+        let upkeep = story.upkeep();
+        assert_eq!((upkeep.generation, upkeep.order.is_none()), (1 + u64::from(ends), ends), "case {number}");
+        assert_eq!(matches!(story.step(), Some(Step::Plan { .. })), ends, "case {number}");
+    }
+    // A certificate that is good for long waits for its own issuer, and an order before that has no reason to.
+    let mut story = Story::begin(vec![issuer(), other()]);
+    let id = story.issue();
+    story.tell(C::RenewalWanted(id));
+    let order = story.finalizing(later);
+    for _ in 0..5 {
+        story.go(order, away(NOW, false));
+        assert!(!may_give_up(&story.state, story.upkeep(), NOW));
+    }
+    let mut story = Story::begin(vec![issuer()]);
+    story.plan();
+    assert!(!may_give_up(&story.state, story.upkeep(), NOW));
+}
+
+#[test]
+fn every_issuer_is_asked_again_as_if_it_were_the_only_one() {
+    let other = Issuer { name: slug("other"), directory: OTHER.to_owned(), ..issuer() };
+    let minutes = |story: &Story, failures| {
+        let upkeep = Upkeep { failures, ..story.upkeep().clone() };
+        again_at(&story.state, &upkeep, NOW).since(NOW).as_secs_f64() / 60.0
+    };
+    // failures before, minutes until the next attempt, give or take a fifth
+    let alone = [(0, 1.0), (1, 10.0), (2, 100.0), (3, 1440.0), (40, 1440.0)];
+    let in_turns = [(0, 1.0), (1, 0.0), (2, 1.0), (3, 10.0), (4, 100.0), (5, 0.0), (6, 100.0), (7, 1440.0)];
+    for (issuers, cases) in [(vec![issuer()], &alone[..]), (vec![issuer(), other], &in_turns[..])] {
+        let mut story = Story::begin(issuers);
+        story.plan();
+        for (failures, wanted) in cases {
+            let got = minutes(&story, *failures);
+            assert!((wanted * 0.79..=wanted * 1.21).contains(&got), "after {failures}: {got}");
+        }
+    }
+}
+
+#[test]
+fn new_issuers_have_their_turn_at_once() {
+    let other = Issuer { name: slug("other"), directory: OTHER.to_owned(), ..issuer() };
+    // How far the order was; it goes on elsewhere unless it may be issued, and is tried at once in any case.
+    for steps in [0, 2, 5] {
+        let mut story = Story::begin(vec![issuer()]);
+        let order = story.plan();
+        for step in order_steps().into_iter().take(steps) {
+            story.go(order, step);
+        }
+        for _ in 0..4 {
+            story.go(order, away(NOW + DAY, false));
+        }
+        assert_eq!(story.step(), None, "{steps}: it waits");
+        let later = NOW + Duration::from_secs(1);
+        story.tell_at(later, C::IssuersSet(vec![other.clone()]));
+        assert_eq!(story.step_at(later), Some(Step::StartAfresh), "{steps}");
+        story.tell_at(later, C::RenewalWanted(order.0));
+        assert_eq!(story.upkeep().failures, 0);
+        let next = match steps {
+            5 => Step::Finalize,
+            _ => Step::Plan { directory: OTHER.to_owned(), replaces: false },
+        };
+        assert_eq!(story.step_at(later), Some(next), "{steps}");
+        assert_eq!(may_give_up(&story.state, story.upkeep(), later), steps == 5);
+        // What fails after the change waits.
+        story.tell_at(
+            later + DAY,
+            C::OrderMoved {
+                id: order.0,
+                generation: order.1,
+                attempt: order.2,
+                step: away(NOW + 2 * DAY, false),
+            },
+        );
+        assert_ne!(story.step_at(later + DAY), Some(Step::StartAfresh), "{steps}");
+    }
+    // A certificate for which nothing is to be done is left alone.
+    let mut story = Story::begin(vec![issuer()]);
+    story.issue();
+    story.tell_at(NOW + DAY, C::IssuersSet(vec![other]));
+    assert_eq!(story.step_at(NOW + DAY), None);
 }
 
 #[test]

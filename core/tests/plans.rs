@@ -179,6 +179,13 @@ fn clients_of_a_region_are_answered_with_its_nodes() {
     };
     assert_eq!(near(&cluster, "eu"), ["192.0.2.2", "192.0.2.1"], "home first");
     assert_eq!(near(&cluster, "us"), ["192.0.2.3"]);
+    // A node alone goes on by region, and puts itself last there as well.
+    let own = ["192.0.2.2".parse().expect("an address")];
+    let alone = cluster.plan().dns.alone(&own, &[host("hello.demo.test")].into());
+    let zone = alone.zones.iter().find(|zone| zone.apex == host("demo.test")).expect("a zone");
+    let sets = &zone.regional[&host("hello.demo.test")][&slug("eu")];
+    let eu: Vec<String> = sets[&RecordKind::A].data.iter().map(ToString::to_string).collect();
+    assert_eq!(eu, ["192.0.2.1", "192.0.2.2"]);
     cluster.judge(2, Verdict::Down);
     assert_eq!(near(&cluster, "us"), Vec::<String>::new(), "then everybody is answered");
     assert_eq!(cluster.answers("hello.demo.test"), [2, 1]);

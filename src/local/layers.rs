@@ -13,12 +13,12 @@ use pangolin_core::{
     NodeId, Revision, SiteId,
     plan::{EdgePlan, Plan, PlannedCertificate, TunnelPlan, plan},
 };
-use pangolin_dns::{DnsServer, Secret};
+use pangolin_dns::{CookieSecret, DnsServer, Secret};
 use pangolin_edge::Edge;
 use pangolin_peer::{Peers, identity::Keyring};
 use pangolin_raft::Cluster;
 use pangolin_tunnel::{TunnelLayer, control::ControlService};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
@@ -28,6 +28,8 @@ use crate::{clock, keys::Keys, seal};
 
 /// How often everything is brought in line though nothing changed.
 const SLOW: Duration = Duration::from_secs(30);
+/// How often it is looked whether the node still hears from the leader.
+const CONTACT_EVERY: Duration = Duration::from_secs(1);
 /// How long one key encrypts session tickets: 6 hours.
 const TICKET_PERIOD_MS: u64 = 6 * 3600 * 1000;
 
@@ -77,14 +79,14 @@ impl Layers {
             self.bring_in_line(plan, began.elapsed()).await;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(rest_after(began.elapsed())) => {}
+                () = sleep(rest_after(began.elapsed())) => {}
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 changed = states.changed() => if changed.is_err() { return Ok(()) },
                 // What could not be opened before may be now.
                 _ = keyrings.changed() => {}
-                () = tokio::time::sleep(SLOW) => {}
+                () = sleep(SLOW) => {}
             }
         }
     }
@@ -130,7 +132,7 @@ impl Layers {
 }
 
 /// Tells the edge and DNS what is true now and never in the log: target health, ways that are not to be waited for,
-/// contact with the leader, and the keys of TLS session tickets.
+/// contact with the leader, and the keys of TLS session tickets, connectors' tokens and DNS cookies.
 pub struct Health {
     /// This node.
     pub node: NodeId,
@@ -200,18 +202,26 @@ impl Health {
                 let keyring = keyrings.borrow_and_update().clone();
                 self.edge.set_ticket_keys(&ticket_keys(&keyring, current));
                 self.control.set_token_keys(&keyring.derive(SESSION_TOKENS));
+                self.dns.set_cookie_secrets(&cookie_secrets(&keyring));
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(rest_after(began.elapsed())) => {}
+                () = sleep(rest_after(began.elapsed())) => {}
             }
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                Ok(()) = changes.changed() => {}
-                Ok(()) = keyrings.changed() => keyrings.mark_changed(),
-                Ok(()) = peers.changed() => {}
-                Ok(()) = tunnels.changed() => {}
-                else => return Ok(()),
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    Ok(()) = changes.changed() => {}
+                    Ok(()) = keyrings.changed() => keyrings.mark_changed(),
+                    Ok(()) = peers.changed() => {}
+                    Ok(()) = tunnels.changed() => {}
+                    // Contact is lost by time alone: when the others stand still, nothing changes here.
+                    () = sleep(CONTACT_EVERY) => {
+                        self.tell_dns();
+                        continue;
+                    }
+                }
+                break;
             }
         }
     }
@@ -281,9 +291,32 @@ fn ticket_keys(keyring: &Keyring, period: u64) -> Vec<Zeroizing<[u8; 32]>> {
         .collect()
 }
 
+/// The secrets of DNS cookies, the one that makes new ones first; those of every KEK in use are taken, as with tickets.
+pub fn cookie_secrets(keyring: &Keyring) -> Vec<CookieSecret> {
+    let secrets = keyring.derive("DNS cookies").into_iter().map(|key| {
+        let mut secret = CookieSecret([0; 16]);
+        secret.0.copy_from_slice(&key[..16]);
+        secret
+    });
+    secrets.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cookies_of_before_a_rotation_are_taken_until_its_end() {
+        let mut ring = Keyring::create().expect("a keyring");
+        let before = cookie_secrets(&ring);
+        ring.make(2).expect("made");
+        assert_eq!(cookie_secrets(&ring)[0], before[0], "a node that has not gone over yet takes them");
+        ring.activate(2).expect("activated");
+        let secrets = cookie_secrets(&ring);
+        assert!(secrets[0] != before[0] && secrets.contains(&before[0]));
+        ring.retire(1).expect("retired");
+        assert!(!cookie_secrets(&ring).contains(&before[0]));
+    }
 
     #[test]
     fn tickets_of_before_a_rotation_are_read_until_its_end() {

@@ -17,6 +17,7 @@ pub mod local_targets;
 pub mod moves;
 pub(crate) mod pace;
 pub mod reach;
+pub mod regions;
 pub mod reports;
 pub mod socket;
 pub mod status;

@@ -8,13 +8,13 @@ use std::{
 use futures_util::future::BoxFuture;
 use pangolin_api::{ApiFailure, DnsPort, NewKey, ZoneRecords};
 use pangolin_core::{
-    HostName, RequestId,
-    plan::{ZonePlan, dns_of},
+    ClusterState, HostName, RequestId,
+    plan::{ZonePlan, challenge_names, dns_of},
     record::{RecordData, RecordKind},
     rollover::ParentFound,
 };
 use pangolin_dns::{
-    DnsError, DnsServer, ask_parent, check_zone, delegation_signer, new_zone_key, print_zone,
+    Alias, DnsError, DnsServer, ask_parent, check_zone, delegation_signer, new_zone_key, print_zone,
 };
 use pangolin_peer::identity::Keyring;
 use pangolin_raft::Cluster;
@@ -61,6 +61,14 @@ impl Zones {
     }
 }
 
+/// How the name of a zone is led here without a delegation: where it is published, and not within the cluster's zone.
+fn alias(state: &ClusterState, zone: &HostName) -> Option<Alias> {
+    let published = state.resources().values().any(|resource| resource.enabled && resource.host == *zone);
+    let target = state.settings()?.control_host.clone();
+    let challenge = challenge_names(state, zone).into_iter().nth(1)?;
+    (published && !target.is_within(zone)).then_some(Alias { target, challenge })
+}
+
 fn invalid(error: &DnsError) -> ApiFailure {
     ApiFailure::invalid(error.to_string())
 }
@@ -105,7 +113,10 @@ impl DnsPort for Zones {
         parent: Option<SocketAddr>,
     ) -> BoxFuture<'_, Result<ZoneCheck, ApiFailure>> {
         Box::pin(async move {
-            let checked = check_zone(&self.plan(&zone)?, parent, None).await;
+            let state = self.cluster.state();
+            let (plan, zones) = (self.plan(&zone)?, dns_of(&state).zones);
+            let alias = alias(&state, &zone);
+            let checked = check_zone(&plan, &zones, alias.as_ref(), parent, None).await;
             Ok(ZoneCheck { good: checked.good, bad: checked.bad, enter: checked.enter })
         })
     }

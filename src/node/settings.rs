@@ -2,13 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use pangolin_dns::{CookieSecret, DnsConfig, GeoDatabase};
+use pangolin_dns::{DnsConfig, RegionsFile};
 use pangolin_edge::{EdgeConfig, Limits};
 use pangolin_peer::identity::Keyring;
 use pangolin_tunnel::TunnelConfig;
 
 use super::Core;
-use crate::{config::Config, state_dir::StateDir};
+use crate::{config::Config, local::layers::cookie_secrets, state_dir::StateDir};
 
 /// DNS and tunnels are bound only once there is something to serve; that their ports are free is found out now.
 pub(super) fn check_free(config: &Config) -> anyhow::Result<()> {
@@ -44,20 +44,18 @@ pub(super) fn edge_config(config: &Config) -> EdgeConfig {
     }
 }
 
-pub(super) fn dns_config(core: &Core, keyring: &Keyring) -> anyhow::Result<DnsConfig> {
-    let cookies = keyring.derive("DNS cookies").into_iter().map(|key| {
-        let mut secret = CookieSecret([0; 16]);
-        secret.0.copy_from_slice(&key[..16]);
-        secret
-    });
-    let regions = core.config.dns_regions.as_deref().map(GeoDatabase::open).transpose()?;
-    Ok(DnsConfig {
+/// What DNS is to do, and the file of regions that it is to be told of when it changes.
+pub(super) fn dns_config(core: &Core, keyring: &Keyring) -> anyhow::Result<(DnsConfig, Option<RegionsFile>)> {
+    let opened = core.config.dns_regions.as_deref().map(RegionsFile::open).transpose()?;
+    let (file, regions) = opened.unzip();
+    let config = DnsConfig {
         listen: core.config.dns.clone(),
         nsid: core.config.name.to_string(),
-        cookie_secrets: cookies.collect(),
+        cookie_secrets: cookie_secrets(keyring),
         regions: regions.map(Arc::new),
         ..DnsConfig::default()
-    })
+    };
+    Ok((config, file))
 }
 
 pub(super) fn tunnel_config(config: &Config, state_dir: &StateDir) -> anyhow::Result<TunnelConfig> {

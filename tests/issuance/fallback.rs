@@ -92,3 +92,58 @@ async fn an_issuer_that_wants_to_be_left_alone_is_stood_in_for_at_once() {
     assert_eq!(waiting.generation, made.generation);
     assert_eq!(lab.front.seen(Asked::NewOrder), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_an_issuer_does_not_finish_is_given_up_and_its_generation_skipped() {
+    if skipped() {
+        return;
+    }
+    let dead = |lab: &Lab| {
+        let front = Front::start(&lab.pebble);
+        front.die_for(Some(Asked::Finalize));
+        front
+    };
+    let (lab, first) = lab(dead).await;
+    let waiting = lab.until("it waits", |certificate| certificate.reason.contains("dead for this")).await;
+    let next = waiting.generation.unwrap_or(0) + 1;
+    let made = lab.issued_by("second", next + 1, AWAY).await;
+    assert_eq!(
+        (made.generation, made.surplus_orders),
+        (Some(next + 1), 1),
+        "the first may have issued the other one"
+    );
+    let why = lab.ctl_ok(&["cert", "why", "demo.test"]);
+    assert!(why.contains("second stands in for first: ") && why.contains("dead for this"), "{why}");
+    assert_eq!(
+        (first.seen(Asked::NewOrder), first.finalized()),
+        (1, 0),
+        "one order, which it never finished"
+    );
+    assert_eq!((lab.front.seen(Asked::NewOrder), lab.front.finalized()), (1, 1), "one more");
+    lab.served_everywhere("control.demo.test").await;
+    first.die_for(None);
+    let renewed = {
+        lab.ctl_ok(&["cert", "renew", "demo.test"]);
+        lab.issued_by("first", next + 2, PATIENCE).await
+    };
+    assert_eq!((renewed.generation, first.finalized(), lab.front.finalized()), (Some(next + 2), 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_at_an_issuer_that_is_deleted_goes_on_at_another_one_at_once() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::start(1, Behaviour::exact()).await;
+    let first = Front::start(&lab.pebble);
+    first.die_for(Some(Asked::Finalize));
+    lab.add_issuer("first", &first, &[]);
+    let waiting = lab.until("it waits", |certificate| certificate.reason.contains("dead for this")).await;
+    let next = waiting.generation.unwrap_or(0) + 1;
+    lab.add_issuer("second", &lab.front, &[]);
+    lab.ctl_ok(&["cert", "issuer", "delete", "first"]);
+    let made = lab.issued_by("second", next + 1, PATIENCE).await;
+    assert_eq!((made.generation, made.surplus_orders), (Some(next + 1), 1));
+    assert_eq!((first.finalized(), lab.front.finalized()), (0, 1));
+    lab.served_everywhere("control.demo.test").await;
+}

@@ -88,6 +88,8 @@ struct Rules {
     refuses_profiles: bool,
     /// It answers everything with this status.
     broken: Option<StatusCode>,
+    /// What it has a fault of its own with.
+    dead_for: Option<Asked>,
     /// What new orders said.
     ordered: Vec<Value>,
 }
@@ -211,6 +213,11 @@ impl Front {
         self.rules().broken = status;
     }
 
+    /// It has a fault of its own with everything of this kind, which the authority never sees; none = with nothing.
+    pub(crate) fn die_for(&self, asked: Option<Asked>) {
+        self.rules().dead_for = asked;
+    }
+
     /// What new orders said, signed as they were.
     pub(crate) fn ordered(&self) -> Vec<Value> {
         self.rules().ordered.clone()
@@ -289,6 +296,9 @@ impl Inside {
         *rules.seen.entry(asked).or_default() += 1;
         if let Some(status) = rules.broken {
             return Some(plain(status, &json!({ "detail": "out of order" })));
+        }
+        if rules.dead_for == Some(asked) {
+            return Some(plain(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "detail": "dead for this" })));
         }
         match asked {
             Asked::Finalize => drop(rules.finalized.insert(path.to_owned())),

@@ -65,10 +65,20 @@ impl Lab {
 
     /// Gets certificates from the authority from now on.
     pub(crate) fn use_pebble(&self) {
+        self.set_pebble(&[]);
+    }
+
+    /// Goes on with another account at the authority.
+    pub(crate) fn use_account(&self, name: &str) {
+        self.set_pebble(&["--account", name]);
+    }
+
+    fn set_pebble(&self, more: &[&str]) {
         let roots = self.cluster.dir().join("roots.pem");
         let roots = roots.to_str().expect("text");
         let mut words = vec!["cert", "issuer", "set", "pebble", "--directory", &self.front.directory];
         words.extend(["--roots", roots, "--contact", "ops@demo.test"]);
+        words.extend(more);
         self.ctl_ok(&words);
     }
 

@@ -117,3 +117,23 @@ async fn a_certificate_is_revoked_at_the_authority_and_replaced() {
         sleep(Duration::from_millis(200)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_registers_the_account_again_that_the_authority_has_forgotten() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::start(1, Behaviour::exact()).await;
+    lab.use_pebble();
+    lab.issued(1).await;
+    assert_eq!(lab.front.seen(Asked::NewAccount), 1);
+    lab.pebble.restart();
+    // The order of the successor does not get far enough to find out.
+    lab.front.die_for(Some(Asked::NewOrder));
+    lab.ctl_ok(&["cert", "revoke", "demo.test", "--reason", "key-compromise"]);
+    let end = tokio::time::Instant::now() + crate::lab::PATIENCE;
+    while lab.front.seen(Asked::NewAccount) < 2 {
+        assert!(tokio::time::Instant::now() < end, "not registered again: {}", lab.pebble.tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -49,7 +49,7 @@ pub fn check(history: &History) -> Finding {
                 faults.remove(fault);
                 calm_since = event.at;
             }
-            What::DnsAnswer(answer) => {
+            What::DnsAnswer(answer) if answer.code == 0 => {
                 let [(dead, _)] = away.iter().collect::<Vec<_>>()[..] else { continue };
                 let elsewhere = faults.values().flatten().chain(&refused).any(|node| node != dead);
                 let within = GONE_WITHIN + PER_LATE * history.late_between(calm_since, event.at);
@@ -97,6 +97,7 @@ mod tests {
             let dns = DnsAnswer {
                 node: NodeId(1),
                 question: "app A".into(),
+                code: 0,
                 serial: 1,
                 answers: vec![],
                 applied: rev(1),

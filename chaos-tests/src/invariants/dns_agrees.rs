@@ -22,6 +22,9 @@ pub fn check(history: &History) -> Finding {
     let mut checked = 0;
     for event in &history.events {
         let What::DnsAnswer(answer) = &event.what else { continue };
+        if answer.code != 0 {
+            continue;
+        }
         checked += 1;
         if let Some(value) = answer.answers.iter().find(|value| refused.contains(*value)) {
             return Finding::broken(
@@ -58,6 +61,7 @@ mod tests {
             let dns = DnsAnswer {
                 node: NodeId(node),
                 question: "k TXT".into(),
+                code: 0,
                 serial,
                 answers: values.iter().map(|value| (*value).to_owned()).collect(),
                 applied: rev(u64::from(serial)),

@@ -24,7 +24,7 @@ pub fn check(history: &History) -> Finding {
                 nodes.remove(node);
             }
             What::Observed(seen) => nodes.entry(seen.node).or_default().note(event.at, seen.applied),
-            What::DnsAnswer(answer) => {
+            What::DnsAnswer(answer) if answer.code == 0 => {
                 let seen = nodes.entry(answer.node).or_default();
                 seen.note(event.at, answer.applied);
                 checked += 1;
@@ -109,7 +109,18 @@ mod tests {
             let question = "k TXT".into();
             let (node, applied) = (NodeId(1), rev(applied));
             let names = [].into();
-            (at, What::DnsAnswer(DnsAnswer { node, question, serial, answers: vec![], applied, names }))
+            (
+                at,
+                What::DnsAnswer(DnsAnswer {
+                    node,
+                    question,
+                    code: 0,
+                    serial,
+                    answers: vec![],
+                    applied,
+                    names,
+                }),
+            )
         };
         let restart = |at| (at, What::Started { node: NodeId(1) });
         let cases = [

@@ -7,6 +7,7 @@ pub mod coverage;
 pub mod dead_node_gone;
 pub mod dns_agrees;
 pub mod dns_fresh;
+pub mod dns_serves;
 pub mod epoch_grows;
 pub mod in_order;
 pub mod linearizable;
@@ -75,6 +76,11 @@ pub const ALL: &[Invariant] = &[
         name: "dns-agrees",
         says: "two nodes that answer from the same serial answer the same",
         check: dns_agrees::check,
+    },
+    Invariant {
+        name: "dns-serves",
+        says: "whoever answers for a live name answers with data, or that there is none of the type",
+        check: dns_serves::check,
     },
     Invariant {
         name: "dead-node-gone",

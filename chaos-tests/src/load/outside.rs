@@ -1,10 +1,13 @@
 //! Visitors and resolvers: every node is asked again and again, over HTTPS for the published page, over DNS for the
 //! page's addresses.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
-use pangolin_core::NodeId;
+use pangolin_core::{NodeId, Revision};
 use pangolin_wire::{Client, Health};
 use tokio::{
     task::JoinSet,
@@ -82,24 +85,43 @@ impl Asker {
     /// answer follows from. How far the node has applied the log is asked last, because it only grows.
     async fn ask(&self, node: NodeId, entry: &Entry, recorder: &Recorder, stop: &CancellationToken) {
         let began = Instant::now();
-        let Some(before) = self.serial(entry).await else { return };
+        let host = format!("{} A", self.host);
+        let zone = format!("{} SOA", self.zone);
+        let same = |now: &Entry| now.pid == entry.pid && now.id == Some(node);
+        let is_known = || !stop.is_cancelled() && self.roster.entries().iter().any(same);
+        let note = |question: &str, code: u8| {
+            if code != 0 && is_known() {
+                let (question, answers, names) = (question.to_owned(), Vec::new(), BTreeSet::new());
+                let (serial, applied) = (0, Revision::default());
+                recorder.push(What::DnsAnswer(DnsAnswer {
+                    node,
+                    question,
+                    code,
+                    serial,
+                    answers,
+                    applied,
+                    names,
+                }));
+            }
+        };
+        let Some(before) = self.serial(entry, |code| note(&zone, code)).await else { return };
         let Ok(answer) = dns::ask(entry.dns, &self.host, Kind::A).await else { return };
-        if self.serial(entry).await != Some(before) {
+        note(&host, answer.code);
+        if answer.code != 0 || self.serial(entry, |code| note(&zone, code)).await != Some(before) {
             return;
         }
         let client = Client::unix(&entry.socket);
         let health = timeout(HEALTH_PATIENCE, client.get::<Health>("/health")).await;
         let Ok(Ok(health)) = health else { return };
-        let same = |now: &Entry| now.pid == entry.pid && now.id == Some(node);
         // Answers of a process that is no more say nothing of the one that came after it, and answers that are far
         // apart say nothing of each other.
-        let late = began.elapsed() > TOGETHER;
-        if late || stop.is_cancelled() || !self.roster.entries().iter().any(same) {
+        if began.elapsed() > TOGETHER || !is_known() {
             return;
         }
         recorder.push(What::DnsAnswer(DnsAnswer {
             node,
-            question: format!("{} A", self.host),
+            question: host,
+            code: answer.code,
             serial: before,
             answers: answer.addresses.iter().map(ToString::to_string).collect(),
             applied: health.revision,
@@ -107,8 +129,10 @@ impl Asker {
         }));
     }
 
-    async fn serial(&self, entry: &Entry) -> Option<u32> {
-        dns::ask(entry.dns, &self.zone, Kind::Soa).await.ok()?.serial
+    async fn serial(&self, entry: &Entry, note: impl Fn(u8)) -> Option<u32> {
+        let answer = dns::ask(entry.dns, &self.zone, Kind::Soa).await.ok()?;
+        note(answer.code);
+        answer.serial
     }
 }
 

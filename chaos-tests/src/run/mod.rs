@@ -53,6 +53,7 @@ const EXPECTS: [&str; 14] = [
     "epoch-grows",
     "one-home",
     "dns-fresh",
+    "dns-serves",
     "dns-agrees",
     "serves-again",
     "serves-through",

@@ -300,6 +300,7 @@ pub(crate) async fn ask_dns(
         recorder.note(What::DnsAnswer(DnsAnswer {
             node: status.node,
             question: format!("{name} {kind:?}"),
+            code: 0,
             serial,
             names: names.collect(),
             answers: data.iter().map(|data| text(data).unwrap_or_else(|| format!("{data:?}"))).collect(),

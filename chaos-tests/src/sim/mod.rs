@@ -103,7 +103,7 @@ pub fn run(seed: u64) -> Result<Played> {
 }
 
 /// What every run puts to the test.
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 10] = [
     "linearizable",
     "acknowledged-write-survives",
     "one-leader",
@@ -112,6 +112,7 @@ const EXPECTED: [&str; 9] = [
     "epoch-grows",
     "one-home",
     "dns-fresh",
+    "dns-serves",
     "serves-again",
 ];
 

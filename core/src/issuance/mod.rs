@@ -9,6 +9,7 @@ mod next;
 mod rate;
 mod retry;
 mod standing;
+mod turns;
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -22,12 +23,13 @@ use crate::{
 };
 
 pub use change::{CertificatesChange, OrderStep};
-pub use next::{Step, Task, account_keys_due, chosen_issuer, next_wake, renew_at, tasks};
+pub use next::{Step, Task, account_keys_due, next_wake, renew_at, tasks};
 pub(crate) use next::{buckets, proved_name};
 pub(crate) use rate::take;
 pub use rate::{Bucket, Rate, Rates};
 pub use retry::{ASKED_MAX, RETRY_PLAN, retry_at, select};
 pub use standing::{Standing, StandingKind, standing};
+pub use turns::{again_at, chosen_issuer, may_give_up};
 
 /// Most issuers: one to use, one to fall back to, and their test environments.
 pub const ISSUERS_MAX: usize = 8;

@@ -5,23 +5,24 @@ use std::{
     time::Duration,
 };
 
-use super::{Account, Bucket, Issuance, Issuer, Order, Phase, Source, Upkeep, rate, retry};
+use super::{
+    Account, Bucket, Issuance, Issuer, Order, Phase, Source, Upkeep, rate, retry,
+    turns::{chosen_issuer, held_until, stand_in},
+};
 use crate::{
-    decide::certificates_wanted, id::CertificateId, name::HostName, plan::served_below, record::Certificate,
-    state::ClusterState, time::Timestamp,
+    decide::certificates_wanted, id::CertificateId, name::HostName, outcome::Object, plan::served_below,
+    record::Certificate, state::ClusterState, time::Timestamp,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Certificates that live shorter than this are renewed when half of their life is left, others at a third.
 const SHORT_LIFE: Duration = Duration::from_secs(10 * 86_400);
-/// A certificate with less than this left is worth asking another issuer for.
-const URGENT: Duration = Duration::from_secs(3 * 86_400);
-/// Attempts in a row after which a certificate that is urgent is asked for at the next issuer.
-const FALLBACK_AFTER: u32 = 2;
 
 /// The next step for a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Forget failures and waits that are older than the issuers as they are now.
+    StartAfresh,
     /// Decide on an order.
     Plan {
         /// The issuer's directory.
@@ -96,11 +97,47 @@ fn looked_at(state: &ClusterState, now: Timestamp) -> Vec<Look> {
         state.certificates().values().map(|certificate| (&*certificate.names, certificate)).collect();
     let imported = imported(state, now);
     let wanted = certificates_wanted(state);
+    let any_failed = issuance.upkeeps.values().any(|upkeep| upkeep.failures > 0);
+    let around = Around { imported, changed: any_failed.then(|| issuers_changed(state)).flatten() };
     let looked = wanted.into_iter().map(|names| {
         let (upkeep, certificate) = (upkeeps.get(&*names).copied(), certificates.get(&*names).copied());
-        look(state, &imported, &names, upkeep, certificate, now)
+        look(state, &around, &names, upkeep, certificate, now)
     });
     looked.collect()
+}
+
+/// What is the same for all certificates.
+struct Around<'a> {
+    /// The names that certificates of operators are good for now.
+    imported: BTreeSet<&'a HostName>,
+    /// When the issuers were last changed, where that counts.
+    changed: Option<Timestamp>,
+}
+
+/// When the issuers were last changed, as far as it is remembered.
+fn issuers_changed(state: &ClusterState) -> Option<Timestamp> {
+    let edit = state.decisions().latest_edit(&Object::Cluster, &["issuers", "settings of the issuers"]);
+    edit.map(|decision| decision.at)
+}
+
+/// Whether the failures of an upkeep that has something to do are of issuers as they were before: what waits for its
+/// next attempt waits for nothing.
+fn is_outdated(
+    issuance: &Issuance,
+    upkeep: &Upkeep,
+    certificate: Option<&Certificate>,
+    changed: Option<Timestamp>,
+    now: Timestamp,
+) -> bool {
+    let before = || upkeep.problem.as_ref().is_some_and(|problem| changed.is_some_and(|at| at > problem.at));
+    let due =
+        || upkeep.order.is_some() || certificate.is_none_or(|c| renew_at(issuance, c, Some(upkeep)) <= now);
+    upkeep.failures > 0
+        && before()
+        && due()
+        && !upkeep.parked
+        // Nobody may wish for another one of those.
+        && issuance.sources.get(&upkeep.id) != Some(&Source::Imported)
 }
 
 /// The names that certificates of operators are good for now.
@@ -112,7 +149,7 @@ fn imported(state: &ClusterState, now: Timestamp) -> BTreeSet<&HostName> {
 
 fn look(
     state: &ClusterState,
-    imported: &BTreeSet<&HostName>,
+    around: &Around<'_>,
     names: &[HostName],
     upkeep: Option<&Upkeep>,
     certificate: Option<&Certificate>,
@@ -129,6 +166,9 @@ fn look(
         if upkeep.parked {
             return (None, None);
         }
+        if is_outdated(issuance, upkeep, certificate, around.changed, now) {
+            return (Some(task(Step::StartAfresh)), None);
+        }
         if let Some(issuer) = stand_in(state, upkeep, certificate, now) {
             return (Some(task(Step::Plan { directory: issuer.directory.clone(), replaces: false })), None);
         }
@@ -143,7 +183,7 @@ fn look(
         }
     }
     // What operators brought is theirs to renew, as long as it is good.
-    if !names.is_empty() && names.iter().all(|name| imported.contains(name)) {
+    if !names.is_empty() && names.iter().all(|name| around.imported.contains(name)) {
         return (None, None);
     }
     if let Some(certificate) = certificate {
@@ -190,10 +230,6 @@ fn step_of(issuance: &Issuance, order: &Order) -> Step {
     }
 }
 
-fn held_until(issuance: &Issuance, directory: &str, now: Timestamp) -> Option<Timestamp> {
-    issuance.held.get(directory).map(|hold| hold.until).filter(|until| *until > now)
-}
-
 /// When a certificate is renewed: when an operator wants it, else when the issuer does, at the latest when a third of
 /// its life is left; of a short life, when half is.
 #[must_use]
@@ -221,55 +257,6 @@ pub fn renew_at(issuance: &Issuance, certificate: &Certificate, upkeep: Option<&
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Whether a certificate may soon be missing: there is none that visitors trust, or less than a fifth of its life or
-/// three days are left.
-fn is_urgent(issuance: &Issuance, certificate: Option<&Certificate>, now: Timestamp) -> bool {
-    let Some(certificate) = certificate.filter(|c| issuance.sources.contains_key(&c.id)) else { return true };
-    let life = certificate.not_after.since(certificate.not_before);
-    let left = certificate.not_after.since(now);
-    left < life / 5 || (life > 3 * URGENT && left < URGENT)
-}
-
-/// The issuer to ask: the first one; where it is urgent, another one takes turns with it after some failures, or while
-/// it wants to be left alone. None while all want to be.
-#[must_use]
-pub fn chosen_issuer<'a>(
-    issuance: &'a Issuance,
-    upkeep: Option<&Upkeep>,
-    certificate: Option<&Certificate>,
-    now: Timestamp,
-) -> Option<&'a Issuer> {
-    let open = |issuer: &&Issuer| held_until(issuance, &issuer.directory, now).is_none();
-    if !is_urgent(issuance, certificate, now) {
-        return issuance.issuers.first().filter(open);
-    }
-    let turn = upkeep.map_or(0, |upkeep| upkeep.failures / FALLBACK_AFTER);
-    let count = issuance.issuers.len();
-    let first = usize::try_from(turn).unwrap_or(0).checked_rem(count)?;
-    issuance.issuers.iter().cycle().skip(first).take(count).find(open)
-}
-
-/// The issuer that an order moves to, at once: another one's turn has come, and its own issuer has not taken it, or has
-/// failed often enough since. One that may be issued already stays where it is.
-fn stand_in<'a>(
-    state: &'a ClusterState,
-    upkeep: &Upkeep,
-    certificate: Option<&Certificate>,
-    now: Timestamp,
-) -> Option<&'a Issuer> {
-    let order = upkeep.order.as_ref()?;
-    let may_move = order.phase < Phase::Ordered
-        || (order.phase < Phase::Finalizing && upkeep.failures >= FALLBACK_AFTER);
-    if !may_move {
-        return None;
-    }
-    let issuer = chosen_issuer(state.issuance(), Some(upkeep), certificate, now)?;
-    let open = issuer.directory != order.directory
-        && !state.rollovers().account_keys.contains_key(&issuer.directory)
-        && budget(state, issuer, Some(upkeep), &upkeep.names, now).is_none();
-    open.then_some(issuer)
 }
 
 /// Whether the certificate in force came from this issuer, which has said when it wants it renewed.

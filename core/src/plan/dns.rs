@@ -233,9 +233,11 @@ impl Common<'_> {
                 continue;
             }
             let set = PlannedSet { ttl: set.ttl, data: set.data.clone() };
+            if fail_open.by_name.contains_key(name) {
+                fail_open.overrule(name, kind, set.clone());
+            }
             sets.overrule(name, kind, set);
             regional.remove(name);
-            fail_open.by_name.remove(name);
         }
         challenges::add_proofs(content.proofs, &mut sets.by_name);
         challenges::add_issuers(apex, self.usual_ttl, &self.issuers, &mut sets.by_name);
@@ -524,19 +526,27 @@ impl DnsPlan {
             RecordData::Aaaa(address) => own.contains(&IpAddr::V6(*address)),
             _ => false,
         };
-        let mut plan = self.clone();
-        for zone in &mut plan.zones {
-            for (_, sets) in zone.sets.iter_mut().filter(|(name, _)| without_tunnel.contains(name)) {
-                for set in sets.values_mut() {
-                    set.data.sort_by_key(is_own);
-                    for data in &mut set.data {
-                        if let RecordData::Other(kind, binding) = data
-                            && *kind == RecordKind::HTTPS.number()
-                        {
-                            hints_last(binding, own);
-                        }
+        let own_last = |sets: &mut BTreeMap<RecordKind, PlannedSet>| {
+            for set in sets.values_mut() {
+                set.data.sort_by_key(is_own);
+                for data in &mut set.data {
+                    if let RecordData::Other(kind, binding) = data
+                        && *kind == RecordKind::HTTPS.number()
+                    {
+                        hints_last(binding, own);
                     }
                 }
+            }
+        };
+        let mut plan = self.clone();
+        for zone in &mut plan.zones {
+            let apart = |name: &HostName| without_tunnel.contains(name);
+            for (_, sets) in zone.sets.iter_mut().filter(|(name, _)| apart(name)) {
+                own_last(sets);
+            }
+            let regional = zone.regional.iter_mut().filter(|(name, _)| apart(name));
+            for sets in regional.flat_map(|(_, by_region)| by_region.values_mut()) {
+                own_last(sets);
             }
         }
         plan

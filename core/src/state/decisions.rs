@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::Command,
-    decision::{Aspect, Change, Decision, LINKS_MAX, REASON_MAX, cut},
+    decision::{Aspect, Change, Decision, LINKS_MAX, REASON_MAX, What, cut},
     id::Revision,
     outcome::Object,
     state::{ClusterState, changes::Changed},
@@ -154,6 +154,25 @@ impl Decisions {
                 .range((topic.clone(), Revision::default())..=(topic, last))
                 .next_back()
                 .map(|(_, decision)| decision)
+        })
+    }
+
+    /// The newest decision that has edited one of these values of an object.
+    #[must_use]
+    pub fn latest_edit(&self, object: &Object, fields: &[&str]) -> Option<&Arc<Decision>> {
+        let edits_it = |decision: &&Arc<Decision>| {
+            decision.changes.iter().any(|change| match &change.what {
+                What::Edited(edits) if change.subject.object == *object => {
+                    edits.iter().any(|edit| fields.contains(&edit.field.as_str()))
+                }
+                _ => false,
+            })
+        };
+        self.recent.iter().rev().find(edits_it).or_else(|| {
+            let topic = topic(object, Aspect::Values);
+            let last = Revision { lineage: u64::MAX, index: u64::MAX };
+            let kept = self.kept.range((topic.clone(), Revision::default())..=(topic, last));
+            kept.rev().map(|(_, decision)| decision).find(edits_it)
         })
     }
 

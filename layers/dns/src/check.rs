@@ -3,38 +3,33 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use domain::{
-    base::{
-        Message, MessageBuilder, Name, Rtype,
-        iana::{Class, Rcode},
-        rdata::UnknownRecordData,
-    },
+    base::{Rtype, iana::Rcode, rdata::UnknownRecordData},
     rdata::AllRecordData,
 };
 use pangolin_core::{
     dns::ZoneKey,
     name::HostName,
-    plan::ZonePlan,
+    plan::{CHALLENGE_LABEL, PlannedSet, ZonePlan},
     record::{RecordData, RecordKind},
     rollover::ParentFound,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
-    time::timeout,
+
+use crate::{
+    exchange::{Reply, ask, by_tcp, by_udp, query, typed},
+    sign::{delegation_signer, signer_data},
 };
 
-use crate::sign::{delegation_signer, signer_data};
-
-/// How long a server may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Servers of the parent that are asked: they agree, or that is another finding.
 const SERVERS_MAX: usize = 3;
 /// Where DNS is asked.
 const PORT: u16 = 53;
+/// TTL of the aliases that are to be entered, in seconds.
+const ALIAS_TTL: u32 = 3600;
+/// Aliases followed within the cluster's zones.
+const ALIASES_MAX: usize = 8;
 /// The system's resolvers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -49,6 +44,25 @@ pub struct Checked {
     pub enter: Vec<String>,
 }
 
+/// How a single name is led to the cluster without a delegation of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// Where the name is to point.
+    pub target: HostName,
+    /// Where `_acme-challenge` in front of it is to point, so that certificates are had for it.
+    pub challenge: HostName,
+}
+
+impl Alias {
+    /// The lines to enter at the parent.
+    fn lines(&self, name: &HostName) -> [String; 2] {
+        [
+            format!("{name}. {ALIAS_TTL} IN CNAME {}.", self.target),
+            format!("{CHALLENGE_LABEL}.{name}. {ALIAS_TTL} IN CNAME {}.", self.challenge),
+        ]
+    }
+}
+
 /// What a parent has to say of a zone, or says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Delegation {
@@ -58,31 +72,88 @@ struct Delegation {
     glue: BTreeMap<HostName, BTreeSet<IpAddr>>,
     /// DS data in wire form.
     signers: BTreeSet<Vec<u8>>,
+    /// In the place of all that: the name is an alias.
+    alias: Option<HostName>,
 }
 
-/// What the parent of a zone has to say.
-fn wanted(zone: &ZonePlan) -> Delegation {
-    let of = |name: &HostName, kind: RecordKind| {
-        let set = zone.sets.get(name).and_then(|sets| sets.get(&kind));
-        set.into_iter().flat_map(|set| &set.data)
-    };
-    let mut wanted = Delegation::default();
-    for server in of(&zone.apex, RecordKind::Ns) {
-        let RecordData::Ns(server) = server else { continue };
-        wanted.servers.insert(server.clone());
-        if !server.is_within(&zone.apex) {
+/// The record sets that the cluster serves at a name, also by a wildcard; none outside of its zones.
+fn sets_at<'a>(zones: &'a [ZonePlan], name: &HostName) -> Option<&'a BTreeMap<RecordKind, PlannedSet>> {
+    let within = zones.iter().filter(|zone| name.is_within(&zone.apex));
+    let zone = within.max_by_key(|zone| zone.apex.as_str().len())?;
+    let wildcards = std::iter::successors(name.parent(), HostName::parent);
+    let wildcards = wildcards.take_while(|above| above.is_within(&zone.apex));
+    let wildcards = wildcards.filter_map(|above| above.child("*").ok());
+    std::iter::once(name.clone()).chain(wildcards).find_map(|name| zone.sets.get(&name))
+}
+
+/// The addresses that the cluster serves at a name, behind aliases as well.
+fn addresses_at(zones: &[ZonePlan], name: &HostName) -> BTreeSet<IpAddr> {
+    let mut name = name.clone();
+    for _ in 0..ALIASES_MAX {
+        let Some(sets) = sets_at(zones, &name) else { break };
+        let data = |kind| sets.get(&kind).into_iter().flat_map(|set| &set.data);
+        if let Some(RecordData::Cname(next)) = data(RecordKind::Cname).next() {
+            name = next.clone();
             continue;
         }
-        let addresses = of(server, RecordKind::A).chain(of(server, RecordKind::Aaaa));
+        let addresses = data(RecordKind::A).chain(data(RecordKind::Aaaa));
         let addresses = addresses.filter_map(|data| match data {
             RecordData::A(address) => Some(IpAddr::V4(*address)),
             RecordData::Aaaa(address) => Some(IpAddr::V6(*address)),
             _ => None,
         });
-        wanted.glue.insert(server.clone(), addresses.collect());
+        return addresses.collect();
+    }
+    BTreeSet::new()
+}
+
+/// What the parent of a zone has to say.
+fn wanted(zone: &ZonePlan) -> Delegation {
+    let mut wanted = Delegation::default();
+    let servers = zone.sets.get(&zone.apex).and_then(|sets| sets.get(&RecordKind::Ns));
+    for server in servers.into_iter().flat_map(|set| &set.data) {
+        let RecordData::Ns(server) = server else { continue };
+        wanted.servers.insert(server.clone());
+        if server.is_within(&zone.apex) {
+            let glue = addresses_at(std::slice::from_ref(zone), server);
+            wanted.glue.insert(server.clone(), glue);
+        }
     }
     wanted.signers.extend(zone.keys().map(|key| signer_data(&zone.apex, &key.public)));
     wanted
+}
+
+/// The addresses of a zone's servers: those that the cluster serves itself, and for others, those that resolvers find.
+async fn servers_of(zones: &[ZonePlan], wanted: &Delegation) -> (BTreeSet<(HostName, IpAddr)>, Vec<String>) {
+    let (mut found, mut bad) = (BTreeSet::new(), Vec::new());
+    for server in &wanted.servers {
+        let ours = zones.iter().any(|zone| server.is_within(&zone.apex));
+        let addresses = match ours {
+            true => Ok(addresses_at(zones, server)),
+            false => resolved(server).await,
+        };
+        match addresses {
+            Ok(addresses) if addresses.is_empty() => bad.push(format!("the server {server} has no address")),
+            Ok(addresses) => found.extend(addresses.into_iter().map(|address| (server.clone(), address))),
+            Err(why) => bad.push(format!("the addresses of the server {server} are not found: {why}")),
+        }
+    }
+    (found, bad)
+}
+
+/// The addresses of a name of others.
+async fn resolved(name: &HostName) -> Result<BTreeSet<IpAddr>, String> {
+    let resolver = resolver()?;
+    let mut addresses = BTreeSet::new();
+    for kind in [Rtype::A, Rtype::AAAA] {
+        let reply = ask(resolver, name.as_str(), kind, true).await?;
+        addresses.extend(typed(&reply).filter_map(|(_, data)| match data {
+            AllRecordData::A(data) => Some(IpAddr::V4(data.addr())),
+            AllRecordData::Aaaa(data) => Some(IpAddr::V6(data.addr())),
+            _ => None,
+        }));
+    }
+    Ok(addresses.into_iter().filter(|address| has_route(SocketAddr::new(*address, PORT))).collect())
 }
 
 /// The lines to enter at the parent.
@@ -137,21 +208,44 @@ fn compare(wanted: &Delegation, found: &Delegation) -> Vec<String> {
     bad
 }
 
-/// Checks a zone: what its parent says, and whether each of the zone's servers answers by UDP and TCP.
+/// Checks a zone of the cluster's `zones`: what its parent says, and whether each of the zone's servers answers by UDP and
+/// TCP. `alias` is how the zone's own name would be led here without a delegation, if it is published.
 ///
 /// `parent` is a server of the parent to ask; without one they are looked for with the system's resolver. `port` is
 /// where the zone's own servers are asked.
-pub async fn check_zone(zone: &ZonePlan, parent: Option<SocketAddr>, port: Option<u16>) -> Checked {
+pub async fn check_zone(
+    zone: &ZonePlan,
+    zones: &[ZonePlan],
+    alias: Option<&Alias>,
+    parent: Option<SocketAddr>,
+    port: Option<u16>,
+) -> Checked {
     let wanted = wanted(zone);
     let mut checked = Checked { enter: lines(zone, &wanted), ..Checked::default() };
+    if let Some(alias) = alias {
+        checked.enter.push("; or in the place of all that, for the name itself alone:".to_owned());
+        checked.enter.extend(alias.lines(&zone.apex));
+    }
     let parents = match parent {
         Some(parent) => Ok(vec![parent]),
         None => parents_of(&zone.apex).await,
     };
+    let mut is_alias = false;
     match parents {
         Ok(parents) => {
             for parent in parents.into_iter().take(SERVERS_MAX) {
+                let at = |bad: String| format!("at the parent's server {parent}: {bad}");
                 match delegation(&zone.apex, parent).await {
+                    Ok(Delegation { alias: Some(target), .. }) => {
+                        is_alias = true;
+                        let bad = compare_alias(zone, zones, alias, &target, parent).await;
+                        if bad.is_empty() {
+                            checked
+                                .good
+                                .push(at(format!("{} is an alias of {target}, which leads here", zone.apex)));
+                        }
+                        checked.bad.extend(bad.into_iter().map(at));
+                    }
                     Ok(found) => {
                         let bad = compare(&wanted, &found);
                         if bad.is_empty() {
@@ -159,9 +253,7 @@ pub async fn check_zone(zone: &ZonePlan, parent: Option<SocketAddr>, port: Optio
                                 .good
                                 .push(format!("the parent's server {parent} says what the zone says"));
                         }
-                        checked.bad.extend(
-                            bad.into_iter().map(|bad| format!("at the parent's server {parent}: {bad}")),
-                        );
+                        checked.bad.extend(bad.into_iter().map(at));
                     }
                     Err(why) => checked.bad.push(format!("the parent's server {parent}: {why}")),
                 }
@@ -169,9 +261,14 @@ pub async fn check_zone(zone: &ZonePlan, parent: Option<SocketAddr>, port: Optio
         }
         Err(why) => checked.bad.push(why),
     }
-    let addresses: BTreeSet<(&HostName, IpAddr)> =
-        wanted.glue.iter().flat_map(|(name, all)| all.iter().map(move |address| (name, *address))).collect();
-    for (server, address) in addresses {
+    if is_alias {
+        // Nobody asks the zone's servers for a name that is an alias.
+        checked.enter = alias.map(|alias| alias.lines(&zone.apex).to_vec()).unwrap_or(checked.enter);
+        return checked;
+    }
+    let (servers, bad) = servers_of(zones, &wanted).await;
+    checked.bad.extend(bad);
+    for (server, address) in servers {
         let at = SocketAddr::new(address, port.unwrap_or(PORT));
         match answers_for(&zone.apex, at).await {
             Ok(serial) => {
@@ -183,19 +280,60 @@ pub async fn check_zone(zone: &ZonePlan, parent: Option<SocketAddr>, port: Optio
     checked
 }
 
+/// What is wrong with a name that is an alias at its parent.
+async fn compare_alias(
+    zone: &ZonePlan,
+    zones: &[ZonePlan],
+    alias: Option<&Alias>,
+    target: &HostName,
+    parent: SocketAddr,
+) -> Vec<String> {
+    let apex = &zone.apex;
+    let Some(alias) = alias else {
+        return vec![format!(
+            "{apex} is an alias of {target}, but nothing is published at {apex}: delegate it"
+        )];
+    };
+    let mut bad = Vec::new();
+    // The name servers are the nodes.
+    let nodes: BTreeSet<IpAddr> = wanted(zone).servers.iter().flat_map(|s| addresses_at(zones, s)).collect();
+    if addresses_at(zones, target).is_disjoint(&nodes) {
+        bad.push(format!("{apex} is an alias of {target}, which does not lead to the nodes"));
+    }
+    let challenge = format!("{CHALLENGE_LABEL}.{apex}");
+    match alias_of(&challenge, parent).await {
+        Ok(Some(found)) if found == alias.challenge => {}
+        Ok(Some(found)) => bad.push(format!(
+            "{challenge} is an alias of {found}: certificates for {apex} are proved at {} only",
+            alias.challenge
+        )),
+        Ok(None) => bad.push(format!("{challenge} is no alias: no certificate can be had for {apex}")),
+        Err(why) => bad.push(why),
+    }
+    bad
+}
+
+/// Where a name points at a server of its parent.
+async fn alias_of(name: &str, server: SocketAddr) -> Result<Option<HostName>, String> {
+    let reply = ask(server, name, Rtype::CNAME, false).await?;
+    let found = typed(&reply).find_map(|(owner, data)| match data {
+        AllRecordData::Cname(cname) if owner.as_str() == name => cname.cname().to_string().parse().ok(),
+        _ => None,
+    });
+    Ok(found)
+}
+
 /// What a server of the parent says of a zone.
 async fn delegation(apex: &HostName, server: SocketAddr) -> Result<Delegation, String> {
     let mut found = Delegation::default();
     let reply = ask(server, apex.as_str(), Rtype::NS, false).await?;
-    match reply.header().rcode() {
-        Rcode::NOERROR => {}
-        Rcode::NXDOMAIN => return Err(format!("it says that there is no {apex}: nothing is delegated")),
-        rcode => return Err(format!("it answers {rcode}")),
-    }
     for (owner, data) in typed(&reply) {
         match data {
             AllRecordData::Ns(ns) if owner == *apex => {
                 found.servers.extend(ns.nsdname().to_string().parse::<HostName>().ok());
+            }
+            AllRecordData::Cname(cname) if owner == *apex => {
+                found.alias = cname.cname().to_string().parse::<HostName>().ok();
             }
             AllRecordData::A(data) => {
                 found.glue.entry(owner).or_default().insert(IpAddr::V4(data.addr()));
@@ -205,6 +343,15 @@ async fn delegation(apex: &HostName, server: SocketAddr) -> Result<Delegation, S
             }
             _ => {}
         }
+    }
+    // The code of an alias is about the name where it ends (RFC 6604 §3).
+    if found.alias.is_some() {
+        return Ok(found);
+    }
+    match reply.header().rcode() {
+        Rcode::NOERROR => {}
+        Rcode::NXDOMAIN => return Err(format!("it says that there is no {apex}: nothing is delegated")),
+        rcode => return Err(format!("it answers {rcode}")),
     }
     if found.servers.is_empty() {
         return Err(format!("it names no servers for {apex}: nothing is delegated"));
@@ -289,16 +436,21 @@ async fn answers_for(apex: &HostName, server: SocketAddr) -> Result<u32, String>
     Ok(serial)
 }
 
+/// The first of the system's resolvers.
+fn resolver() -> Result<SocketAddr, String> {
+    let conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let mut words =
+        conf.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
+    let address = words.next().ok_or_else(|| format!("{RESOLV_CONF} names no resolver"))?;
+    Ok(SocketAddr::new(address, PORT))
+}
+
 /// The servers of the zone above a name, found with the system's resolvers.
 async fn parents_of(apex: &HostName) -> Result<Vec<SocketAddr>, String> {
-    let conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    let words =
-        conf.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
-    let resolvers: Vec<SocketAddr> = words.map(|address| SocketAddr::new(address, PORT)).collect();
     let cannot = |why: &str| {
         format!("the parent's servers cannot be found: {why}; name one of them with --server ADDRESS:53")
     };
-    let resolver = *resolvers.first().ok_or_else(|| cannot(&format!("{RESOLV_CONF} names no resolver")))?;
+    let resolver = resolver().map_err(|why| cannot(&why))?;
     for above in std::iter::successors(apex.parent(), HostName::parent) {
         let reply = ask(resolver, above.as_str(), Rtype::NS, true).await.map_err(|why| cannot(&why))?;
         let names: Vec<String> = typed(&reply)
@@ -332,91 +484,6 @@ async fn parents_of(apex: &HostName) -> Result<Vec<SocketAddr>, String> {
 fn has_route(server: SocketAddr) -> bool {
     let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     std::net::UdpSocket::bind(any).and_then(|socket| socket.connect(server)).is_ok()
-}
-
-type Reply = Message<Vec<u8>>;
-
-/// The records of a reply that can be read, in all sections.
-fn typed(
-    reply: &Reply,
-) -> impl Iterator<Item = (HostName, AllRecordData<&[u8], domain::base::ParsedName<&[u8]>>)> {
-    let records = reply.iter().filter_map(Result::ok);
-    records.filter_map(|(record, _)| {
-        let owner = record.owner().to_string().parse().ok()?;
-        let data = record.to_any_record::<AllRecordData<_, _>>().ok()?.into_data();
-        Some((owner, data))
-    })
-}
-
-fn query(name: &str, kind: Rtype, recurse: bool) -> Result<Vec<u8>, String> {
-    let bad = |_| format!("{name} is no name that can be asked for");
-    let name: Name<Vec<u8>> = name.parse().map_err(|_| format!("{name} is no domain name"))?;
-    let mut builder = MessageBuilder::new_vec();
-    builder.header_mut().set_random_id();
-    builder.header_mut().set_rd(recurse);
-    let mut question = builder.question();
-    question.push((name, kind, Class::IN)).map_err(bad)?;
-    let mut message = question.additional();
-    let with_size = message.opt(|opt| {
-        opt.set_udp_payload_size(crate::reply::UDP_PAYLOAD);
-        Ok(())
-    });
-    with_size.map_err(bad)?;
-    Ok(message.finish())
-}
-
-async fn ask(server: SocketAddr, name: &str, kind: Rtype, recurse: bool) -> Result<Reply, String> {
-    let query = query(name, kind, recurse)?;
-    let reply = by_udp(server, &query).await?;
-    if reply.header().tc() { by_tcp(server, &query).await } else { Ok(reply) }
-}
-
-async fn by_udp(server: SocketAddr, query: &[u8]) -> Result<Reply, String> {
-    let exchange = async {
-        let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any).await?;
-        socket.connect(server).await?;
-        socket.send(query).await?;
-        loop {
-            let mut reply = vec![0; usize::from(crate::reply::UDP_PAYLOAD)];
-            let length = socket.recv(&mut reply).await?;
-            reply.truncate(length);
-            if let Some(reply) = answer_to(query, reply) {
-                return Ok(reply);
-            }
-        }
-    };
-    within_patience(exchange).await
-}
-
-async fn by_tcp(server: SocketAddr, query: &[u8]) -> Result<Reply, String> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(server).await?;
-        // A query with one question is short.
-        let framed = [&(query.len() as u16).to_be_bytes(), query].concat();
-        stream.write_all(&framed).await?;
-        let mut reply = vec![0; usize::from(stream.read_u16().await?)];
-        stream.read_exact(&mut reply).await?;
-        answer_to(query, reply).ok_or_else(|| std::io::Error::other("the reply is to another question"))
-    };
-    within_patience(exchange).await
-}
-
-async fn within_patience(exchange: impl Future<Output = std::io::Result<Reply>>) -> Result<Reply, String> {
-    match timeout(PATIENCE, exchange).await {
-        Ok(reply) => reply.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("it did not answer within {} s", PATIENCE.as_secs())),
-    }
-}
-
-/// The reply, if it is one to this query.
-fn answer_to(query: &[u8], reply: Vec<u8>) -> Option<Reply> {
-    let reply = Message::from_octets(reply).ok()?;
-    let query = Message::from_octets(query).ok()?;
-    let same = reply.header().qr()
-        && reply.header().id() == query.header().id()
-        && reply.first_question()? == query.first_question()?;
-    same.then_some(reply)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod check;
 mod config;
 mod counters;
 mod error;
+mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod inspect;
@@ -53,12 +54,12 @@ mod zonefile;
 
 pub use answer::{Answered, Context, Outcome, Policy, Transport, answer};
 pub use ask::ask_txt;
-pub use check::{Checked, ask_parent, check_zone};
+pub use check::{Alias, Checked, ask_parent, check_zone};
 pub use config::{CookieSecret, DnsConfig, RateLimit};
 pub use counters::DnsCounters;
 pub use error::{DnsError, Protocol};
 pub use inspect::Shown;
-pub use region::GeoDatabase;
+pub use region::{GeoDatabase, RegionsFile};
 pub use server::{DnsServer, DnsTask, Open, Secret};
 pub use sign::{Signers, ZoneSigner, delegation_signer, new_zone_key};
 pub use store::Store;

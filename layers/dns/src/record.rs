@@ -19,7 +19,7 @@ use pangolin_core::{
     record::{RecordData, RecordKind},
 };
 
-use crate::{build::Defect, request::HEADER};
+use crate::{build::Defect, name::WireName, request::HEADER};
 
 /// Bytes of a record before its data, with a compressed owner.
 const RECORD_FIXED: usize = 12;
@@ -53,7 +53,7 @@ pub(crate) struct Set {
 pub(crate) struct Target {
     /// Where the name stands in the set's wire form.
     pub(crate) at: u16,
-    /// Wire form in lower case.
+    /// Wire form in lower case; empty for the owner of the set itself.
     pub(crate) name: Box<[u8]>,
 }
 
@@ -203,6 +203,9 @@ impl Writer {
                 self.record(&data)
             }
             RecordData::Other(_, data) => {
+                if matches!(self.kind, Rtype::SVCB | Rtype::HTTPS) {
+                    self.service(data)?;
+                }
                 let data = UnknownRecordData::from_octets(self.kind, data.as_slice());
                 self.record(&data.map_err(Defect::encoding)?)
             }
@@ -213,10 +216,28 @@ impl Writer {
     fn target(&mut self, name: &HostName, before: usize) -> Result<Name<Vec<u8>>, Defect> {
         let name = wire_name(name)?;
         let at = u16::try_from(self.wire.len() + RECORD_FIXED + before).map_err(|_| Defect::Size)?;
-        if !self.targets.iter().any(|target| *target.name == *name.as_slice()) {
-            self.targets.push(Target { at, name: name.as_slice().into() });
-        }
+        self.point_at(at, name.as_slice().into());
         Ok(name)
+    }
+
+    /// Notes what a service binding points at (RFC 9460 §2.2): behind the priority stands a name, and the root is its
+    /// owner, or with the priority 0, nobody.
+    fn service(&mut self, data: &[u8]) -> Result<(), Defect> {
+        let Some((priority, rest)) = data.split_first_chunk::<2>() else { return Ok(()) };
+        let Some(name) = WireName::read(rest) else { return Ok(()) };
+        let at = u16::try_from(self.wire.len() + RECORD_FIXED + priority.len()).map_err(|_| Defect::Size)?;
+        match (*priority, name.labels()) {
+            ([0, 0], 0) => {}
+            (_, 0) => self.point_at(at, Box::default()),
+            _ => self.point_at(at, name.suffix(0).into()),
+        }
+        Ok(())
+    }
+
+    fn point_at(&mut self, at: u16, name: Box<[u8]>) {
+        if !self.targets.iter().any(|target| target.name == name) {
+            self.targets.push(Target { at, name });
+        }
     }
 
     fn record(&mut self, data: &impl ComposeRecordData) -> Result<(), Defect> {

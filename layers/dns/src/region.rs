@@ -4,7 +4,9 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use ipnet::IpNet;
@@ -131,6 +133,48 @@ impl fmt::Debug for GeoDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "GeoDatabase({})", self.reader.metadata.database_type)
     }
+}
+
+/// A database in a file that is replaced now and then, as those who publish them do weekly.
+#[derive(Debug)]
+pub struct RegionsFile {
+    path: PathBuf,
+    seen: Option<Stamp>,
+}
+
+/// Tells one version of a file from another: inode, size, and time of its last change.
+type Stamp = (u64, u64, SystemTime);
+
+impl RegionsFile {
+    /// Reads the database of a file.
+    ///
+    /// # Errors
+    /// As for [`GeoDatabase::open`].
+    pub fn open(path: &Path) -> Result<(Self, GeoDatabase), DnsError> {
+        // What is written meanwhile is read the next time.
+        let seen = stamp(path);
+        let database = GeoDatabase::open(path)?;
+        Ok((Self { path: path.to_owned(), seen }, database))
+    }
+
+    /// The database, if the file is another one than before. One that cannot be used is said to be so once. A file that
+    /// is gone has not changed: it is about to be replaced.
+    ///
+    /// # Errors
+    /// As for [`GeoDatabase::open`].
+    pub fn changed(&mut self) -> Result<Option<GeoDatabase>, DnsError> {
+        let now = stamp(&self.path);
+        if now.is_none() || now == self.seen {
+            return Ok(None);
+        }
+        self.seen = now;
+        GeoDatabase::open(&self.path).map(Some)
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
 }
 
 /// Where a client is, as far as it is known.

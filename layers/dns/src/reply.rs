@@ -116,12 +116,17 @@ impl<'a> Reply<'a> {
         self.out.len()
     }
 
+    /// Whether so many bytes fit.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.out.len() + bytes <= self.limit
+    }
+
     /// Appends a record set owned by the name that stands at `owner` in this message.
     pub(crate) fn push(&mut self, section: Section, owner: usize, set: &Set) -> Result<(), Full> {
         let start = self.out.len();
         let pointer = pointer_to(owner).ok_or(Full)?;
         let count = self.counts[section as usize].checked_add(set.count).ok_or(Full)?;
-        if start + set.wire.len() > self.limit {
+        if !self.has_room(set.wire.len()) {
             return Err(Full);
         }
         self.out.extend_from_slice(&set.wire);

@@ -130,7 +130,7 @@ impl<'a> Resolution<'a, '_, '_> {
             self.push(zone, Section::Answer, wanted.at, &wanted.name, set)?;
             if !is_alias {
                 for target in &set.targets {
-                    self.add_addresses(at, target);
+                    self.add_service(&wanted, zone, sets, at, set.kind, target);
                 }
                 return Ok(Rcode::NOERROR);
             }
@@ -305,6 +305,54 @@ impl<'a> Resolution<'a, '_, '_> {
             self.reply.push(section, at, &signature)?;
         }
         Ok(())
+    }
+
+    /// Adds the addresses of what a record points at. Those of service bindings spare clients a question (RFC 9460
+    /// §4.1), and have their signatures, so that it is spared to those that validate as well.
+    fn add_service(
+        &mut self,
+        wanted: &Wanted,
+        zone: usize,
+        sets: &'a [Set],
+        set_at: usize,
+        kind: Rtype,
+        target: &Target,
+    ) {
+        if !matches!(kind, Rtype::SVCB | Rtype::HTTPS) {
+            self.add_addresses(set_at, target);
+            return;
+        }
+        if target.name.is_empty() {
+            self.add_signed(zone, wanted.at, &wanted.name, sets);
+            return;
+        }
+        let Some((entry, name)) = self.store.entry(&target.name).zip(WireName::read(&target.name)) else {
+            return;
+        };
+        // What lies below a delegation is for others to say.
+        if entry.cut.is_none() {
+            let sets = self.sets_of(entry);
+            self.add_signed(entry.zone, set_at + usize::from(target.at), &name, sets);
+        }
+    }
+
+    /// Adds the addresses among the sets of a name, each with its signature, as far as both fit.
+    fn add_signed(&mut self, zone: usize, at: usize, owner: &WireName, sets: &[Set]) {
+        for set in sets.iter().filter(|set| matches!(set.kind, Rtype::A | Rtype::AAAA) && !set.is_broken()) {
+            let signature = self.signer(zone).map(|signer| signer.sign(owner, set, self.client.now));
+            let signature = match signature {
+                Some(None) => continue,
+                Some(Some(signature)) => Some(signature),
+                None => None,
+            };
+            let bytes = set.wire.len() + signature.as_ref().map_or(0, |signature| signature.wire.len());
+            if self.reply.has_room(bytes) {
+                for set in std::iter::once(set).chain(&signature) {
+                    // There is room; what stands too far behind for a pointer is left out.
+                    let _ = self.reply.push(Section::Additional, at, set);
+                }
+            }
+        }
     }
 
     /// Adds the addresses that we know of a name within the set that stands at `set_at`. Returns whether all fitted.

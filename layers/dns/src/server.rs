@@ -26,7 +26,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Context, DnsConfig, DnsCounters, DnsError, Policy, Protocol, Signers, Store, Transport, ZoneSigner,
+    Context, CookieSecret, DnsConfig, DnsCounters, DnsError, GeoDatabase, Policy, Protocol, Signers, Store,
+    Transport, ZoneSigner,
     bind::{Listening, bind_all},
     build::{Complaint, build, rebuild_soa, same_sets},
     counters::Counters,
@@ -46,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) limiter: Option<Limiter>,
     pub(crate) slots: tcp::Slots,
     pub(crate) limits: Limits,
-    policy: Policy,
+    pub(crate) policy: ArcSwap<Policy>,
     leader_contact: AtomicBool,
     stopping: AtomicBool,
     local: Vec<SocketAddr>,
@@ -105,9 +106,15 @@ impl Shared {
         &self.local
     }
 
-    pub(crate) fn context(&self, now: u32, transport: Transport, client: IpAddr) -> Context<'_> {
+    pub(crate) fn context<'p>(
+        &self,
+        policy: &'p Policy,
+        now: u32,
+        transport: Transport,
+        client: IpAddr,
+    ) -> Context<'p> {
         let leader_contact = self.leader_contact.load(Ordering::Relaxed);
-        Context { policy: &self.policy, client, transport, now, leader_contact }
+        Context { policy, client, transport, now, leader_contact }
     }
 }
 
@@ -137,11 +144,11 @@ impl DnsServer {
                 tcp_queries: config.max_tcp_queries,
                 tcp_idle: config.tcp_idle,
             },
-            policy: Policy {
+            policy: ArcSwap::from_pointee(Policy {
                 nsid: config.nsid.into_bytes(),
                 cookie_secrets: config.cookie_secrets,
                 regions: config.regions,
-            },
+            }),
             leader_contact: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             local: listening.iter().map(|l| l.address).collect(),
@@ -199,7 +206,8 @@ impl DnsServer {
 
     /// What the server answers `client` to a question by TCP rules, without asking over the network.
     pub(crate) fn ask_itself(&self, message: &[u8], client: IpAddr) -> Vec<u8> {
-        let context = self.shared.context(udp::seconds(), Transport::Tcp, client);
+        let policy = self.shared.policy.load();
+        let context = self.shared.context(&policy, udp::seconds(), Transport::Tcp, client);
         let mut reply = Vec::new();
         crate::answer(&self.shared.store.load(), &context, message, &mut reply);
         reply
@@ -216,6 +224,24 @@ impl DnsServer {
     /// is answered as before.
     pub fn set_leader_contact(&self, contact: bool) {
         self.shared.leader_contact.store(contact, Ordering::Relaxed);
+    }
+
+    /// Makes cookies with the first of these secrets from the next query on, and takes those of all.
+    pub fn set_cookie_secrets(&self, secrets: &[CookieSecret]) {
+        self.change_policy(|policy| policy.cookie_secrets = secrets.to_vec());
+    }
+
+    /// Finds regions in this database from the next query on.
+    pub fn set_regions(&self, regions: Arc<GeoDatabase>) {
+        self.change_policy(|policy| policy.regions = Some(Arc::clone(&regions)));
+    }
+
+    fn change_policy(&self, change: impl Fn(&mut Policy)) {
+        self.shared.policy.rcu(|policy| {
+            let mut policy = Policy::clone(policy);
+            change(&mut policy);
+            policy
+        });
     }
 
     /// The addresses, with the ports that were chosen, in the order of the config.

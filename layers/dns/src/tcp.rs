@@ -214,7 +214,8 @@ impl Conversation<'_> {
     /// Answers the whole messages in `input` until there is none, or enough to write.
     fn answer(&mut self, input: &mut BytesMut, output: &mut Vec<u8>) -> End {
         let store = self.shared.store.load();
-        let context = self.shared.context(seconds(), Transport::Tcp, self.client);
+        let policy = self.shared.policy.load();
+        let context = self.shared.context(&policy, seconds(), Transport::Tcp, self.client);
         let mut reply = Vec::new();
         let end = loop {
             let Some(length) = input.first_chunk::<PREFIX>().map(|p| usize::from(u16::from_be_bytes(*p)))

@@ -2,7 +2,7 @@
 //! does not follow health: they would not hear of changes in time.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -18,7 +18,7 @@ use domain::{
 };
 use pangolin_core::{
     name::HostName,
-    plan::{DnsPlan, PlannedSet, ZonePlan},
+    plan::{DnsPlan, PlannedSet, RecordSets, ZonePlan},
     record::RecordKind,
 };
 
@@ -48,6 +48,12 @@ impl TransferKey {
             name.as_str().parse().map_err(|_| bad("its name is no domain name".to_owned()))?;
         let key = Key::new(Algorithm::Sha256, secret, wire, None, None);
         Ok(Self(Arc::new(key.map_err(|error| bad(error.to_string()))?)))
+    }
+
+    /// The key itself.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn key(&self) -> &Arc<Key> {
+        &self.0
     }
 
     pub(crate) fn entry(&self) -> ((KeyName, Algorithm), Arc<Key>) {
@@ -181,7 +187,7 @@ fn begin(request: &Message<Vec<u8>>) -> Option<AnswerBuilder<Vec<u8>>> {
 }
 
 /// A reply once more, in a builder that takes a signature. Names in our data are never compressed.
-fn again(reply: &[u8]) -> Option<domain::base::message_builder::AdditionalBuilder<Vec<u8>>> {
+pub(crate) fn again(reply: &[u8]) -> Option<domain::base::message_builder::AdditionalBuilder<Vec<u8>>> {
     let reply = Message::from_octets(reply).ok()?;
     let mut builder = MessageBuilder::new_vec();
     *builder.header_mut() = reply.header();
@@ -217,17 +223,25 @@ fn records(zone: &ZonePlan) -> Result<Vec<Owned>, Defect> {
     Ok(all)
 }
 
-/// All record sets of a zone but its SOA, some of them replaced; those without wire form are left out.
-pub(crate) fn contents(
-    zone: &ZonePlan,
-    instead: &BTreeMap<HostName, BTreeMap<RecordKind, PlannedSet>>,
-) -> Vec<Owned> {
+/// Kinds of record sets that follow health.
+const OF_HEALTH: [RecordKind; 3] = [RecordKind::A, RecordKind::Aaaa, RecordKind::HTTPS];
+
+/// All record sets of a zone but its SOA; those without wire form are left out. Names in `instead` have from there what
+/// follows health, also kinds that nothing in service has now.
+pub(crate) fn contents(zone: &ZonePlan, instead: &RecordSets) -> Vec<Owned> {
+    let none = BTreeMap::new();
+    let owners: BTreeSet<&HostName> = zone.sets.keys().chain(instead.keys()).collect();
     let mut all = Vec::new();
-    for (owner, sets) in &zone.sets {
+    for owner in owners {
         let Ok(name) = wire_name(owner) else { continue };
+        let sets = zone.sets.get(owner).unwrap_or(&none);
         let alias = sets.contains_key(&RecordKind::Cname) && *owner != zone.apex;
-        for (kind, planned) in sets.iter().filter(|(kind, _)| !alias || **kind == RecordKind::Cname) {
-            let planned = instead.get(owner).and_then(|sets| sets.get(kind)).unwrap_or(planned);
+        let mut planned: BTreeMap<&RecordKind, &PlannedSet> = sets.iter().collect();
+        if let Some(instead) = instead.get(owner) {
+            planned.retain(|kind, _| !OF_HEALTH.contains(kind));
+            planned.extend(instead);
+        }
+        for (kind, planned) in planned.into_iter().filter(|(kind, _)| !alias || **kind == RecordKind::Cname) {
             if let Ok(set) = Set::new(*kind, planned) {
                 all.push((name.clone(), set));
             }

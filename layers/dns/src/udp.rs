@@ -119,7 +119,9 @@ impl Batch {
         let store = shared.store.load();
         let transfers = shared.transfers.load();
         let now = Instant::now();
-        let mut context = shared.context(seconds(), Transport::Udp, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let policy = shared.policy.load();
+        let mut context =
+            shared.context(&policy, seconds(), Transport::Udp, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         for (query, received) in self.queries.iter().zip(&self.received[..received]) {
             let sender =
                 received.from.filter(|_| received.whole).and_then(|from| Some((from, address(&from)?)));

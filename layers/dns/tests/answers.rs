@@ -13,7 +13,9 @@ use pangolin_core::{
     record::{RecordData, RecordKind},
 };
 use pangolin_dns::{CookieSecret, DnsError, Outcome, Policy, Signers, Store, Transport, answer};
-use zone::{CLIENT, NOW, ask, at, context, host, plan, policy, query, reply_to, show, store};
+use zone::{
+    CLIENT, NOW, a, aaaa, ask, at, cname, context, host, ns, plan, policy, query, reply_to, show, store,
+};
 
 const SOA: &str = "SOA n1.z.test. hostmaster.z.test. 7 14400 3600 1209600 30";
 
@@ -57,6 +59,67 @@ fn names_that_records_point_at_bring_their_addresses() {
         "NOERROR aa\nan _sip._tcp.z.test. 30 SRV 1 2 5060 app.z.test\n\
          ar app.z.test. 30 A 192.0.2.2\nar app.z.test. 30 A 192.0.2.1"
     );
+}
+
+/// HTTPS data of this priority that points at a name in wire form, with HTTP/2.
+fn https(priority: u8, target: &[u8]) -> RecordData {
+    let parameters: &[u8] = if priority == 0 { &[] } else { &[0, 1, 0, 3, 2, b'h', b'2'] };
+    RecordData::Other(65, [&[0, priority][..], target, parameters].concat())
+}
+
+#[test]
+fn service_bindings_bring_the_addresses_of_what_they_point_at() {
+    let both = || vec![a("192.0.2.1"), a("192.0.2.2")];
+    let sets = [
+        ("app.z.test", 30, both()),
+        ("app.z.test", 30, vec![aaaa("2001:db8::1")]),
+        ("app.z.test", 30, vec![https(1, b"\0")]),
+        ("alias.z.test", 60, vec![cname("app.z.test")]),
+        ("*.wild.z.test", 30, vec![a("192.0.2.7")]),
+        ("*.wild.z.test", 30, vec![https(1, b"\0")]),
+        ("other.z.test", 30, vec![https(1, b"\x03App\x01z\x04test\0"), https(2, b"\x01x\x04else\0")]),
+        ("lead.z.test", 30, vec![https(0, b"\x03app\x01z\x04test\0")]),
+        ("none.z.test", 30, vec![https(0, b"\0")]),
+        ("none.z.test", 30, vec![a("192.0.2.8")]),
+        ("sub.z.test", 60, vec![ns("ns.sub.z.test")]),
+        ("ns.sub.z.test", 60, vec![a("192.0.2.9")]),
+        ("glue.z.test", 30, vec![https(1, b"\x02ns\x03sub\x01z\x04test\0")]),
+    ];
+    let mut zone = zone::zone("z.test", 7, &sets);
+    let plan = DnsPlan { zones: vec![zone.clone()], ..DnsPlan::default() };
+    let store = Store::build(at(1), &plan, &Signers::new()).expect("a store");
+    let added = |name: &str| {
+        let reply =
+            reply_to(&store, Transport::Udp, &query(name, Rtype::HTTPS, Some(1232))).expect("a reply");
+        let shown = show(&reply);
+        assert!(shown.starts_with("NOERROR aa"), "{shown}");
+        shown.lines().filter_map(|line| line.strip_prefix("ar ").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let of_app =
+        ["app.z.test. 30 A 192.0.2.1", "app.z.test. 30 A 192.0.2.2", "app.z.test. 30 AAAA 2001:db8::1"];
+    for name in ["app.z.test.", "alias.z.test.", "lead.z.test."] {
+        assert_eq!(added(name), of_app, "{name}");
+    }
+    // The owner is written as it stands in the record that points there.
+    assert_eq!(added("other.z.test."), of_app.map(|line| line.replace("app", "App")));
+    assert_eq!(added("x.wild.z.test."), ["x.wild.z.test. 30 A 192.0.2.7"]);
+    for name in ["none.z.test.", "glue.z.test."] {
+        assert_eq!(added(name), Vec::<String>::new(), "{name}");
+    }
+    // They are left out where they do not fit.
+    let wide = (0..100).map(|n| a(&format!("198.51.100.{n}"))).collect::<Vec<_>>();
+    zone.sets.insert(
+        host("app.z.test"),
+        zone::zone("z.test", 7, &[("app.z.test", 30, wide), ("app.z.test", 30, vec![https(1, b"\0")])])
+            .sets
+            .remove(&host("app.z.test"))
+            .expect("sets"),
+    );
+    let store = Store::build(at(1), &DnsPlan { zones: vec![zone], ..DnsPlan::default() }, &Signers::new())
+        .expect("a store");
+    let shown =
+        show(&reply_to(&store, Transport::Udp, &query("app.z.test.", Rtype::HTTPS, None)).expect("a reply"));
+    assert!(shown.starts_with("NOERROR aa\nan app.z.test. 30 HTTPS") && !shown.contains("ar "), "{shown}");
 }
 
 #[test]

@@ -9,8 +9,11 @@ use domain::base::{
     iana::{Class, OptRcode, OptionCode},
     opt::UnknownOptData,
 };
-use pangolin_core::plan::{DnsPlan, PlannedSet};
-use pangolin_dns::{Context, GeoDatabase, Outcome, Policy, Signers, Store, Transport, answer};
+use pangolin_core::{
+    plan::{DnsPlan, PlannedSet},
+    record::RecordData,
+};
+use pangolin_dns::{Context, GeoDatabase, Outcome, Policy, RegionsFile, Signers, Store, Transport, answer};
 use zone::{a, at, host};
 
 /// `app.z.test` has other addresses in `eu`, in `de` and in `us`; `control.z.test` is the same everywhere.
@@ -18,6 +21,8 @@ fn store(rules: &[(&str, &str)]) -> Store {
     let set = |address: &str| PlannedSet { ttl: 30, data: vec![a(address)] };
     let sets = [
         ("app.z.test", 30, vec![a("192.0.2.1"), a("192.0.2.2"), a("192.0.2.3")]),
+        ("app.z.test", 30, vec![RecordData::Other(65, vec![0, 1, 0])]),
+        ("to-app.z.test", 30, vec![RecordData::Other(65, b"\0\x01\x03app\x01z\x04test\0".to_vec())]),
         ("control.z.test", 30, vec![a("192.0.2.9")]),
     ];
     let mut zone = zone::zone("z.test", 7, &sets);
@@ -67,6 +72,34 @@ fn ask(store: &Store, policy: &Policy, client: &str, query: &[u8]) -> (OptRcode,
 }
 
 #[test]
+fn what_stands_beside_a_service_binding_is_of_the_same_region() {
+    let store = store(&[("10.0.0.0/8", "eu"), ("10.9.0.0/16", "us")]);
+    let policy = Policy::default();
+    for (client, expected) in
+        [("10.1.1.1", "ar app.z.test. 30 A 192.0.2.1"), ("10.9.1.1", "ar app.z.test. 30 A 192.0.2.3")]
+    {
+        for name in ["app.z.test", "to-app.z.test"] {
+            let query = zone::query(name, Rtype::HTTPS, Some(1232));
+            let client = client.parse().expect("an address");
+            let context = Context {
+                policy: &policy,
+                client,
+                transport: Transport::Udp,
+                now: zone::NOW,
+                leader_contact: true,
+            };
+            let mut reply = Vec::new();
+            let Outcome::Answered(_) = answer(&store, &context, &query, &mut reply) else {
+                panic!("no reply")
+            };
+            let shown = zone::show(&reply);
+            let added: Vec<&str> = shown.lines().filter(|line| line.starts_with("ar ")).collect();
+            assert_eq!(added, [expected], "{name} from {client}");
+        }
+    }
+}
+
+#[test]
 fn rules_say_who_is_answered_what() {
     let store = store(&[("10.0.0.0/8", "eu"), ("10.9.0.0/16", "us"), ("10.8.0.0/16", "moon")]);
     let policy = Policy::default();
@@ -112,6 +145,35 @@ fn a_database_tells_where_no_rule_does_the_smallest_area_first() {
     std::fs::write(&path, b"no database").expect("a file");
     let refused = GeoDatabase::open(&path).expect_err("an error").to_string();
     assert!(refused.contains("cannot be used"), "{refused}");
+}
+
+#[test]
+fn a_database_is_read_again_when_its_file_is_another_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("test.mmdb");
+    let of = |network: [u8; 4]| {
+        database(&[(network, 12, [("country", "iso_code", "DE"), ("continent", "code", "EU")])])
+    };
+    std::fs::write(&path, of([172, 16, 0, 0])).expect("a file");
+    let (mut file, first) = RegionsFile::open(&path).expect("a database");
+    let store = store(&[]);
+    let answered = |database: GeoDatabase, client: &str| {
+        let policy = Policy { regions: Some(Arc::new(database)), ..Policy::default() };
+        ask(&store, &policy, client, &query("app.z.test", None)).1
+    };
+    assert_eq!(answered(first, "172.16.0.1"), [2]);
+    assert!(file.changed().expect("a database").is_none());
+    // As it is replaced by those who fetch it: by another file, at once.
+    let other = folder.path().join("other.mmdb");
+    std::fs::write(&other, of([172, 32, 0, 0])).expect("a file");
+    std::fs::rename(&other, &path).expect("replaced");
+    let second = file.changed().expect("a database").expect("another one");
+    assert_eq!(answered(second, "172.32.0.1"), [2]);
+    std::fs::write(&path, b"no database").expect("a file");
+    assert!(file.changed().is_err() && file.changed().expect("said once").is_none());
+    std::fs::remove_file(&path).expect("removed");
+    assert!(file.changed().expect("it is about to be replaced").is_none());
+    assert!(RegionsFile::open(&path).is_err());
 }
 
 /// An address, the length of its prefix, and two values, each with the names of two maps around it.

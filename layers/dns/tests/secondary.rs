@@ -13,7 +13,7 @@ use std::{
 
 use domain::{
     base::{Message, Rtype, iana::Rcode},
-    rdata::A,
+    rdata::{A, Aaaa},
 };
 use engine::{Engine, Ours, PATIENCE, ask, by_tcp, free_port, is_there, query};
 use pangolin_core::{
@@ -25,8 +25,8 @@ use pangolin_core::{
 const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 const SECRET_TEXT: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
-/// The plan of the other tests, with a secondary; health has taken the second address from `app.z.test`, and the
-/// secondary is given both.
+/// The plan of the other tests, with a secondary; health has taken the second address from `app.z.test`, and the only one
+/// of IPv6, and from `v6.z.test` all that it has. The secondary is given all of them.
 fn plan(serial: u32, secondary: SocketAddr, address: &str) -> DnsPlan {
     let mut plan = zone::plan(serial);
     let set =
@@ -34,7 +34,10 @@ fn plan(serial: u32, secondary: SocketAddr, address: &str) -> DnsPlan {
     let app = zone::host("app.z.test");
     let z = &mut plan.zones[0];
     z.sets.insert(app.clone(), BTreeMap::from([(RecordKind::A, set(&[address]))]));
-    z.fail_open = BTreeMap::from([(app, BTreeMap::from([(RecordKind::A, set(&[address, "192.0.2.99"]))]))]);
+    let v6 = |address| (RecordKind::Aaaa, PlannedSet { ttl: 30, data: vec![zone::aaaa(address)] });
+    let of_app = BTreeMap::from([(RecordKind::A, set(&[address, "192.0.2.99"])), v6("2001:db8::99")]);
+    let of_v6 = BTreeMap::from([v6("2001:db8::6")]);
+    z.fail_open = BTreeMap::from([(app, of_app), (zone::host("v6.z.test"), of_v6)]);
     z.secondaries = vec![(secondary, zone::host("transfer.key"))];
     let sealed = Sealed { kek: 0, wrapped_key: Vec::new(), content: SECRET.to_vec() };
     plan.transfer_keys = BTreeMap::from([(zone::host("transfer.key"), sealed)]);
@@ -74,6 +77,12 @@ fn a_secondary_with_the_key_takes_the_zone_and_follows_it() {
     let app = || addresses(&ask(nsd.address, &query("app.z.test", Rtype::A, false, 3)));
     // What does not follow health.
     follows(&nsd, &app, ["192.0.2.1", "192.0.2.99"]);
+    for (name, address) in [("app.z.test", "2001:db8::99"), ("v6.z.test", "2001:db8::6")] {
+        let reply = ask(nsd.address, &query(name, Rtype::AAAA, false, 6));
+        let found = reply.answer().expect("a section").limit_to::<Aaaa>();
+        let found: Vec<String> = found.map(|r| r.expect("a record").data().addr().to_string()).collect();
+        assert_eq!(found, [address], "{name}: a kind that nothing in service has");
+    }
     let many = by_tcp(nsd.address, &query("many.z.test", Rtype::TXT, false, 4)).expect("a reply");
     assert_eq!(many.header_counts().ancount(), 100);
 
@@ -99,7 +108,9 @@ fn nobody_takes_a_zone_without_its_key() {
         return;
     };
     assert_eq!(whole.matches("SOA\tn1.z.test.").count(), 2, "{whole}");
-    assert!(whole.contains("192.0.2.99"), "{whole}");
+    for address in ["192.0.2.99", "2001:db8::99", "2001:db8::6"] {
+        assert!(whole.contains(address), "{address}: {whole}");
+    }
     let soa = dig(&["-y", &key("transfer.key"), "z.test", "SOA"]).expect("dig");
     assert!(soa.contains("NOERROR") && soa.contains("TSIG") && !soa.contains("verify"), "{soa}");
     for (name, zone) in [("other.key", "z.test"), ("transfer.key", "y.test")] {

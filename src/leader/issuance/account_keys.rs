@@ -1,10 +1,7 @@
 //! Exchanges the keys of accounts: the next one is in the log before the issuer is asked to take it, so that any leader can
 //! go on with either.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use pangolin_acme::{AccountKey, AcmeError, Problem};
 use pangolin_core::{
@@ -15,13 +12,15 @@ use pangolin_peer::identity::Keyring;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{Clients, steps::account};
+use super::{
+    Clients,
+    refusal::{Refusal, Waits},
+    steps::account,
+};
 use crate::{keys::Keys, leader::Leading, seal};
 
 /// How often it is looked whether an issuer is to take a key.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Pause after an issuer has not taken one.
-const RETRY: Duration = Duration::from_secs(60);
 
 /// Whether an issuer will say the same the next time: not of nonces, of limits, and of faults of its own.
 fn is_final(problem: &Problem) -> bool {
@@ -31,19 +30,22 @@ fn is_final(problem: &Problem) -> bool {
 impl Leading {
     /// Has issuers take the next keys of accounts.
     pub(super) async fn account_keys_loop(&self, keyring: &Keys, clients: &Clients) {
-        let mut next: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut waits: Waits<String> = Waits::default();
         loop {
-            let state = self.cluster.state();
+            let (state, now) = (self.cluster.state(), self.cluster.time_of_most());
             for directory in account_keys_due(&state) {
-                if next.get(directory).is_some_and(|at| *at > Instant::now()) {
+                let matter = directory.to_owned();
+                if waits.holds(&state, now, directory, &matter) {
                     continue;
                 }
-                if let Err(reason) = self.change_account_key(&state, &keyring.now(), clients, directory).await
-                {
-                    warn!(directory, reason, "the key of an account could not be exchanged yet");
-                    next.insert(directory.to_owned(), Instant::now() + RETRY);
+                let done = self.change_account_key(&state, &keyring.now(), clients, directory).await;
+                if let Err(refusal) = done {
+                    warn!(directory, %refusal, "the key of an account could not be exchanged yet");
+                    clients.forget(directory);
+                    waits.failed(directory, matter, &refusal);
                 }
             }
+            waits.retain(|directory| state.rollovers().account_keys.contains_key(directory));
             drop(state);
             sleep(LOOK_EVERY).await;
         }
@@ -55,14 +57,15 @@ impl Leading {
         keyring: &Keyring,
         clients: &Clients,
         directory: &str,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let registered =
             state.issuance().accounts.get(directory).is_some_and(|account| account.url.is_some());
         if registered {
-            let sealed = state.rollovers().account_keys.get(directory).ok_or("there is no next key")?;
+            let sealed = state.rollovers().account_keys.get(directory);
+            let sealed = sealed.ok_or_else(|| "there is no next key".to_owned())?;
             let key = keyring.open(sealed, &seal::account(directory)).map_err(|error| error.to_string())?;
-            let key = AccountKey::from_pkcs8(&key).map_err(|error| error.to_string())?;
-            let client = clients.get(state, directory).map_err(|error| error.to_string())?;
+            let key = AccountKey::from_pkcs8(&key)?;
+            let client = clients.get(state, directory)?;
             let account = account(state, keyring, directory)?;
             match client.change_key(&account, &key).await {
                 Ok(()) => info!(directory, "the issuer knows the account by its next key"),
@@ -70,16 +73,15 @@ impl Leading {
                 Err(AcmeError::Refused(problem)) if is_final(&problem) => {
                     warn!(directory, %problem, "the issuer refuses the next key of the account, which keeps its own");
                     let change = CertificatesChange::AccountKeyKept { directory: directory.to_owned() };
-                    return self
-                        .tell(state, &format!("the issuer refuses the next key: {problem}"), change)
-                        .await;
+                    let reason = format!("the issuer refuses the next key: {problem}");
+                    return Ok(self.tell(state, &reason, change).await?);
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
         // An account that the issuer does not know is registered with the next key.
         let change = CertificatesChange::AccountKeyChanged { directory: directory.to_owned() };
-        self.tell(state, "the issuer has taken the next key", change).await
+        Ok(self.tell(state, "the issuer has taken the next key", change).await?)
     }
 }
 

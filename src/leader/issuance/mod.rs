@@ -7,6 +7,8 @@
 mod account_keys;
 mod problem;
 mod published;
+mod refusal;
+mod registration;
 mod renewal;
 mod steps;
 

@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pangolin_acme::{
-    Account, AccountKey, AcmeClient, AcmeError, AuthorizationState, External, NewOrder, OrderState, Problem,
-    Submitted,
+    Account, AccountKey, AcmeClient, AcmeError, AuthorizationState, NewOrder, OrderState, Problem, Submitted,
 };
 use pangolin_core::{
     Body, Cause, ClusterState, Fence, HostName,
@@ -18,8 +17,9 @@ use tracing::{debug, info, warn};
 
 use super::{
     Clients,
-    problem::{Trouble, failed},
+    problem::{Outlook, Trouble, failed},
     published,
+    registration::registered,
 };
 use crate::{clock, leader::Leading, seal};
 
@@ -45,6 +45,7 @@ impl Work<'_> {
     /// Does the step; what goes wrong is noted in the log. An error is one that the log could not be told of.
     pub(super) async fn run(self) -> Result<(), String> {
         let done = match &self.task.step {
+            Step::StartAfresh => return self.start_afresh().await,
             Step::Plan { directory, replaces } => return self.plan(directory, *replaces).await,
             Step::Register { directory } => self.register(directory).await,
             Step::MakeKey => self.make_key().await,
@@ -65,7 +66,8 @@ impl Work<'_> {
             let change = CertificatesChange::AccountLost { directory: order.directory.clone(), url };
             self.commit("the issuer does not know the account any more", change).await?;
         }
-        let step = failed(&trouble, upkeep, clock::now())?;
+        let now = clock::now();
+        let step = failed(&trouble, upkeep, Outlook::of(&self.state, upkeep, now), now)?;
         let OrderStep::Failed { problem, .. } = &step else { return Err("a failure is none".to_owned()) };
         let reason = problem.detail.clone();
         warn!(names = %self.names(), phase = order.phase.text(), reason, "an order has failed for now");
@@ -109,6 +111,13 @@ impl Work<'_> {
         self.move_order(reason, step).await.map_err(Trouble::Here)
     }
 
+    /// What other issuers refused, or did not do, is nothing to wait for.
+    async fn start_afresh(&self) -> Result<(), String> {
+        let id = self.task.id.ok_or("the certificate is not looked after")?;
+        self.commit("the issuers have changed since the last attempt", CertificatesChange::RenewalWanted(id))
+            .await
+    }
+
     async fn plan(&self, directory: &str, replaces: bool) -> Result<(), String> {
         let Task { names, generation, .. } = &self.task;
         info!(names = %self.names(), directory, generation, "planning an order");
@@ -133,32 +142,8 @@ impl Work<'_> {
     }
 
     async fn register(&self, directory: &str) -> Result<(), Trouble> {
-        let issuance = self.state.issuance();
-        let Some(account) = issuance.accounts.get(directory) else {
-            let here = |error: &dyn std::fmt::Display| Trouble::Here(error.to_string());
-            let key = self.keyring.seal(&AccountKey::generate(), &seal::account(directory));
-            let key = key.map_err(|error| here(&error))?;
-            let change = CertificatesChange::AccountKeyMade { directory: directory.to_owned(), key };
-            return self.commit("an account needs a key", change).await.map_err(Trouble::Here);
-        };
-        let open =
-            |sealed, aad: &str| self.keyring.open(sealed, aad).map_err(|e| Trouble::Here(e.to_string()));
-        let key = AccountKey::from_pkcs8(&open(&account.key, &seal::account(directory))?)?;
-        let issuer = issuance.issuer(directory);
-        let external = match issuer.and_then(|issuer| issuer.external.as_ref()) {
-            Some(external) => {
-                let key = open(&external.key, &seal::external_account(directory))?;
-                Some(External { key_id: external.key_id.clone(), key })
-            }
-            None => None,
-        };
-        let contacts = issuer.map(|issuer| issuer.contacts.clone()).unwrap_or_default();
-        let client = self.client(directory)?;
-        let url = client.register(&key, &contacts, external.as_ref()).await?;
-        let caa = client.directory().await?.meta.caa_identities.clone();
-        info!(directory, account = url, "registered an account");
-        let change = CertificatesChange::AccountRegistered { directory: directory.to_owned(), url, caa };
-        self.commit("the issuer has registered the account", change).await.map_err(Trouble::Here)
+        let (reason, change) = registered(&self.state, &self.keyring, self.clients, directory).await?;
+        self.commit(reason, change).await.map_err(Trouble::Here)
     }
 
     async fn make_key(&self) -> Result<(), Trouble> {
