@@ -42,6 +42,7 @@ use crate::{
     local::{
         agreement::Watch,
         answers::NodeAnswers,
+        checks::{Checks, Findings},
         control::{ControlHost, SitePort},
         dialer::{DatagramRelay, NodeDialer, Relay},
         journal::Journal,
@@ -445,9 +446,10 @@ async fn start_layers(
     };
     let host = ControlHost { control: control.clone(), api };
     let (edge, edge_task) = edge.start(Arc::new(dialer), Arc::new(host));
-    core.answers.targets.serve(edge.clone());
+    let findings = Findings::default();
+    core.answers.targets.serve(edge.clone(), findings.clone());
     core.peers.serve(Service::Relay, Arc::new(Relay(reach.clone())));
-    core.peers.serve(Service::Datagrams, Arc::new(DatagramRelay(reach)));
+    core.peers.serve(Service::Datagrams, Arc::new(DatagramRelay(reach.clone())));
 
     let (reached_tx, mut reached) = watch::channel(Default::default());
     let layers = Layers {
@@ -460,7 +462,7 @@ async fn start_layers(
         tunnel: tunnel.clone(),
         edge: edge.clone(),
         tunnel_plan,
-        edge_plan,
+        edge_plan: edge_plan.clone(),
         reached: reached_tx,
     };
     // Bringing a layer in line starts what carries its traffic.
@@ -477,6 +479,7 @@ async fn start_layers(
             tunnels: tunnel.seen(),
             sockets: control.attached(),
             targets: control.target_health(),
+            found: findings.told(),
             closed_ports: edge.port_problems(),
             attachments: control.attachments(),
             farewells: control.farewells(),
@@ -499,6 +502,18 @@ async fn start_layers(
         tunnel: tunnel.clone(),
         keys: keyring.clone(),
     });
+    let checks = Checks {
+        node: core.node,
+        reach,
+        edge: edge.clone(),
+        edge_plan,
+        tunnel_plan: tunnel_plans.clone(),
+        reached: reached.clone(),
+        reports: core.reports.clone(),
+        connectors: control.target_health(),
+        findings: findings.clone(),
+    };
+    tasks.spawn_traffic("checks", checks.run(shutdown.clone()));
     let health = Health {
         node: core.node,
         reports: core.reports.clone(),
@@ -509,6 +524,7 @@ async fn start_layers(
         cluster: core.cluster.clone(),
         control: control.clone(),
         keyring,
+        found: findings.told(),
     };
     tasks.spawn("health", health.run(shutdown.clone()));
     let moves = Moves {

@@ -4,24 +4,28 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use pangolin_chaos::{
-    cluster::{Cluster, Options, START_PATIENCE},
+    cluster::{Cluster, Node, Options, START_PATIENCE},
     site::{ORG, Site},
 };
-use pangolin_core::{SiteId, record::Method};
+use pangolin_core::{SiteId, record::Method, traffic::ProxyProtocol};
 use pangolin_node as _;
 use pangolin_wire::{
     self as wire, Client, ClientError, CreateTarget, CreatedProvisioningKey, CreatedSite, HealthCheck,
-    OpenPort, Port, PortList, Resource, SetShare, SiteList, Standing, Target, TargetList,
+    OpenPort, Port, PortList, Resource, SetShare, SiteList, Standing, Target, TargetList, TargetState,
 };
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::watch,
     time::{sleep, timeout},
 };
 
@@ -154,6 +158,16 @@ async fn udp_echoed(at: SocketAddr) -> Option<()> {
     (&buffer[..length] == b"hello" && from == at).then_some(())
 }
 
+/// The header that comes back with a datagram, if one does.
+async fn udp_told(at: SocketAddr) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.ok()?;
+    socket.send_to(b"hello", at).await.ok()?;
+    let mut buffer = [0; 100];
+    let (length, _) = timeout(Duration::from_secs(2), socket.recv_from(&mut buffer)).await.ok()?.ok()?;
+    let header = buffer[..length].strip_suffix(b"hello")?;
+    (header.len() == 28).then(|| header.to_vec())
+}
+
 async fn with_site(name: &str, tunnels: Option<usize>) -> (Cluster, Site) {
     let options = Options::of_a_test().expect("addresses and ports");
     let cluster = Cluster::start(options).await.expect("a cluster of three nodes");
@@ -190,6 +204,18 @@ async fn ports_lead_to_backends_from_every_node_and_say_what_is_in_the_way() {
     for node in &cluster.nodes {
         let at = SocketAddr::new(node.address, number);
         until("datagrams come back", || udp_echoed(at)).await;
+    }
+    // … with the client's address, if it is wanted: in front of what comes back, for the backend gives back all of it.
+    let told = json!({ "proxyProtocol": "v2" });
+    let shown = open(&client, &game, &format!("{number}/udp"), told).await.expect("changed");
+    assert_eq!(shown.proxy_protocol, Some(ProxyProtocol::V2));
+    for node in &cluster.nodes {
+        let at = SocketAddr::new(node.address, number);
+        let header = until("datagrams come back with a header", || udp_told(at)).await;
+        assert_eq!(header[12..16], [0x21, 0x12, 0, 12], "version 2, of a datagram over IPv4");
+        let IpAddr::V4(address) = node.address else { panic!("{} is not IPv4", node.address) };
+        assert_eq!(header[20..24], address.octets());
+        assert_eq!(header[26..28], number.to_be_bytes());
     }
 
     // What cannot be is refused with the reason.
@@ -239,7 +265,177 @@ async fn ports_lead_to_backends_from_every_node_and_say_what_is_in_the_way() {
 
     passes_tls_on(&cluster, &site, &client).await;
     needs_no_connector(&cluster, &client, number + 2).await;
+    asks_where_connectors_say_nothing(&cluster, &site, &client).await;
     makes_its_own_site(&cluster, &client).await;
+}
+
+/// A web server that says who it is, and whose health can be chosen.
+struct Web {
+    at: SocketAddr,
+    /// The status of its answer to `/health`.
+    health: Arc<AtomicU16>,
+    /// Connectors that ask for that wait until this is true, and then hear 200.
+    connectors: watch::Sender<bool>,
+}
+
+impl Web {
+    async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let web = Self { at, health: Arc::new(AtomicU16::new(200)), connectors: watch::Sender::new(false) };
+        let (health, connectors) = (Arc::clone(&web.health), web.connectors.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (health, mut answered) = (Arc::clone(&health), connectors.subscribe());
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+                            return;
+                        }
+                    }
+                    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                    let mut status = 200;
+                    if head.starts_with("get /health ") {
+                        if head.contains("user-agent: pangolin-connector/") {
+                            let _ = answered.wait_for(|answered| *answered).await;
+                        } else {
+                            status = health.load(Ordering::Relaxed);
+                        }
+                    }
+                    let answer = format!(
+                        "HTTP/1.1 {status} X\r\nX-Backend: {name}\r\nConnection: close\r\n\
+                         Content-Length: 0\r\n\r\n"
+                    );
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        web
+    }
+
+    fn turns(&self, status: u16) {
+        self.health.store(status, Ordering::Relaxed);
+    }
+}
+
+/// Has a target be checked by its path `/health` every second.
+async fn check(client: &Client, target: &Target, timeout: u32) {
+    let path = Some("/health".to_owned());
+    let check = HealthCheck { path, interval: 1, timeout, unhealthy_threshold: 2 };
+    let checked = json!({ "healthCheck": check });
+    let _: Target = client.post(&format!("/target/{}", target.target_id), &checked).await.expect("checked");
+}
+
+/// How a target stands, as a node says.
+async fn state(node: &Node, target: &Target) -> Option<TargetState> {
+    let path = format!("/resource/{}/targets", target.resource_id);
+    let list: TargetList = node.client().with_deadline(PATIENCE).get(&path).await.ok()?;
+    list.targets.into_iter().find(|other| other.target_id == target.target_id)?.state
+}
+
+/// Waits until a node says that a target stands like this, and gives its reason.
+async fn stands(what: &str, node: &Node, target: &Target, standing: Standing) -> String {
+    let asked = || async { state(node, target).await.filter(|state| state.standing == standing) };
+    until(what, asked).await.reason
+}
+
+/// A connector that says nothing of a target is not waited for: one node asks through the tunnel. Its word counts once
+/// it has one.
+async fn asks_where_connectors_say_nothing(cluster: &Cluster, site: &Site, client: &Client) {
+    let web = Web::start("quiet").await;
+    let quiet = resource(client, &format!("quiet.{}", cluster.options.zone)).await;
+    let target = target(client, &quiet, site.id, web.at, Method::Http).await;
+    // The connector waits for an answer for an hour.
+    check(client, &target, 3600).await;
+    let mut waited = 0;
+    // A node waits for a connector's word before it asks itself.
+    while state(&cluster.nodes[0], &target).await.is_none_or(|state| state.standing != Standing::Healthy) {
+        assert!(waited < 90, "nobody has checked the target");
+        waited += 1;
+        sleep(Duration::from_secs(1)).await;
+    }
+    web.turns(503);
+    let mut own = 0;
+    for node in &cluster.nodes {
+        let reason = stands("every node hears of it", node, &target, Standing::Unhealthy).await;
+        own += usize::from(reason.contains("this node's health checks fail: answered 503"));
+    }
+    assert_eq!(own, 1, "one node checks");
+    web.connectors.send_replace(true);
+    for node in &cluster.nodes {
+        let reason = stands("the connector's word counts", node, &target, Standing::Healthy).await;
+        assert_eq!(reason, "its health checks pass");
+    }
+}
+
+#[tokio::test]
+async fn targets_of_a_local_site_are_checked_by_the_node_that_reaches_them() {
+    let _turn = TURN.lock().await;
+    let options = Options::of_a_test().expect("addresses and ports");
+    let cluster = Cluster::start(options).await.expect("a cluster of three nodes");
+    Site::found(&cluster).await.expect("an organisation and a domain");
+    let client = cluster.nodes[0].client().with_deadline(PATIENCE);
+    let site: CreatedSite =
+        client.put(&format!("/org/{ORG}/site"), &json!({ "name": "Rack" })).await.expect("a site");
+    let site = site.site.site_id;
+    let status = cluster.status().await.expect("a status");
+    let near = status.nodes.iter().find(|node| node.name.as_str() == cluster.nodes[1].name).expect("known");
+    let local = json!({ "nodes": [near.id] });
+    let _: wire::Site = client.post(&format!("/site/{site}/local"), &local).await.expect("local");
+
+    let shop = resource(&client, &format!("shop.{}", cluster.options.zone)).await;
+    let servers = [Web::start("one").await, Web::start("two").await];
+    let mut targets = Vec::new();
+    for web in &servers {
+        let target = target(&client, &shop, site, web.at, Method::Http).await;
+        check(&client, &target, 5).await;
+        targets.push(target);
+    }
+
+    let https = cluster.https_client().await.expect("the authority");
+    let host = shop.full_domain.as_str();
+    // Who serves visitors of a node; none if one of them gets no answer.
+    let serve = async |node: usize| {
+        let mut names = Vec::new();
+        for _ in 0..6 {
+            let page =
+                https.get(cluster.nodes[node].https(), host, "/", Duration::from_secs(5)).await.ok()?;
+            names.push(page.header("x-backend")?.to_owned());
+        }
+        names.sort();
+        names.dedup();
+        Some(names)
+    };
+    let serving = async |what: &str, expected: &[&str]| {
+        for node in 0..cluster.nodes.len() {
+            until(what, || async { serve(node).await.filter(|names| names == expected) }).await;
+        }
+    };
+    let [first, second] = [&targets[0], &targets[1]];
+    let nodes = &cluster.nodes;
+
+    stands("it is checked, and every node knows", &nodes[2], first, Standing::Healthy).await;
+    stands("so is the other one", &nodes[2], second, Standing::Healthy).await;
+    serving("both serve", &["one", "two"]).await;
+
+    servers[0].turns(500);
+    let reason = stands("the node that checks says why", &nodes[1], first, Standing::Unhealthy).await;
+    assert!(reason.contains("this node's health checks fail: answered 500"), "{reason}");
+    let reason = stands("the others have heard of it", &nodes[0], first, Standing::Unhealthy).await;
+    assert_eq!(reason, "its health checks fail");
+    serving("the sick one gets nobody", &["two"]).await;
+
+    servers[1].turns(500);
+    for node in nodes {
+        stands("now both are sick", node, second, Standing::Unhealthy).await;
+    }
+    serving("visitors get through all the same, to both", &["one", "two"]).await;
+
+    servers[0].turns(200);
+    serving("the one that is well again serves alone", &["one"]).await;
+    servers[1].turns(204);
+    serving("and then both do", &["one", "two"]).await;
 }
 
 /// A site that one node reaches by itself is served by all of them.

@@ -6,10 +6,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use pangolin_core::{Timestamp, record::TunnelKey};
-use pangolin_tunnel::control::messages::{
-    self, FromConnector, FromNode, HealthStatus, Nothing, Received, Register, TargetStatus, decode,
-    decode_gzip, encode, key_text,
+use pangolin_core::{Timestamp, observation::TargetHealth, record::TunnelKey};
+use pangolin_tunnel::{
+    checks::{Health, Healths},
+    control::messages::{
+        self, FromConnector, FromNode, HealthStatus, Nothing, Received, Register, TargetStatus, decode,
+        decode_gzip, encode, key_text,
+    },
 };
 use rand::seq::SliceRandom as _;
 use tokio::{
@@ -20,7 +23,6 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checks::{Health, Healths, Verdict},
     dial::Tls,
     distances::{Distances, is_news, results},
     endpoint::{Door, Endpoint, pause, round},
@@ -375,7 +377,11 @@ fn statuses(healths: &Healths) -> BTreeMap<String, TargetStatus> {
         status: health.verdict.name().into(),
         last_check: rfc3339(health.checked),
         check_count: health.count,
-        last_error: if health.verdict == Verdict::Healthy { String::new() } else { health.error.clone() },
+        last_error: if health.verdict == TargetHealth::Healthy {
+            String::new()
+        } else {
+            health.error.clone()
+        },
     };
     healths.iter().map(|(id, health)| (id.to_string(), status(health))).collect()
 }

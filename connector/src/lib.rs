@@ -10,7 +10,7 @@
 //! None waits for another: while no node answers the control channel, tunnels, targets and checks go on as they were.
 //! The control protocol and the tunnels themselves are `pangolin-tunnel`'s.
 
-pub mod checks;
+mod checks;
 pub mod choice;
 mod control;
 pub mod dial;
@@ -34,7 +34,7 @@ use std::{
 };
 
 use pangolin_core::Timestamp;
-use pangolin_tunnel::TunnelError;
+use pangolin_tunnel::{TunnelError, checks::Healths};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -42,8 +42,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checks::Healths, control::Control, distances::Distances, options::Options, over_tls::Access,
-    status::Status, tunnels::Tunnels, wanted::Wanted,
+    control::Control, distances::Distances, options::Options, over_tls::Access, status::Status,
+    tunnels::Tunnels, wanted::Wanted,
 };
 
 /// The connector cannot go on.

@@ -20,6 +20,7 @@ pub mod fabric;
 pub mod feature;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod health;
 pub mod id;
 pub mod issuance;
 pub mod keyring;

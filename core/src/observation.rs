@@ -40,6 +40,18 @@ pub enum TargetHealth {
     Unhealthy,
 }
 
+impl TargetHealth {
+    /// The word for it, also in the control protocol of connectors.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unknown => "unknown",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
 /// What the node that holds a site's control socket knows of its tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
@@ -65,7 +77,7 @@ pub struct Report {
     pub tunnels: BTreeMap<SiteId, Seen>,
     /// The sites whose control socket is on this node.
     pub sockets: BTreeSet<SiteId>,
-    /// What those sites' connectors say of their targets.
+    /// What those sites' connectors say of their targets, and what it has found itself of targets that it checks.
     pub targets: BTreeMap<TargetId, TargetHealth>,
     /// It is about to stop: it finishes what it has and should get nothing new.
     pub stopping: bool,

@@ -418,7 +418,7 @@ pub enum Method {
     Udp,
 }
 
-/// How a connector checks a target.
+/// How a target is checked: by its site's connector, or by the nodes that reach it themselves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
     /// Path asked for; none = a TCP connection is enough.

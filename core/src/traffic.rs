@@ -138,12 +138,14 @@ pub enum ProxyProtocol {
     V1,
     /// Binary.
     V2,
+    /// The second version in front of each datagram: what it is on a UDP port, whose rules once had none.
+    V2Datagrams,
 }
 
 /// Who may use a port, and how much.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRules {
-    /// Each connection to a target begins with a header that tells the client's address; not with UDP.
+    /// Each connection to a target begins with a header that tells the client's address; with UDP, each datagram does.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Clients that may come; empty = all.
     pub allow: Vec<IpNet>,
@@ -189,8 +191,18 @@ impl PortRules {
         if matches!(kind, PortKind::Tcp(0) | PortKind::Udp(0)) {
             return Err("a port lies between 1 and 65535".to_owned());
         }
-        if matches!(kind, PortKind::Udp(_)) && self.proxy_protocol.is_some() {
-            return Err("the PROXY protocol goes with TCP only".to_owned());
+        match (kind, self.proxy_protocol) {
+            (PortKind::Udp(_), Some(ProxyProtocol::V1)) => {
+                return Err("version 1 of the PROXY protocol knows no datagrams: use v2 with UDP".to_owned());
+            }
+            // As it was when UDP ports had none: what has been refused once is refused by every version.
+            (PortKind::Udp(_), Some(ProxyProtocol::V2)) => {
+                return Err("the PROXY protocol goes with TCP only".to_owned());
+            }
+            (PortKind::Tcp(_) | PortKind::Tls, Some(ProxyProtocol::V2Datagrams)) => {
+                return Err("only UDP has datagrams for the PROXY protocol to go in front of".to_owned());
+            }
+            _ => {}
         }
         for network in self.allow.iter().chain(&self.deny) {
             if *network != network.trunc() {
@@ -368,8 +380,20 @@ mod tests {
         ] {
             assert!(bad.check(tcp).is_err(), "{bad:?}");
         }
-        let told = PortRules { proxy_protocol: Some(ProxyProtocol::V2), ..usual };
-        assert_eq!((told.check(tcp), told.check(PortKind::Tls)), (Ok(()), Ok(())));
-        assert!(told.check(PortKind::Udp(22)).is_err());
+        let (udp, tls) = (PortKind::Udp(22), PortKind::Tls);
+        for (version, kind, fine) in [
+            (ProxyProtocol::V1, tcp, true),
+            (ProxyProtocol::V1, tls, true),
+            (ProxyProtocol::V1, udp, false),
+            (ProxyProtocol::V2, tcp, true),
+            (ProxyProtocol::V2, tls, true),
+            (ProxyProtocol::V2, udp, false),
+            (ProxyProtocol::V2Datagrams, tcp, false),
+            (ProxyProtocol::V2Datagrams, tls, false),
+            (ProxyProtocol::V2Datagrams, udp, true),
+        ] {
+            let told = PortRules { proxy_protocol: Some(version), ..usual.clone() };
+            assert_eq!(told.check(kind).is_ok(), fine, "{version:?} with {kind}");
+        }
     }
 }

@@ -153,7 +153,8 @@ fn list() -> Vec<Command> {
     let bodies = keyring().into_iter().chain(traffic());
     list.extend(bodies.zip(at..).map(|(body, at)| command(at, body)));
     let at = 1_800_000_000_000 + list.len() as u64;
-    list.extend(exchanges().into_iter().chain(fabric()).zip(at..).map(|(body, at)| command(at, body)));
+    let bodies = exchanges().into_iter().chain(fabric()).chain(datagrams());
+    list.extend(bodies.zip(at..).map(|(body, at)| command(at, body)));
     list
 }
 
@@ -400,6 +401,15 @@ fn traffic() -> Vec<Body> {
     ]
     .map(|change| Body::Traffic(Box::new(change)))
     .to_vec()
+}
+
+/// UDP ports whose targets are told whose datagrams they get.
+fn datagrams() -> Vec<Body> {
+    let opened = |kind| {
+        let rules = PortRules { proxy_protocol: Some(ProxyProtocol::V2Datagrams), ..PortRules::usual(kind) };
+        Body::Traffic(Box::new(TrafficChange::PortOpened { resource: ResourceId(4), kind, rules }))
+    };
+    vec![opened(PortKind::Udp(5353)), opened(PortKind::Tcp(5353))]
 }
 
 /// Capacities, regions, and keys for one site and for any number.

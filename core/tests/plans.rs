@@ -631,9 +631,10 @@ fn what_nodes_reach_by_themselves_has_no_tunnel_and_is_known_by_address() {
     assert!(!plan.tunnel.sites.contains_key(&SITE));
     let local = &plan.edge.local_sites[&SITE];
     assert_eq!(local.nodes, cluster.n);
-    let addresses: Vec<&(String, u16)> = local.targets.values().collect();
-    let there = |host: &str, port| (host.to_owned(), port);
-    assert_eq!(addresses, [&there("127.0.0.1", 8080), &there("10.0.0.9", 22), &there("10.0.0.9", 53)]);
+    let addresses: Vec<(&str, u16)> =
+        local.targets.values().map(|target| (target.host.as_str(), target.port)).collect();
+    assert_eq!(addresses, [("127.0.0.1", 8080), ("10.0.0.9", 22), ("10.0.0.9", 53)]);
+    assert!(local.targets.iter().all(|(port, target)| target.tunnel_port == *port));
 
     let second = cluster.n[1];
     cluster.traffic(TrafficChange::LocalSiteSet { site: SITE, nodes: Some(vec![second]) });

@@ -39,7 +39,7 @@ pub(crate) struct Open {
     /// Resource: id, host or short name
     #[arg(long)]
     resource: String,
-    /// Tell targets who connects, by this version of the PROXY protocol
+    /// Tell targets who connects, by this version of the PROXY protocol (UDP: v2, in front of each datagram)
     #[arg(long, value_enum, value_name = "VERSION")]
     proxy_protocol: Option<ProxyProtocol>,
     /// Let in only clients of this network (may be repeated)

@@ -105,24 +105,39 @@ pub(crate) struct Check {
     /// Check health by opening a TCP connection
     #[arg(long)]
     health_tcp: bool,
-    /// Seconds between health checks
+    /// Seconds between health checks [default: 30]
     #[arg(long, value_name = "SECONDS")]
     health_interval: Option<u32>,
+    /// Seconds until a check counts as failed; nodes that check give it 10 at most [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    health_timeout: Option<u32>,
+    /// Failed checks in a row that make the target unhealthy [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    health_threshold: Option<u32>,
 }
 
 impl Check {
     fn into_wire(self) -> Result<Option<HealthCheck>, Failure> {
         if self.health_path.is_none() && !self.health_tcp {
-            return match self.health_interval {
-                Some(_) => Err(Failure::usage("--health-interval goes with --health-path or --health-tcp")),
+            let given = [
+                ("--health-interval", self.health_interval),
+                ("--health-timeout", self.health_timeout),
+                ("--health-threshold", self.health_threshold),
+            ];
+            return match given.iter().find(|(_, value)| value.is_some()) {
+                Some((option, _)) => {
+                    Err(Failure::usage(format!("{option} goes with --health-path or --health-tcp")))
+                }
                 None => Ok(None),
             };
         }
-        let mut check = HealthCheck::of(self.health_path);
-        if let Some(interval) = self.health_interval {
-            check.interval = interval;
-        }
-        Ok(Some(check))
+        let usual = HealthCheck::of(self.health_path);
+        Ok(Some(HealthCheck {
+            interval: self.health_interval.unwrap_or(usual.interval),
+            timeout: self.health_timeout.unwrap_or(usual.timeout),
+            unhealthy_threshold: self.health_threshold.unwrap_or(usual.unhealthy_threshold),
+            path: usual.path,
+        }))
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use pangolin_core::{
-    NodeId, Revision, SiteId,
+    NodeId, Revision, SiteId, TargetId,
+    observation::TargetHealth,
     plan::{EdgePlan, Plan, PlannedCertificate, TunnelPlan, plan},
 };
 use pangolin_dns::{CookieSecret, DnsServer, Secret};
@@ -152,6 +153,8 @@ pub struct Health {
     pub control: Arc<ControlService>,
     /// Where the keys of tickets and tokens are derived from, the same on every node.
     pub keyring: Keys,
+    /// What this node finds itself of targets that it checks.
+    pub found: watch::Receiver<BTreeMap<TargetId, TargetHealth>>,
 }
 
 impl Health {
@@ -159,7 +162,7 @@ impl Health {
     ///
     /// # Errors
     /// None.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut changes = self.reports.changes();
         let mut peers = self.peers.seen();
         let mut tunnels = self.tunnel.seen();
@@ -168,7 +171,9 @@ impl Health {
         let mut keyrings = self.keyring.watch();
         loop {
             let began = Instant::now();
-            let health = self.reports.target_health();
+            let mut health = self.reports.target_health();
+            // Visitors of this node take its own way to what it reaches: that way is what it has checked.
+            health.extend(self.found.borrow_and_update().iter().map(|(id, health)| (*id, *health)));
             if health != told {
                 told.clone_from(&health);
                 self.edge.set_target_health(health);
@@ -212,6 +217,7 @@ impl Health {
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
                     Ok(()) = changes.changed() => {}
+                    Ok(()) = self.found.changed() => {}
                     Ok(()) = keyrings.changed() => keyrings.mark_changed(),
                     Ok(()) = peers.changed() => {}
                     Ok(()) = tunnels.changed() => {}

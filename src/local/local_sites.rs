@@ -46,23 +46,39 @@ impl LocalSites {
     fn target(&self, site: SiteId, port: u16) -> Result<(String, u16), DialError> {
         let plan = self.plan.load();
         let known = plan.local_sites.get(&site).filter(|site| site.nodes.contains(&self.node));
-        let target = known.and_then(|site| site.targets.get(&port)).cloned();
+        let target = known.and_then(|site| site.targets.get(&port));
+        let target = target.map(|target| (target.host.clone(), target.port));
         target.ok_or_else(|| DialError::no_path(format!("site {site} is not reached by this node")))
     }
 
-    /// Connects to a target.
+    /// Connects to a target for a visitor.
+    ///
+    /// # Errors
+    /// This node does not reach the site, or the target refuses or does not answer. What the policy refuses is told in
+    /// the log.
+    pub async fn connect(&self, site: SiteId, port: u16) -> Result<TcpStream, DialError> {
+        let (host, port) = self.target(site, port)?;
+        let stream = self.open(&host, port).await;
+        stream.map_err(|error| missed(site, &host, port, &error))
+    }
+
+    /// Connects to a target to check it, under the same policy. What it refuses is what the check finds: the log would
+    /// say the same every few seconds.
     ///
     /// # Errors
     /// This node does not reach the site, or the target refuses or does not answer.
-    pub async fn connect(&self, site: SiteId, port: u16) -> Result<TcpStream, DialError> {
+    pub async fn connect_to_check(&self, site: SiteId, port: u16) -> Result<TcpStream, DialError> {
         let (host, port) = self.target(site, port)?;
+        self.open(&host, port).await.map_err(|error| not_reached(&host, port, &error))
+    }
+
+    async fn open(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let connect = async {
-            let addresses = self.addresses(site, &host, port).await?;
+            let addresses = self.addresses(host, port).await?;
             TcpStream::connect(addresses.as_slice()).await
         };
         let connected = timeout(CONNECT_TIMEOUT, connect).await;
-        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let stream = stream.map_err(|error| not_reached(&host, port, &error))?;
+        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         // Without it small messages wait for each other; a kernel that refuses it still carries them.
         let _ = stream.set_nodelay(true);
         Ok(stream)
@@ -76,7 +92,7 @@ impl LocalSites {
         let (host, port) = self.target(site, port)?;
         let open = async {
             let missing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            let address = self.addresses(site, &host, port).await?.first().copied().ok_or_else(missing)?;
+            let address = self.addresses(&host, port).await?.first().copied().ok_or_else(missing)?;
             let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = UdpSocket::bind(any.parse::<SocketAddr>().map_err(io::Error::other)?).await?;
             socket.connect(address).await?;
@@ -84,18 +100,22 @@ impl LocalSites {
         };
         let opened =
             timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        opened.map_err(|error| not_reached(&host, port, &error))
+        opened.map_err(|error| missed(site, &host, port, &error))
     }
 
     /// The addresses of a target that this node may reach. What is connected to are these, whatever the name stands for
     /// a moment later.
-    async fn addresses(&self, site: SiteId, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let permitted = self.policy.permit(lookup_host((host, port)).await?);
-        if let Err(error) = &permitted {
-            warn!(%site, host, port, %error, "a local target is refused");
-        }
-        permitted
+    async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.policy.permit(lookup_host((host, port)).await?)
     }
+}
+
+/// A visitor's target was not reached. A refusal by policy is for the operator of this host to know.
+fn missed(site: SiteId, host: &str, port: u16, error: &io::Error) -> DialError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        warn!(%site, host, port, %error, "a local target is refused");
+    }
+    not_reached(host, port, error)
 }
 
 fn not_reached(host: &str, port: u16, error: &io::Error) -> DialError {
@@ -130,15 +150,26 @@ impl Datagrams for LocalDatagrams {
 
 #[cfg(test)]
 mod tests {
-    use pangolin_core::plan::LocalSite;
+    use pangolin_core::{
+        TargetId,
+        plan::{LocalSite, TunnelTarget},
+        record::Method,
+    };
 
     use super::*;
 
     const SITE: SiteId = SiteId(4);
 
     fn sites(port: u16, policy: LocalTargets) -> LocalSites {
-        let targets = [(40_000, ("127.0.0.1".to_owned(), port))].into();
-        let site = LocalSite { nodes: vec![NodeId(1)], targets };
+        let target = TunnelTarget {
+            id: TargetId(1),
+            method: Method::Http,
+            tunnel_port: 40_000,
+            host: "127.0.0.1".to_owned(),
+            port,
+            health_check: None,
+        };
+        let site = LocalSite { nodes: vec![NodeId(1)], targets: [(40_000, target)].into() };
         let plan = EdgePlan { local_sites: [(SITE, site)].into(), ..EdgePlan::default() };
         LocalSites { node: NodeId(1), plan: Arc::new(ArcSwap::from_pointee(plan)), policy: Arc::new(policy) }
     }
@@ -150,6 +181,7 @@ mod tests {
         let refusing = sites(port, LocalTargets::default());
         for error in [
             refusing.connect(SITE, 40_000).await.map(drop).expect_err("refused"),
+            refusing.connect_to_check(SITE, 40_000).await.map(drop).expect_err("refused"),
             refusing.connect_udp(SITE, 40_000).await.map(drop).expect_err("refused"),
         ] {
             assert!(error.reason.contains("local_targets"), "{}", error.reason);

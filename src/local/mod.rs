@@ -6,6 +6,7 @@
 pub mod agreement;
 pub mod answers;
 mod certificates;
+pub mod checks;
 pub mod control;
 pub mod datagrams;
 pub mod dialer;

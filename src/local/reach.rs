@@ -47,6 +47,17 @@ impl Reach {
         }
     }
 
+    /// Connects as [`Self::connect`] does, to check a target.
+    ///
+    /// # Errors
+    /// No way from here, or the target refuses.
+    pub(crate) async fn connect_to_check(&self, site: SiteId, port: u16) -> Result<BoxedIo, DialError> {
+        if self.local_sites.is_here(site) {
+            return Ok(Box::new(self.local_sites.connect_to_check(site, port).await?));
+        }
+        self.connect(site, port).await
+    }
+
     /// Opens a session of datagrams with such a port.
     ///
     /// # Errors

@@ -95,6 +95,14 @@ impl Reports {
         ids.into_iter().map(|id| (id, seen.target(id, now))).collect()
     }
 
+    /// The targets of which other nodes say something.
+    #[must_use]
+    pub fn targets_of_others(&self, me: NodeId) -> BTreeSet<TargetId> {
+        let (seen, now) = (self.seen.read(), clock::steady());
+        let others = seen.fresh(now).filter(|(node, _)| *node != me);
+        others.flat_map(|(_, report)| report.targets.keys().copied()).collect()
+    }
+
     /// Looks at a node's last report, if it still says something.
     pub fn look_at<T>(&self, node: NodeId, look: impl FnOnce(&Report) -> T) -> Option<T> {
         let (seen, now) = (self.seen.read(), clock::steady());
@@ -155,6 +163,8 @@ pub struct Carried {
     pub sockets: watch::Receiver<BTreeSet<SiteId>>,
     /// What their connectors say of targets.
     pub targets: watch::Receiver<BTreeMap<TargetId, TargetHealth>>,
+    /// What this node has found itself of targets.
+    pub found: watch::Receiver<BTreeMap<TargetId, TargetHealth>>,
     /// Which ports cannot be opened, and why.
     pub closed_ports: watch::Receiver<BTreeMap<PortKind, String>>,
     /// What is known of the tunnels of sites whose control sockets are here.
@@ -174,6 +184,7 @@ impl Carried {
             tunnels: watch::channel(BTreeMap::new()).1,
             sockets: watch::channel(BTreeSet::new()).1,
             targets: watch::channel(BTreeMap::new()).1,
+            found: watch::channel(BTreeMap::new()).1,
             closed_ports: watch::channel(BTreeMap::new()).1,
             attachments: watch::channel(BTreeMap::new()).1,
             farewells: watch::channel(BTreeMap::new()).1,
@@ -218,6 +229,7 @@ impl Reporter {
             mut tunnels,
             mut sockets,
             mut targets,
+            mut found,
             mut closed_ports,
             mut attachments,
             mut farewells,
@@ -226,6 +238,9 @@ impl Reporter {
         let mut deliveries = Deliveries::default();
         loop {
             let began = Instant::now();
+            // Where a connector speaks of a target, its word counts.
+            let mut known = found.borrow_and_update().clone();
+            known.extend(targets.borrow_and_update().iter().map(|(id, health)| (*id, *health)));
             let report = Report {
                 at: clock::steady(),
                 clock: clock::now(),
@@ -237,7 +252,7 @@ impl Reporter {
                 peers: peers_seen.borrow_and_update().clone(),
                 tunnels: tunnels.borrow_and_update().clone(),
                 sockets: sockets.borrow_and_update().clone(),
-                targets: targets.borrow_and_update().clone(),
+                targets: known,
                 stopping: self.stopping.is_cancelled(),
                 closed_ports: closed_ports.borrow_and_update().clone(),
                 attachments: attachments.borrow_and_update().clone(),
@@ -253,6 +268,7 @@ impl Reporter {
                     Ok(()) = tunnels.changed() => {}
                     Ok(()) = sockets.changed() => {}
                     Ok(()) = targets.changed() => {}
+                    Ok(()) = found.changed() => {}
                     Ok(()) = closed_ports.changed() => {}
                     Ok(()) = attachments.changed() => {}
                     Ok(()) = farewells.changed() => {}

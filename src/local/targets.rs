@@ -8,31 +8,40 @@ use pangolin_core::{
     record::{Site, Target},
 };
 use pangolin_edge::{Edge, Standing, TargetState as EdgeState};
+use pangolin_tunnel::checks::Health;
 use pangolin_wire::{Standing as Word, TargetState};
+
+use super::checks::Findings;
 
 /// What this node knows of targets.
 #[derive(Clone, Default)]
 pub struct Targets {
     /// Set once traffic is carried here; a witness carries none.
-    edge: Arc<OnceLock<Edge>>,
+    edge: Arc<OnceLock<(Edge, Findings)>>,
 }
 
 impl Targets {
     /// Traffic is carried from here on.
-    pub fn serve(&self, edge: Edge) {
+    pub fn serve(&self, edge: Edge, findings: Findings) {
         // A node has one, once.
-        let _ = self.edge.set(edge);
+        let _ = self.edge.set((edge, findings));
     }
 
     pub(super) fn state(&self, state: &ClusterState, target: &Target) -> Option<TargetState> {
-        let edge = self.edge.get()?;
-        let (standing, reason) = judge(target, state.sites().get(&target.site), edge.target_state(target.id));
+        let (edge, findings) = self.edge.get()?;
+        let (seen, found) = (edge.target_state(target.id), findings.of(target.id));
+        let (standing, reason) = judge(target, state.sites().get(&target.site), seen, found);
         Some(TargetState { standing, reason })
     }
 }
 
 /// A word for it, and the reason.
-fn judge(target: &Target, site: Option<&Site>, seen: Option<EdgeState>) -> (Word, String) {
+fn judge(
+    target: &Target,
+    site: Option<&Site>,
+    seen: Option<EdgeState>,
+    found: Option<Health>,
+) -> (Word, String) {
     let site_name = site.map_or_else(|| target.site.to_string(), |site| site.nice_id.to_string());
     if !target.enabled {
         return (Word::Disabled, "it is disabled".to_owned());
@@ -45,6 +54,7 @@ fn judge(target: &Target, site: Option<&Site>, seen: Option<EdgeState>) -> (Word
         return (Word::Unknown, reason.to_owned());
     };
     match standing {
+        Standing::Healthy if found.is_some() => (Word::Healthy, "this node's health checks pass".to_owned()),
         Standing::Healthy => (Word::Healthy, "its health checks pass".to_owned()),
         Standing::Unknown if target.health_check.is_none() => {
             (Word::Unknown, "it has no health check".to_owned())
@@ -54,7 +64,11 @@ fn judge(target: &Target, site: Option<&Site>, seen: Option<EdgeState>) -> (Word
             (Word::Unreachable, format!("no node has a live tunnel to site {site_name}"))
         }
         Standing::Unhealthy if health == TargetHealth::Unhealthy => {
-            (Word::Unhealthy, "its health checks fail".to_owned())
+            let reason = found.filter(|found| !found.error.is_empty()).map_or_else(
+                || "its health checks fail".to_owned(),
+                |found| format!("this node's health checks fail: {}", found.error),
+            );
+            (Word::Unhealthy, reason)
         }
         Standing::Unhealthy => {
             let seconds = ejected_for.map_or(0, |left| left.as_secs() + 1);
@@ -150,9 +164,24 @@ mod tests {
                 "for 5 s",
             ),
         ] {
-            let (found, text) = judge(target, site, seen);
+            let (found, text) = judge(target, site, seen, None);
             assert_eq!(found, word, "{text}");
             assert!(text.contains(reason), "{text:?} does not say {reason:?}");
+        }
+        // What this node has found itself it knows more of.
+        let found =
+            |verdict, error: &str| Some(Health { verdict, error: error.to_owned(), ..Health::default() });
+        for (standing, health, error, expected) in [
+            (Standing::Healthy, TargetHealth::Healthy, "", "this node's health checks pass"),
+            (
+                Standing::Unhealthy,
+                TargetHealth::Unhealthy,
+                "answered 500",
+                "this node's health checks fail: answered 500",
+            ),
+        ] {
+            let (_, text) = judge(&checked, Some(&sound), seen(standing, health, None), found(health, error));
+            assert_eq!(text, expected);
         }
     }
 }

@@ -451,7 +451,7 @@ request! {
         health_check: Option<Option<HealthCheck>>,
     }
 
-    /// How a connector checks a target.
+    /// How a target is checked: by its site's connector, or by nodes that reach it themselves.
     HealthCheck {
         /// Path asked for; none = a TCP connection is enough.
         #[serde(default)]

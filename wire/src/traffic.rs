@@ -74,6 +74,11 @@ impl Port {
     pub fn new(resource_id: ResourceId, full_domain: HostName, kind: PortKind, rules: &PortRules) -> Self {
         let PortRules { proxy_protocol, allow, deny, connections, per_source, idle } = rules.clone();
         let port = kind.to_string();
+        // People have one second version.
+        let proxy_protocol = match proxy_protocol {
+            Some(ProxyProtocol::V2Datagrams) => Some(ProxyProtocol::V2),
+            other => other,
+        };
         Self {
             resource_id,
             full_domain,
@@ -109,7 +114,7 @@ request! {
     OpenPort {
         /// Which port: `25565/tcp`, `53/udp`, `tls`.
         port: String,
-        /// Version of the PROXY protocol that targets are spoken to with.
+        /// Version of the PROXY protocol that targets are spoken to with; for UDP `v2`, in front of each datagram.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         proxy_protocol: Option<ProxyProtocol>,
         /// Clients that may come; all if not said.
@@ -150,7 +155,10 @@ impl OpenPort {
     pub fn rules(self, kind: PortKind) -> PortRules {
         let usual = PortRules::usual(kind);
         PortRules {
-            proxy_protocol: self.proxy_protocol,
+            proxy_protocol: match (kind, self.proxy_protocol) {
+                (PortKind::Udp(_), Some(ProxyProtocol::V2)) => Some(ProxyProtocol::V2Datagrams),
+                (_, version) => version,
+            },
             allow: self.allow,
             deny: self.deny,
             connections: self.connections.unwrap_or(usual.connections),

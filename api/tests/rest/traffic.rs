@@ -57,6 +57,9 @@ async fn ports_are_opened_changed_listed_and_closed() {
     // Once more says exactly how it is from then on.
     let again: Port = client.put(&path, &json!({ "port": "25565/tcp" })).await.expect("changed");
     assert_eq!((again.proxy_protocol, again.allow.len(), again.connections), (None, 0, 1000));
+    let told: Port =
+        client.put(&path, &json!({ "port": "25565/udp", "proxyProtocol": "v2" })).await.expect("opened");
+    assert_eq!(told.proxy_protocol, Some(ProxyProtocol::V2));
     let talk: Port = client.put(&path, &json!({ "port": "25565/udp" })).await.expect("opened");
     assert_eq!(talk.idle_seconds, 60);
     let _: Port = client.put(&path, &json!({ "port": "tls" })).await.expect("opened");
@@ -75,7 +78,7 @@ async fn ports_are_opened_changed_listed_and_closed() {
         (&elsewhere, json!({ "port": "80/tcp" }), Code::Invalid, "for plain HTTP"),
         (&elsewhere, json!({ "port": "0/tcp" }), Code::Invalid, "between 1 and 65535"),
         (&elsewhere, json!({ "port": "22" }), Code::Invalid, "is no port"),
-        (&elsewhere, json!({ "port": "22/udp", "proxyProtocol": "v1" }), Code::Invalid, "TCP only"),
+        (&elsewhere, json!({ "port": "22/udp", "proxyProtocol": "v1" }), Code::Invalid, "no datagrams"),
         (&elsewhere, json!({ "port": "22/tcp", "deny": ["192.0.2.1/24"] }), Code::Invalid, "bits behind"),
         (&"/resource/4711/port".to_owned(), json!({ "port": "22/tcp" }), Code::NotFound, "resource 4711"),
     ] {

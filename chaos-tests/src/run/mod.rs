@@ -44,7 +44,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// The client that writes and reads each key once at the end.
 const LAST_CLIENT: u64 = 1000;
 /// What this harness puts to the test, whichever faults there are.
-const EXPECTS: [&str; 14] = [
+const EXPECTS: [&str; 15] = [
     "linearizable",
     "acknowledged-write-survives",
     "one-leader",

@@ -138,13 +138,13 @@ async fn a_node_that_does_not_answer_when_a_tunnel_has_died_is_left() {
 async fn health_is_told_once_connected_and_when_it_changes() {
     let (mut control, healths) = control();
     let health = |verdict| Health { verdict, count: 1, ..Health::default() };
-    healths.send_replace([(7, health(Verdict::Healthy))].into());
+    healths.send_replace([(7, health(TargetHealth::Healthy))].into());
     let (socket, mut node) = pipe().await;
     let conversation = Conversation::new(&mut control, socket, &CALM);
     let play = async {
         let register = node.hears_registration().await;
         node.say(connect(&register.chain_id)).await;
-        for (name, next) in [("healthy", Verdict::Unhealthy), ("unhealthy", Verdict::Unknown)] {
+        for (name, next) in [("healthy", TargetHealth::Unhealthy), ("unhealthy", TargetHealth::Unknown)] {
             let (FromConnector::HealthStatus(status), 5) = node.hears().await else { panic!("not a status") };
             assert_eq!(status.targets["7"].status, name);
             healths.send_replace([(7, health(next))].into());

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
+use super::tunnel::{self, TunnelTarget};
 use crate::{
     id::{CertificateId, NodeId, ResourceId, SiteId, TargetId},
     name::HostName,
@@ -90,8 +91,8 @@ pub struct EdgePlan {
 pub struct LocalSite {
     /// The nodes that do, by id.
     pub nodes: Vec<NodeId>,
-    /// Host and port of each enabled target, by the port that stands for it in a tunnel.
-    pub targets: BTreeMap<u16, (String, u16)>,
+    /// Its enabled targets, by the port that stands for each in a tunnel: what a connector would be told.
+    pub targets: BTreeMap<u16, TunnelTarget>,
 }
 
 pub(super) fn plan(state: &ClusterState, _node: NodeId) -> EdgePlan {
@@ -135,9 +136,8 @@ fn local_sites(state: &ClusterState) -> BTreeMap<SiteId, LocalSite> {
     let planned = state.traffic().local_sites.iter().filter_map(|(id, named)| {
         let site = state.sites().get(id).filter(|site| site.enabled)?;
         let nodes = data().filter(|node| named.is_empty() || named.contains(node)).collect();
-        let targets = state.targets_at(site.id).filter(|target| target.enabled);
-        let targets =
-            targets.map(|target| (target.tunnel_port, (target.host.clone(), target.port))).collect();
+        let targets = tunnel::targets(state, site.id).into_iter();
+        let targets = targets.map(|target| (target.tunnel_port, target)).collect();
         Some((site.id, LocalSite { nodes, targets }))
     });
     planned.collect()

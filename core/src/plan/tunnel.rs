@@ -11,7 +11,7 @@ use crate::{
     state::ClusterState,
 };
 
-/// A target as a connector knows it.
+/// A target as those know it who reach it: the connector, or the nodes of a local site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelTarget {
     /// Id; also the id of its health check.
@@ -163,7 +163,8 @@ fn carriers(state: &ClusterState) -> Vec<&Node> {
     if staying.is_empty() { data().collect() } else { staying }
 }
 
-fn targets(state: &ClusterState, site: SiteId) -> Vec<TunnelTarget> {
+/// The enabled targets of a site, as those are told who reach them.
+pub(super) fn targets(state: &ClusterState, site: SiteId) -> Vec<TunnelTarget> {
     state
         .targets_at(site)
         .filter(|target| target.enabled)

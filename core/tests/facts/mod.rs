@@ -376,7 +376,8 @@ pub(crate) mod any {
         use TrafficChange as T;
         let network =
             || select(&["10.0.0.0/8", "10.1.0.1/8", "::/0"][..]).prop_map(|n| n.parse().expect("a network"));
-        let told = option::of(select(&[ProxyProtocol::V1, ProxyProtocol::V2][..]));
+        let told =
+            option::of(select(&[ProxyProtocol::V1, ProxyProtocol::V2, ProxyProtocol::V2Datagrams][..]));
         let rules = (told, vec(network(), 0..2), vec(network(), 0..2), 0..3u32, 0..3u32, 0..3u32).prop_map(
             |(proxy_protocol, allow, deny, connections, per_source, idle)| PortRules {
                 proxy_protocol,

@@ -2,9 +2,10 @@
 //!
 //! Asked again with what has failed so far, it gives the targets in the order in which they are to be tried.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{cmp::Ordering, net::IpAddr};
 
 use pangolin_core::{TargetId, observation::TargetHealth, traffic::Share};
+use siphasher::sip::SipHasher13;
 
 /// How well a target stands: the worst of what is known of the way to its site and of itself. Best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,8 +79,8 @@ pub(crate) fn choose(candidates: &[Candidate], failed: &[usize], pick: Pick) -> 
             by_turn(loads.iter().copied().filter(|(_, candidate)| less(candidate, lightest).is_eq()), turn)
         }
         Pick::Key(key) => {
-            let score = |candidate: &Candidate| rendezvous(key, candidate.id, candidate.share.weight);
-            equals.max_by(|(_, one), (_, other)| score(one).total_cmp(&score(other))).map(|(index, _)| index)
+            let drawn = equals.map(|(index, candidate)| (index, Draw::of(key, candidate)));
+            drawn.min_by(|(_, one), (_, other)| one.compare(other)).map(|(index, _)| index)
         }
     }
 }
@@ -116,21 +117,63 @@ fn gcd(one: usize, other: usize) -> usize {
     if one == 0 { other } else { gcd(other % one, one) }
 }
 
-/// Weighted rendezvous hashing: each target draws a number for the key, and the highest wins. The same on every node.
-fn rendezvous(key: u64, target: TargetId, weight: u16) -> f64 {
-    let mut hasher = DefaultHasher::new();
-    (key, target.0).hash(&mut hasher);
-    let drawn = u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX);
-    // Between 0 and 1, both excluded.
-    let drawn = (f64::from(drawn) + 0.5) / (f64::from(u32::MAX) + 1.0);
-    -f64::from(weight) / drawn.ln()
+/// What a target draws for a key: weighted rendezvous hashing, where the lowest wins. Every node draws the same, whatever
+/// its version, its compiler and its processor: SipHash over bytes that are written down here, and integers from there.
+#[derive(Clone, Copy, Debug)]
+struct Draw {
+    rarity: u64,
+    weight: u64,
+    target: TargetId,
 }
 
-/// A key from anything that stays the same for a client.
-pub(crate) fn key_of(value: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+impl Draw {
+    fn of(key: u64, candidate: &Candidate) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&key.to_be_bytes());
+        bytes[8..].copy_from_slice(&candidate.id.0.to_be_bytes());
+        Self {
+            rarity: rarity(stable_hash(&bytes)),
+            weight: candidate.share.weight.max(1).into(),
+            target: candidate.id,
+        }
+    }
+
+    /// By rarity / weight, without a division.
+    fn compare(&self, other: &Self) -> Ordering {
+        let by_draw = (self.rarity * other.weight).cmp(&(other.rarity * self.weight));
+        by_draw.then(self.target.cmp(&other.target))
+    }
+}
+
+/// How rare so high a number is: its negative binary logarithm as a share of all numbers, with 32 bits behind the point.
+/// Such rarities are spread exponentially, which is what keeps shares to weights. At most 2^38, so that a weight can be
+/// multiplied with it.
+fn rarity(number: u64) -> u64 {
+    let number = number.max(1);
+    let zeros = number.leading_zeros();
+    // From here on a number between 1 and 2, whose logarithm is found bit by bit by squaring.
+    let mut mantissa = number << zeros;
+    let mut fraction = 0;
+    for _ in 0..32 {
+        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
+        let carry = square >> 64;
+        fraction = (fraction << 1) | u64::from(carry != 0);
+        mantissa = u64::try_from(square >> u32::from(carry != 0)).unwrap_or(u64::MAX);
+    }
+    (u64::from(zeros + 1) << 32) - fraction
+}
+
+/// SipHash-1-3 with a key of zeros.
+fn stable_hash(bytes: &[u8]) -> u64 {
+    SipHasher13::new().hash(bytes)
+}
+
+/// The key of a client address, or of the network that counts as one.
+pub(crate) fn key_of(source: IpAddr) -> u64 {
+    match source {
+        IpAddr::V4(v4) => stable_hash(&v4.octets()),
+        IpAddr::V6(v6) => stable_hash(&v6.octets()),
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +287,8 @@ mod tests {
     fn keys_stay_with_their_target_and_a_target_that_goes_takes_only_its_own_along() {
         let mut list = targets(&[(1, 0, Healthy), (1, 0, Healthy), (2, 0, Healthy)]);
         let chosen = |list: &[Candidate]| -> Vec<Option<usize>> {
-            (0..4000).map(|key| choose(list, &[], Pick::Key(key_of(key)))).collect()
+            let key = |number: u32| key_of(IpAddr::from(number.to_be_bytes()));
+            (0..4000).map(|number| choose(list, &[], Pick::Key(key(number)))).collect()
         };
         let before = chosen(&list);
         assert_eq!(before, chosen(&list));
@@ -257,5 +301,20 @@ mod tests {
             assert!(*before == Some(1) || *before == after);
             assert_ne!(after, Some(1));
         }
+    }
+
+    #[test]
+    fn what_every_version_of_every_node_draws_is_written_down() {
+        for (address, key) in [("192.0.2.1", 0x123e_ee94_2ebc_1bf2), ("2001:db8::", 0xd1b3_627a_9fcf_9fe0)] {
+            assert_eq!(key_of(address.parse().expect("an address")), key, "{address}");
+        }
+        for (number, expected) in
+            [(u64::MAX, 1), (1 << 63, 1 << 32), (3 << 62, 1_782_572_487), (1, 64 << 32), (0, 64 << 32)]
+        {
+            assert_eq!(rarity(number), expected, "{number:#x}");
+        }
+        let list = targets(&[(1, 0, Healthy), (1, 0, Healthy), (2, 0, Healthy), (5, 0, Healthy)]);
+        let chosen: Vec<_> = (0..24).filter_map(|key| choose(&list, &[], Pick::Key(key))).collect();
+        assert_eq!(chosen, [3, 3, 3, 2, 3, 2, 2, 2, 2, 0, 3, 2, 3, 3, 2, 2, 2, 0, 2, 3, 2, 3, 0, 1]);
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     certificates::{OpenKey, Opened, Resolver},
     config::{EdgeConfig, Limits},
     counters::{Counters, EdgeCounters},
-    dial::{Dialer, LocalService, Via},
+    dial::{BoxedIo, Dialer, LocalService, Via},
     error::{EdgeError, EdgeProblem},
     headers,
     limits::Admission,
@@ -37,7 +37,7 @@ use crate::{
     ports::OpenPorts,
     snapshot::{Pools, Snapshot},
     tickets::Tickets,
-    upstream::{Connector, UpstreamTls},
+    upstream::{Connector, Protocol, UpstreamTls},
 };
 
 /// How often unused connections to targets are looked through.
@@ -242,6 +242,14 @@ impl Edge {
             ejected_for: pool.ejected_for(),
             running: pool.load(),
         })
+    }
+
+    /// Speaks TLS with a target as requests do, for who checks it.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub async fn secure(&self, host: &str, io: BoxedIo) -> Result<BoxedIo, String> {
+        self.0.connector.secure(host, Protocol::Http1, io).await
     }
 
     /// The ports that cannot be opened, and why. They are tried again every second.

@@ -78,7 +78,7 @@ pub fn proxy_headers(bytes: &[u8]) {
         SocketAddr::new(ip, u16::from_be_bytes([ports[port], ports[port + 1]]))
     };
     let (client, server) = (address(0, 0), address(16, 2));
-    for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+    for version in [ProxyProtocol::V1, ProxyProtocol::V2, ProxyProtocol::V2Datagrams] {
         let header = proxy_header(version, client, server);
         assert!(HeaderResult::parse(&header).is_complete(), "{version:?} from {client} to {server}");
     }

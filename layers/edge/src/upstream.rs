@@ -97,7 +97,10 @@ impl Connector {
             return Ok(dialed);
         }
         let Dialed { io, via } = dialed;
-        let io = self.secure(target, protocol, io).await.map_err(|reason| DialError::refused(via, reason))?;
+        let io = self
+            .secure(&target.host, protocol, io)
+            .await
+            .map_err(|reason| DialError::refused(via, reason))?;
         Ok(Dialed { io, via })
     }
 
@@ -113,9 +116,15 @@ impl Connector {
         })
     }
 
-    async fn secure(&self, target: &RouteTarget, protocol: Protocol, io: BoxedIo) -> Result<BoxedIo, String> {
-        let name = ServerName::try_from(target.host.clone())
-            .map_err(|_| format!("{:?} is no host name for TLS", target.host))?;
+    /// Speaks TLS to a target by this name.
+    pub(crate) async fn secure(
+        &self,
+        host: &str,
+        protocol: Protocol,
+        io: BoxedIo,
+    ) -> Result<BoxedIo, String> {
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no host name for TLS"))?;
         let config = match protocol {
             Protocol::Http1 => &self.tls.http1,
             Protocol::Http2 => &self.tls.http2,

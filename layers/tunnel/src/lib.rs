@@ -8,6 +8,7 @@
 //! Liveness comes from probes inside the tunnel ([`PROBE_INTERVAL`], [`PROBE_LIFETIME`]) and never from WireGuard's
 //! own timers, which take from 90 seconds to for ever to notice that the other end has restarted.
 
+pub mod checks;
 pub mod control;
 mod error;
 #[cfg(any(test, fuzzing))]

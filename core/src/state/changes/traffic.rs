@@ -72,7 +72,7 @@ fn text(rules: Option<&PortRules>) -> String {
     let mut text = format!("open, {connections} connections, {per_source} from one source, idle {idle} s");
     match proxy_protocol {
         Some(ProxyProtocol::V1) => text.push_str(", PROXY v1"),
-        Some(ProxyProtocol::V2) => text.push_str(", PROXY v2"),
+        Some(ProxyProtocol::V2 | ProxyProtocol::V2Datagrams) => text.push_str(", PROXY v2"),
         None => {}
     }
     for (word, networks) in [("only for", allow), ("not for", deny)] {

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd as _,
 };
 
@@ -23,6 +23,17 @@ pub(super) struct Ends {
     pub(super) client: SocketAddr,
     /// Where it came to; none = the system did not say.
     local: Option<Local>,
+}
+
+impl Ends {
+    /// The address of this host that a datagram to this port came to; no address if the system did not say.
+    pub(super) fn server(&self, port: u16) -> SocketAddr {
+        let unknown = match self.client.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        SocketAddr::new(self.local.map_or(unknown, |local| local.address), port)
+    }
 }
 
 /// An address of this host, and the interface that it was reached through.

@@ -5,13 +5,11 @@ use std::net::SocketAddr;
 use pangolin_core::traffic::ProxyProtocol;
 use ppp::{v1, v2};
 
-/// The header for a connection from `client` to `server`, an address of this node.
+/// The header for a connection or a datagram from `client` to `server`, an address of this node.
 pub(crate) fn header(version: ProxyProtocol, client: SocketAddr, server: SocketAddr) -> Vec<u8> {
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let (client, server) = (canonical(client), canonical(server));
     match version {
         ProxyProtocol::V1 => {
-            let addresses = match (client, server) {
+            let addresses = match (canonical(client), canonical(server)) {
                 (SocketAddr::V4(c), SocketAddr::V4(s)) => {
                     v1::Addresses::new_tcp4(*c.ip(), *s.ip(), c.port(), s.port())
                 }
@@ -22,17 +20,20 @@ pub(crate) fn header(version: ProxyProtocol, client: SocketAddr, server: SocketA
             };
             addresses.to_string().into_bytes()
         }
-        ProxyProtocol::V2 => {
-            let addresses: v2::Addresses = (client, server).into();
-            let builder = v2::Builder::with_addresses(
-                v2::Version::Two | v2::Command::Proxy,
-                v2::Protocol::Stream,
-                addresses,
-            );
-            // Nothing but addresses is in it, which always fit.
-            builder.build().unwrap_or_default()
-        }
+        ProxyProtocol::V2 => binary(v2::Protocol::Stream, client, server),
+        ProxyProtocol::V2Datagrams => binary(v2::Protocol::Datagram, client, server),
     }
+}
+
+fn binary(protocol: v2::Protocol, client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+    let addresses: v2::Addresses = (canonical(client), canonical(server)).into();
+    let builder = v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, protocol, addresses);
+    // Nothing but addresses is in it, which always fit.
+    builder.build().unwrap_or_default()
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
@@ -65,6 +66,11 @@ mod tests {
             let bytes = header(ProxyProtocol::V2, client, server);
             assert_eq!(bytes.len(), v2_length);
             assert!(HeaderResult::parse(&bytes).is_complete());
+            // The same but for one bit, which says that it is of a datagram.
+            let mut datagram = header(ProxyProtocol::V2Datagrams, client, server);
+            assert_eq!(datagram[13] & 0xf, 2);
+            datagram[13] ^= 3;
+            assert_eq!(datagram, bytes);
         }
         let mixed = header(ProxyProtocol::V1, address("192.0.2.1:1"), address("[2001:db8::2]:2"));
         assert!(mixed.starts_with(b"PROXY UNKNOWN"));

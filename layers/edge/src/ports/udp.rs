@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use pangolin_core::traffic::PortKind;
+use pangolin_core::traffic::{PortKind, PortRules};
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Search,
     datagram::{Ends, PortSocket},
-    idle_of,
+    idle_of, tell,
 };
 use crate::{
     counters::bump,
@@ -102,8 +102,15 @@ fn take(
     let _ = sender.try_send(datagram);
     all.insert(ends, sender);
     drop(all);
-    let flow =
-        Flow { world: Arc::clone(world), port, ends, socket: Arc::clone(socket), queue, _place: place };
+    let flow = Flow {
+        world: Arc::clone(world),
+        told: told(&port.rules, kind, ends),
+        port,
+        ends,
+        socket: Arc::clone(socket),
+        queue,
+        _place: place,
+    };
     let flows = Arc::clone(flows);
     world.upgraded.spawn(async move {
         let ends = flow.ends;
@@ -126,8 +133,19 @@ struct Flow {
     port: Arc<Port>,
     ends: Ends,
     socket: Arc<PortSocket>,
+    /// What the target is told of the client with each datagram: one that is lost takes nothing along that the next one
+    /// needs, and targets keep nothing of flows. So expect it those that read it (dnsdist, BIND, unbound, go-mmproxy).
+    told: Vec<u8>,
     queue: mpsc::Receiver<Bytes>,
     _place: Permit,
+}
+
+/// The header in front of each datagram of a flow; empty where none is wanted.
+fn told(rules: &PortRules, kind: PortKind, ends: Ends) -> Vec<u8> {
+    match (rules.proxy_protocol, kind) {
+        (Some(version), PortKind::Udp(port)) => tell::header(version, ends.client, ends.server(port)),
+        _ => Vec::new(),
+    }
 }
 
 /// Why a flow does not go on as it was.
@@ -171,6 +189,7 @@ impl Flow {
     async fn carry(&mut self, io: &dyn crate::dial::Datagrams, via: Via, pool: &TargetPool) -> End {
         let mut lost = pool.lost();
         let mut buffer = vec![0; DATAGRAM_MAX];
+        let mut outgoing = self.told.clone();
         let idle = idle_of(&self.port);
         let mut deadline = Instant::now() + idle.min(UNANSWERED);
         let mut answered = false;
@@ -182,7 +201,14 @@ impl Flow {
                         deadline = Instant::now() + idle;
                     }
                     // One that is too long for the tunnel is lost, as on any network.
-                    if let Err(error) = io.send(&datagram).await {
+                    let datagram = if self.told.is_empty() {
+                        &datagram[..]
+                    } else {
+                        outgoing.truncate(self.told.len());
+                        outgoing.extend_from_slice(&datagram);
+                        &outgoing[..]
+                    };
+                    if let Err(error) = io.send(datagram).await {
                         tracing::debug!(client = %self.ends.client, %error, "a datagram is lost");
                         if error.kind() != std::io::ErrorKind::InvalidInput {
                             return End::Lost;

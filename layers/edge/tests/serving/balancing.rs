@@ -10,7 +10,7 @@ use pangolin_core::{
 };
 use pangolin_edge::{Standing, Via};
 
-use crate::lab::{Lab, Speaks, Target, name};
+use crate::lab::{Client, Lab, Speaks, Target, name, soon, until};
 
 const HOST: &str = "app.test.example";
 
@@ -47,6 +47,32 @@ async fn requests_are_shared_by_weight() {
     let lab = lab(Balancing::RoundRobin, &[(1, 3, 0)], &[&one, &two]);
     let names = answers(&lab, 40).await;
     assert_eq!(names.iter().filter(|name| *name == "one").count(), 30, "{names:?}");
+}
+
+#[tokio::test]
+async fn the_target_with_the_fewest_requests_under_way_gets_the_next_one() {
+    let targets = [Target::start("one", Speaks::Http1).await, Target::start("two", Speaks::Http1).await];
+    let lab = lab(Balancing::LeastConnections, &[], &[&targets[0], &targets[1]]);
+    let running = || [1, 2].map(|id| lab.edge.target_state(TargetId(id)).expect("known").running);
+    let hang = |mut client: Client| tokio::spawn(async move { client.get("/wait").await.text().to_owned() });
+    let first = hang(lab.http1(HOST).await);
+    until("a request hangs", || running().iter().sum::<usize>() == 1).await;
+    let (busy, free) = if running()[0] == 1 { (0, 1) } else { (1, 0) };
+    let name = |index: usize| ["one", "two"][index];
+    let names = answers(&lab, 6).await;
+    assert!(names.iter().all(|answered| answered == name(free)), "one hangs at {}: {names:?}", name(busy));
+    // One under way at each: both are as good.
+    let second = hang(lab.http1(HOST).await);
+    until("another one hangs at the other target", || running() == [1, 1]).await;
+    let seen: BTreeSet<String> = answers(&lab, 6).await.into_iter().collect();
+    assert_eq!(seen.len(), 2, "equals take turns");
+    targets[busy].go.notify_one();
+    assert_eq!(soon(first).await.expect("answered"), name(busy));
+    until("it is counted no more", || running()[busy] == 0).await;
+    let names = answers(&lab, 6).await;
+    assert!(names.iter().all(|answered| answered == name(busy)), "one hangs at {}: {names:?}", name(free));
+    targets[free].go.notify_one();
+    assert_eq!(soon(second).await.expect("answered"), name(free));
 }
 
 #[tokio::test]

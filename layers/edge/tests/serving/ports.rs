@@ -192,12 +192,34 @@ async fn a_target_is_told_who_connects() {
                 let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\nhello\n", own.port(), at.port());
                 assert_eq!(String::from_utf8_lossy(header), line);
             }
-            ProxyProtocol::V2 => {
+            _ => {
                 assert_eq!(header[..13], *b"\r\n\r\n\0\r\nQUIT\n\x21");
                 assert_eq!(header[24..28], [own.port().to_be_bytes(), at.port().to_be_bytes()].concat());
                 assert_eq!(header[28..], *b"hello\n");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_target_is_told_with_each_datagram_whose_it_is() {
+    let mut lab = Lab::start();
+    let told = |rules| PortRules { proxy_protocol: Some(ProxyProtocol::V2Datagrams), ..rules };
+    let at = open(&mut lab, 1, PortKind::Udp, told, &[parrot("t").await]);
+    let client = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let own = client.local_addr().expect("an address");
+    client.connect(at).await.expect("connected");
+    for word in [&b"first"[..], b"second, and longer", b"3"] {
+        client.send(word).await.expect("sent");
+        let mut answer = [0; 200];
+        let length = soon(client.recv(&mut answer)).await.expect("an answer");
+        let got = answer[..length].strip_prefix(b"t ").expect("from the target");
+        assert_eq!(got[..12], *b"\r\n\r\n\0\r\nQUIT\n");
+        // Version 2, PROXY; IPv4, datagram; 12 bytes of addresses.
+        assert_eq!(got[12..16], [0x21, 0x12, 0, 12]);
+        assert_eq!(got[16..24], [127, 0, 0, 1, 127, 0, 0, 1]);
+        assert_eq!(got[24..28], [own.port().to_be_bytes(), at.port().to_be_bytes()].concat());
+        assert_eq!(got[28..], *word);
     }
 }
 

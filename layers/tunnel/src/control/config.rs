@@ -37,7 +37,7 @@ impl SiteConfig {
         for target in &site.targets {
             let ports = if target.method == Method::Udp { &mut config.udp } else { &mut config.tcp };
             ports.insert(target.tunnel_port, target_text(target));
-            config.checks.extend(check(target).map(|check| (check.id, check)));
+            config.checks.extend(Check::of(target).map(|check| (check.id, check)));
         }
         config
     }
@@ -135,33 +135,36 @@ fn target_text(target: &TunnelTarget) -> String {
     }
 }
 
-/// How a connector checks a target. Datagrams cannot be checked by a connection, and Newt speaks no HTTP/2 without
-/// TLS, so that such a target is fine when it accepts connections.
-fn check(target: &TunnelTarget) -> Option<Check> {
-    let check = target.health_check.as_ref()?;
-    if target.method == Method::Udp {
-        return None;
+impl Check {
+    /// How a target is checked, if it is. Datagrams cannot be checked by a connection, and Newt speaks no HTTP/2
+    /// without TLS, so that such a target is fine when it accepts connections.
+    #[must_use]
+    pub fn of(target: &TunnelTarget) -> Option<Self> {
+        let check = target.health_check.as_ref()?;
+        if target.method == Method::Udp {
+            return None;
+        }
+        let path = check.path.as_deref().filter(|_| target.method != Method::H2c);
+        Some(Self {
+            id: target.id.0,
+            hc_enabled: true,
+            hc_mode: if path.is_some() { "http" } else { "tcp" }.into(),
+            hc_scheme: if target.method == Method::Https { "https" } else { "http" }.into(),
+            hc_hostname: target.host.clone(),
+            hc_port: target.port,
+            hc_path: path.unwrap_or_default().to_owned(),
+            hc_method: "GET".into(),
+            hc_interval: check.interval,
+            hc_unhealthy_interval: check.interval,
+            hc_timeout: check.timeout,
+            hc_headers: BTreeMap::new(),
+            hc_follow_redirects: true,
+            hc_status: 0,
+            hc_tls_server_name: String::new(),
+            hc_healthy_threshold: 1,
+            hc_unhealthy_threshold: check.unhealthy_threshold,
+        })
     }
-    let path = check.path.as_deref().filter(|_| target.method != Method::H2c);
-    Some(Check {
-        id: target.id.0,
-        hc_enabled: true,
-        hc_mode: if path.is_some() { "http" } else { "tcp" }.into(),
-        hc_scheme: if target.method == Method::Https { "https" } else { "http" }.into(),
-        hc_hostname: target.host.clone(),
-        hc_port: target.port,
-        hc_path: path.unwrap_or_default().to_owned(),
-        hc_method: "GET".into(),
-        hc_interval: check.interval,
-        hc_unhealthy_interval: check.interval,
-        hc_timeout: check.timeout,
-        hc_headers: BTreeMap::new(),
-        hc_follow_redirects: true,
-        hc_status: 0,
-        hc_tls_server_name: String::new(),
-        hc_healthy_threshold: 1,
-        hc_unhealthy_threshold: check.unhealthy_threshold,
-    })
 }
 
 /// The nodes offered to a site, best first.

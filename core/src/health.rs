@@ -1,49 +1,39 @@
 //! When results of checks change what is said of a target. Pure.
 
-use pangolin_tunnel::control::messages::Check;
-
-/// What is said of a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verdict {
-    /// No check has ended, or not enough of them.
-    #[default]
-    Unknown,
-    /// Checks pass.
-    Healthy,
-    /// Checks fail.
-    Unhealthy,
-}
-
-impl Verdict {
-    /// Its name in the protocol.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Healthy => "healthy",
-            Self::Unhealthy => "unhealthy",
-        }
-    }
-}
+use crate::observation::TargetHealth;
 
 /// The results in a row that lead to a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Streak {
-    /// The verdict so far.
-    pub(super) verdict: Verdict,
+pub struct Streak {
+    verdict: TargetHealth,
     passed: bool,
     length: u32,
 }
 
+/// How many results in a row a verdict needs; nought means one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Successes that make a target healthy.
+    pub healthy: u32,
+    /// Failures that make it unhealthy.
+    pub unhealthy: u32,
+}
+
 impl Streak {
+    /// The verdict so far.
+    #[must_use]
+    pub fn verdict(&self) -> TargetHealth {
+        self.verdict
+    }
+
     /// Takes in the next result.
-    pub(super) fn record(&mut self, passed: bool, check: &Check) {
+    pub fn record(&mut self, passed: bool, thresholds: Thresholds) {
         self.length = if self.passed == passed { self.length.saturating_add(1) } else { 1 };
         self.passed = passed;
         let (wanted, verdict) = if passed {
-            (check.hc_healthy_threshold, Verdict::Healthy)
+            (thresholds.healthy, TargetHealth::Healthy)
         } else {
-            (check.hc_unhealthy_threshold, Verdict::Unhealthy)
+            (thresholds.unhealthy, TargetHealth::Unhealthy)
         };
         if self.length >= wanted.max(1) {
             self.verdict = verdict;
@@ -57,11 +47,11 @@ mod tests {
 
     #[test]
     fn a_verdict_needs_enough_results_in_a_row() {
-        let check = Check { hc_healthy_threshold: 2, hc_unhealthy_threshold: 3, ..Check::default() };
         let told = |results: &str| {
             let mut streak = Streak::default();
-            results.chars().for_each(|result| streak.record(result == '+', &check));
-            streak.verdict.name()
+            let thresholds = Thresholds { healthy: 2, unhealthy: 3 };
+            results.chars().for_each(|result| streak.record(result == '+', thresholds));
+            streak.verdict().name()
         };
         for (results, expected) in [
             ("", "unknown"),
@@ -81,7 +71,7 @@ mod tests {
     #[test]
     fn a_threshold_of_nought_means_one() {
         let mut streak = Streak::default();
-        streak.record(false, &Check::default());
-        assert_eq!(streak.verdict, Verdict::Unhealthy);
+        streak.record(false, Thresholds { healthy: 0, unhealthy: 0 });
+        assert_eq!(streak.verdict(), TargetHealth::Unhealthy);
     }
 }

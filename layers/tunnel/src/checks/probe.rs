@@ -7,40 +7,41 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use pangolin_tunnel::control::messages::Check;
 use tokio::time::timeout;
 
-use crate::dial::{BoxConnection, Tls, tcp};
+use super::{BoxConnection, Dial};
+use crate::control::messages::Check;
 
-/// Newt's default for a check that says none.
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Most redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
+/// Longest head of an answer, bytes. The status decides: what comes behind the head is not read.
+const HEAD_MAX: usize = 16 * 1024;
 
 /// Checks once.
 ///
 /// # Errors
 /// Why the target is not fine, for people.
-pub(super) async fn probe(check: &Check, tls: &Tls) -> Result<(), String> {
-    let limit = seconds(check.hc_timeout, TIMEOUT_DEFAULT);
+pub(super) async fn probe(
+    check: &Check,
+    dial: &impl Dial,
+    agent: &'static str,
+    limit: Duration,
+) -> Result<(), String> {
     let result = async {
         if check.hc_mode == "tcp" {
-            return tcp(&check.hc_hostname, check.hc_port).await.map(drop).map_err(|error| error.to_string());
+            let place = Place { tls: false, ..Place::of(check) };
+            return dial.dial(check, &place).await.map(drop);
         }
-        http(check, tls).await
+        http(check, dial, agent).await
     };
     timeout(limit, Box::pin(result)).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
 }
 
-/// Seconds as the protocol has them: 0 means the default.
-pub(super) fn seconds(given: u32, default: Duration) -> Duration {
-    if given == 0 { default } else { Duration::from_secs(given.into()) }
-}
-
-async fn http(check: &Check, tls: &Tls) -> Result<(), String> {
+async fn http(check: &Check, dial: &impl Dial, agent: &'static str) -> Result<(), String> {
     let mut place = Place::of(check);
     for _ in 0..=REDIRECTS_MAX {
-        let response = request(check, &place, tls).await?;
+        let stream = dial.dial(check, &place).await?;
+        let response = ask(stream, build(check, &place, agent)?).await?;
         let status = response.status();
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         match location {
@@ -66,15 +67,21 @@ fn is_redirect(status: StatusCode) -> bool {
 
 /// What is asked for, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    tls: bool,
-    host: String,
-    port: u16,
-    path: String,
+pub struct Place {
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// Host.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path and query.
+    pub path: String,
 }
 
 impl Place {
-    fn of(check: &Check) -> Self {
+    /// The place that a check begins at.
+    #[must_use]
+    pub fn of(check: &Check) -> Self {
         let tls = check.hc_scheme == "https";
         let port = if check.hc_port == 0 { Self::usual_port(tls) } else { check.hc_port };
         let path = match check.hc_path.as_str() {
@@ -114,40 +121,40 @@ impl Place {
         Some(Self { tls, host, port: uri.port_u16().unwrap_or_else(|| Self::usual_port(tls)), path })
     }
 
-    fn authority(&self) -> String {
+    /// Whether it is the same server.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        (self.tls, &self.host, self.port) == (other.tls, &other.host, other.port)
+    }
+
+    /// Host and port as in a `Host` header.
+    #[must_use]
+    pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == Self::usual_port(self.tls) { host } else { format!("{host}:{}", self.port) }
     }
 }
 
-async fn request(check: &Check, place: &Place, tls: &Tls) -> Result<Response<Incoming>, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let stream = tcp(&place.host, place.port).await.map_err(|error| text(&error))?;
-    let stream: BoxConnection = if place.tls {
-        let name = &check.hc_tls_server_name;
-        let name = if name.is_empty() { &place.host } else { name };
-        tls.unverified(stream, name).await.map_err(|error| text(&error))?
-    } else {
-        Box::new(stream)
-    };
-    let request = build(check, place)?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
+async fn ask(stream: BoxConnection, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, String> {
+    let text = |error: hyper::Error| error.to_string();
+    let mut client = http1::Builder::new();
+    client.max_buf_size(HEAD_MAX);
+    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.map_err(text)?;
     let (mut connection, mut answer) = (pin!(connection), pin!(sender.send_request(request)));
     let answer = tokio::select! {
         answer = &mut answer => answer,
         _ = &mut connection => answer.await,
     };
-    answer.map_err(|error| text(&error))
+    answer.map_err(text)
 }
 
-fn build(check: &Check, place: &Place) -> Result<Request<Empty<Bytes>>, String> {
+fn build(check: &Check, place: &Place, agent: &'static str) -> Result<Request<Empty<Bytes>>, String> {
     let method = if check.hc_method.is_empty() { "GET" } else { &check.hc_method };
     let mut request = Request::builder()
         .method(method)
         .uri(&place.path)
         .header(header::HOST, place.authority())
-        .header(header::USER_AGENT, concat!("pangolin-connector/", env!("CARGO_PKG_VERSION")))
+        .header(header::USER_AGENT, agent)
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
     for (name, value) in &check.hc_headers {
@@ -162,12 +169,31 @@ fn build(check: &Check, place: &Place) -> Result<Request<Empty<Bytes>>, String> 
 mod tests {
     use std::collections::BTreeMap;
 
+    use futures_util::future::BoxFuture;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
+
+    /// Connects to where the place says.
+    #[derive(Clone)]
+    struct Plain;
+
+    impl Dial for Plain {
+        fn dial<'a>(&'a self, _: &'a Check, at: &'a Place) -> BoxFuture<'a, Result<BoxConnection, String>> {
+            Box::pin(async move {
+                let stream = TcpStream::connect((at.host.as_str(), at.port)).await;
+                stream.map(|stream| Box::new(stream) as _).map_err(|error| error.to_string())
+            })
+        }
+    }
+
+    /// Checks once as a test asks for it.
+    async fn once(check: &Check) -> Result<(), String> {
+        probe(check, &Plain, "test", super::super::seconds(check.hc_timeout, Duration::from_secs(5))).await
+    }
 
     fn check(port: u16) -> Check {
         Check {
@@ -197,6 +223,13 @@ mod tests {
                     "/health" => "204 No Content\r\n\r\n",
                     "/moved" => "302 Found\r\nLocation: health\r\nContent-Length: 0\r\n\r\n",
                     "/round" => "302 Found\r\nLocation: /round\r\nContent-Length: 0\r\n\r\n",
+                    "/endless" => {
+                        // More than any head may be long, and no end of it.
+                        let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+                        while stream.write_all(line.as_bytes()).await.is_ok() {}
+                        continue;
+                    }
                     "/silent" => {
                         tokio::time::sleep(Duration::from_secs(30)).await;
                         continue;
@@ -242,17 +275,21 @@ mod tests {
                 error: Some("more than 5 redirects"),
             },
             Case {
+                what: "a head without an end",
+                change: |check| check.hc_path = "/endless".into(),
+                error: Some("too large"),
+            },
+            Case {
                 what: "no answer",
                 change: |check| (check.hc_path, check.hc_timeout) = ("/silent".into(), 1),
                 error: Some("no answer within 1s"),
             },
         ];
-        let tls = Tls::new(None).unwrap();
         for case in cases {
             let (port, _, task) = server().await;
             let mut check = check(port);
             (case.change)(&mut check);
-            match (probe(&check, &tls).await, case.error) {
+            match (once(&check).await, case.error) {
                 (Ok(()), None) => {}
                 (Err(error), Some(expected)) => assert!(error.contains(expected), "{}: {error}", case.what),
                 other => panic!("{}: {other:?}", case.what),
@@ -266,7 +303,7 @@ mod tests {
         let (port, last, task) = server().await;
         let headers = BTreeMap::from([("Host".to_owned(), "app.local".to_owned())]);
         let check = Check { hc_headers: headers, hc_method: "HEAD".into(), ..check(port) };
-        probe(&check, &Tls::new(None).unwrap()).await.unwrap();
+        once(&check).await.unwrap();
         let head = last.borrow().to_ascii_lowercase();
         assert!(
             head.starts_with("head /health http/1.1\r\n") && head.contains("host: app.local\r\n"),
@@ -277,13 +314,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_enough_where_nothing_else_is_asked() {
-        let tls = Tls::new(None).unwrap();
         let (port, _, task) = server().await;
         let check = Check { hc_mode: "tcp".into(), ..check(port) };
-        assert_eq!(probe(&check, &tls).await, Ok(()));
+        assert_eq!(once(&check).await, Ok(()));
         task.abort();
         let _ = task.await;
-        assert!(probe(&check, &tls).await.unwrap_err().contains("refused"));
+        assert!(once(&check).await.unwrap_err().contains("refused"));
     }
 
     #[test]
