@@ -10,7 +10,7 @@ use pangolin_core::{
 };
 use pangolin_edge::{Standing, Via};
 
-use crate::lab::{Lab, Speaks, Target, name, soon, until};
+use crate::lab::{Client, Lab, Speaks, Target, name, soon, until};
 
 const HOST: &str = "app.test.example";
 
@@ -54,18 +54,15 @@ async fn the_target_with_the_fewest_requests_under_way_gets_the_next_one() {
     let targets = [Target::start("one", Speaks::Http1).await, Target::start("two", Speaks::Http1).await];
     let lab = lab(Balancing::LeastConnections, &[], &[&targets[0], &targets[1]]);
     let running = || [1, 2].map(|id| lab.edge.target_state(TargetId(id)).expect("known").running);
-    let hang = async || {
-        let mut client = lab.http1(HOST).await;
-        tokio::spawn(async move { client.get("/wait").await.text().to_owned() })
-    };
-    let first = hang().await;
+    let hang = |mut client: Client| tokio::spawn(async move { client.get("/wait").await.text().to_owned() });
+    let first = hang(lab.http1(HOST).await);
     until("a request hangs", || running().iter().sum::<usize>() == 1).await;
     let (busy, free) = if running()[0] == 1 { (0, 1) } else { (1, 0) };
     let name = |index: usize| ["one", "two"][index];
     let names = answers(&lab, 6).await;
     assert!(names.iter().all(|answered| answered == name(free)), "one hangs at {}: {names:?}", name(busy));
     // One under way at each: both are as good.
-    let second = hang().await;
+    let second = hang(lab.http1(HOST).await);
     until("another one hangs at the other target", || running() == [1, 1]).await;
     let seen: BTreeSet<String> = answers(&lab, 6).await.into_iter().collect();
     assert_eq!(seen.len(), 2, "equals take turns");
