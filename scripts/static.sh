@@ -35,11 +35,15 @@ fi
 mkdir -p "$build"
 build="$(cd "$build" && pwd)"
 cc -O2 -c scripts/static/names.c -o "$build/names.o"
+# Randomness comes from the kernel's call. Otherwise that is looked for among the symbols of shared libraries, of which there
+# are none, and then taken from /dev, which is not there either in an empty directory.
+flags="-C target-feature=+crt-static -C link-arg=$build/names.o --cfg=getrandom_backend=\"linux_getrandom\""
 # With --target, the flags are for the program and not for what runs while it is built.
-RUSTFLAGS="-C target-feature=+crt-static -C link-arg=$build/names.o" CARGO_TARGET_DIR="$build" \
+RUSTFLAGS="$flags" CARGO_TARGET_DIR="$build" \
     cargo build --locked --profile "$profile" --target "$TARGET" -p "$PROGRAM" --bin "$PROGRAM"
 mkdir -p "$(dirname "$out")"
-cp "$build/$TARGET/$profile/$PROGRAM" "$out.new"
+# Of what is there for debuggers, only the names stay that a panic is told with.
+strip --strip-debug -o "$out.new" "$build/$TARGET/$profile/$PROGRAM"
 mv "$out.new" "$out"
 
 failed=()
@@ -94,7 +98,7 @@ else
     check help '--endpoint' "$(inside --help)"
     # Port 1 answers nobody: what is said tells whether the name was found.
     install -m 600 /dev/stdin "$root/secret" <<< "a secret that is long enough for anybody"
-    doctor=(doctor --id none --secret-file /secret --endpoint "https://$NAME:1")
+    doctor=(--id none --secret-file /secret --endpoint "https://$NAME:1" doctor)
     found="port 1 of $NAME does not answer (Connection refused"
     check 'no name without DNS' "port 1 of $NAME does not answer (failed to lookup" "$(inside "${doctor[@]}")"
     mkdir "$root/etc"
