@@ -235,6 +235,7 @@ async fn the_api_refuses_what_is_wrong_with_what_and_where() {
 #[tokio::test]
 async fn malformed_bytes_on_every_listener_harm_nobody() {
     let mut cluster = one_node().await;
+    cluster.healthy(START_PATIENCE).await.expect("it lets clients in");
     let node = &cluster.nodes[0];
     let garbage: Vec<u8> =
         Uuid::new_v4().into_bytes().iter().cycle().zip(1u32..).take(5000).map(noise).collect();

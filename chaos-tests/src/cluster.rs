@@ -470,6 +470,7 @@ impl Cluster {
             ensure!(status.nodes.len() == self.nodes.len(), "{} nodes have joined", status.nodes.len());
             for other in &status.nodes {
                 ensure!(other.verdict == Verdict::Up, "{} is down", other.name);
+                ensure!(other.serving != Some(false), "{} lets no client in yet", other.name);
                 ensure!(
                     matches!(other.raft, RaftPart::Leader | RaftPart::Voter),
                     "{} does not vote",
