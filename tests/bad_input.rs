@@ -11,16 +11,17 @@ use std::{
 
 use http::Method;
 use pangolin_chaos::{
-    cluster::{COMMAND_PATIENCE, Cluster, Options, START_PATIENCE},
+    cluster::{COMMAND_PATIENCE, Cluster, Node, Options, START_PATIENCE},
     dns::{self, Kind},
     process::{Output, run},
 };
 use pangolin_node as _;
-use pangolin_wire::{ClientError, Code, CreateToken, CreatedToken};
+use pangolin_wire::{ClientError, ClusterStatus, Code, CreateToken, CreatedToken};
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpStream, UdpSocket, UnixStream},
+    time::{sleep, timeout},
 };
 use uuid::Uuid;
 
@@ -139,6 +140,20 @@ async fn one_node() -> Cluster {
     cluster
 }
 
+/// Waits until the listeners for clients are open: a node knows its leader before.
+async fn lets_clients_in(node: &Node) {
+    let serves = async {
+        loop {
+            let status: ClusterStatus = node.client().get("/cluster/status").await.expect("a status");
+            if status.nodes.iter().any(|node| node.serving == Some(true)) {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(START_PATIENCE, serves).await.expect("it lets clients in");
+}
+
 async fn token(cluster: &Cluster, lifetime: u64) -> String {
     let wanted = CreateToken { lifetime_seconds: Some(lifetime), ..CreateToken::default() };
     let client = cluster.nodes[0].client().with_deadline(Duration::from_secs(10));
@@ -235,8 +250,8 @@ async fn the_api_refuses_what_is_wrong_with_what_and_where() {
 #[tokio::test]
 async fn malformed_bytes_on_every_listener_harm_nobody() {
     let mut cluster = one_node().await;
-    cluster.healthy(START_PATIENCE).await.expect("it lets clients in");
     let node = &cluster.nodes[0];
+    lets_clients_in(node).await;
     let garbage: Vec<u8> =
         Uuid::new_v4().into_bytes().iter().cycle().zip(1u32..).take(5000).map(noise).collect();
     // A TLS record that claims more than it has, an HTTP request without end, frames with lying lengths.
