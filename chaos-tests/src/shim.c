@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 struct controls {
-    _Atomic int64_t sync_error;    /* errno of every fsync and fdatasync; 0 = none */
+    _Atomic int64_t sync_error;    /* errno of every sync: fsync, fdatasync, a write that is durable (O_DSYNC); 0 = none */
     _Atomic int64_t sync_delay_ms; /* how much longer each of them takes */
     _Atomic int64_t clock_shift_s; /* how far CLOCK_REALTIME is off */
     _Atomic uint64_t syncs_failed;
@@ -27,11 +27,13 @@ static struct controls nothing;
 static struct controls *controls = &nothing;
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
+static ssize_t (*real_pwrite64)(int, const void *, size_t, off64_t);
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
 
 __attribute__((constructor)) static void begin(void) {
     real_fsync = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+    real_pwrite64 = (ssize_t (*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
     real_clock_gettime = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     const char *path = getenv("PANGOLIN_CHAOS_CONTROLS");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
@@ -43,7 +45,8 @@ __attribute__((constructor)) static void begin(void) {
         controls = page;
 }
 
-static int sync_with(int (*real)(int), int fd) {
+/* What happens to a sync before it is done; not 0 if it fails. */
+static int sync_fault(void) {
     int64_t delay = controls->sync_delay_ms;
     if (delay > 0) {
         struct timespec time = {.tv_sec = delay / 1000, .tv_nsec = (delay % 1000) * 1000000};
@@ -54,14 +57,20 @@ static int sync_with(int (*real)(int), int fd) {
     if (error != 0) {
         controls->syncs_failed++;
         errno = (int)error;
-        return -1;
     }
-    return real(fd);
+    return error != 0;
 }
 
-int fsync(int fd) { return sync_with(real_fsync, fd); }
+int fsync(int fd) { return sync_fault() ? -1 : real_fsync(fd); }
 
-int fdatasync(int fd) { return sync_with(real_fdatasync, fd); }
+int fdatasync(int fd) { return sync_fault() ? -1 : real_fdatasync(fd); }
+
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
+    if (real_pwrite64 == NULL) /* somebody writes before this library has begun */
+        real_pwrite64 = (ssize_t (*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
+    int durable = (fcntl(fd, F_GETFL) & O_DSYNC) != 0;
+    return durable && sync_fault() ? -1 : real_pwrite64(fd, bytes, count, at);
+}
 
 int clock_gettime(clockid_t clock, struct timespec *time) {
     if (real_clock_gettime == NULL) /* somebody asks before this library has begun */

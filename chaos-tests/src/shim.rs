@@ -86,7 +86,7 @@ impl Controls {
         &self.environment
     }
 
-    /// Every `fsync` and `fdatasync` fails with this error number; none = they succeed.
+    /// Every `fsync`, `fdatasync` and durable write (`O_DSYNC`) fails with this error number; none = they succeed.
     ///
     /// # Errors
     /// The page cannot be written.
@@ -94,7 +94,7 @@ impl Controls {
         self.set(0, errno.unwrap_or(0).into())
     }
 
-    /// Every `fsync` and `fdatasync` takes this much longer.
+    /// Every `fsync`, `fdatasync` and durable write (`O_DSYNC`) takes this much longer.
     ///
     /// # Errors
     /// The page cannot be written.

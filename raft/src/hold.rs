@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 /// Whether a message carries nothing but a commit.
 pub(crate) trait Bare {
@@ -25,20 +25,30 @@ pub(crate) fn hold<M: Bare + Send + 'static>(
     patience: Duration,
     delay: Duration,
 ) -> impl Stream<Item = M> + Send + Unpin + 'static {
-    let held = stream::unfold((input.fuse(), true), move |(mut input, first)| async move {
+    // One for all messages: a timer that is put off costs no system call, a new one that is the next to go off does.
+    let timer = Box::pin(sleep(patience));
+    let held = stream::unfold((input.fuse(), timer, true), move |(mut input, mut timer, first)| async move {
         let mut message = input.next().await?;
-        let until = Instant::now() + patience;
+        if message.is_bare() {
+            timer.as_mut().reset(Instant::now() + patience);
+        }
         while message.is_bare() {
-            match timeout_at(until, input.next()).await {
-                Ok(Some(later)) => message = later,
-                Ok(None) if first && !delay.is_zero() => {
-                    sleep(delay).await;
+            let next = tokio::select! {
+                biased;
+                next = input.next() => next,
+                () = &mut timer => break,
+            };
+            match next {
+                Some(later) => message = later,
+                None => {
+                    if first && !delay.is_zero() {
+                        sleep(delay).await;
+                    }
                     break;
                 }
-                _ => break,
             }
         }
-        Some((message, (input, false)))
+        Some((message, (input, timer, false)))
     });
     Box::pin(held)
 }

@@ -92,7 +92,7 @@ impl DiskLog {
         };
         if log.segments.is_empty() {
             log.begin_segment(0)?;
-            log.hand_over()?;
+            log.hand_over(Segment::write)?;
         }
         Ok(log)
     }
@@ -125,7 +125,7 @@ impl DiskLog {
             self.begin_segment(len)?;
         }
         self.encode(record)?;
-        if self.buffer.len() >= BUFFER_BYTES { self.hand_over() } else { Ok(()) }
+        if self.buffer.len() >= BUFFER_BYTES { self.hand_over(Segment::write) } else { Ok(()) }
     }
 
     fn encode(&mut self, record: &Record) -> io::Result<()> {
@@ -138,21 +138,18 @@ impl DiskLog {
 
     /// Begins a file that has room for a record of so many bytes.
     fn begin_segment(&mut self, len: usize) -> io::Result<()> {
-        self.hand_over()?;
-        if let Some(full) = self.segments.back() {
-            // Else what is in the next file could survive without what is in this one.
-            full.sync()?;
-        }
+        // Else what is in the next file could survive without what is in this one.
+        self.hand_over_durably()?;
         let opened = Record::Opened(self.index.state());
         let least = opened.encoded_len() + len;
         self.segments.push_back(self.spares.take(self.end, least as u64)?);
         self.encode(&opened)
     }
 
-    /// Hands over to the system what is on its way.
-    fn hand_over(&mut self) -> io::Result<()> {
-        if let Some(newest) = self.segments.back().filter(|_| !self.buffer.is_empty()) {
-            newest.write(self.written, &self.buffer)?;
+    /// Hands over to the system what is on its way, in this manner.
+    fn hand_over(&mut self, write: fn(&mut Segment, u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        if let Some(newest) = self.segments.back_mut().filter(|_| !self.buffer.is_empty()) {
+            write(newest, self.written, &self.buffer)?;
             self.written = self.end;
             self.buffer.clear();
             // Half full: the next one is needed soon.
@@ -163,10 +160,14 @@ impl DiskLog {
         Ok(())
     }
 
+    /// The same, and returns when all of the log is durable.
+    fn hand_over_durably(&mut self) -> io::Result<()> {
+        self.hand_over(Segment::write_durably)?;
+        self.segments.back_mut().map_or(Ok(()), Segment::sync)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
-        if let Some(newest) = self.segments.back() {
-            newest.sync()?;
-        }
+        self.hand_over_durably()?;
         self.mark.set(self.end)?;
         self.unsynced_since.get_or_insert_with(Instant::now);
         Ok(())
@@ -213,9 +214,8 @@ impl LogBackend for DiskLog {
                 self.put(&record)?;
             }
         }
-        self.hand_over()?;
         if !sync {
-            return Ok(());
+            return self.hand_over(Segment::write);
         }
         self.sync()?;
         // Votes are rare and matter most.

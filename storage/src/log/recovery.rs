@@ -97,7 +97,7 @@ pub(super) fn repair(dir: &Path, mut segments: VecDeque<Segment>, end: u64) -> i
     // Else it may be back after the next failure, behind records that have gone into the file before it; or be back though
     // the process before this one has removed it, and was killed.
     segment::sync_names(dir)?;
-    if let Some(newest) = segments.back() {
+    if let Some(newest) = segments.back_mut() {
         let used = usize::try_from(end - newest.start).map_err(io::Error::other)?;
         let bytes = newest.read_all()?;
         let dirty = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
