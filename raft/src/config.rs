@@ -65,10 +65,18 @@ impl Timing {
     }
 
     /// The longest round trip between nodes that this timing is made for: a leader that misses one heartbeat still
-    /// hears from a majority within its lease, and half of what is left then is kept for a busy host.
+    /// hears from a majority within its lease, answers come while they are waited for, and half of what is left then is
+    /// kept for a busy host.
     #[must_use]
     pub fn round_trip_max(&self) -> Duration {
-        self.election_max.saturating_sub(self.heartbeat * 2) / 2
+        self.election_max.saturating_sub(self.heartbeat * 2).min(self.heartbeat_patience()) / 2
+    }
+
+    /// How long openraft waits for the answer to a heartbeat. It takes the interval for that, and five ticks for an
+    /// interval: as long as fits into [`Timing::election_min`] with a tick. When heartbeats go, this node says itself
+    /// (`pulse`).
+    fn heartbeat_patience(&self) -> Duration {
+        self.election_min * 4 / 5
     }
 
     /// Nodes on different continents.
@@ -148,9 +156,10 @@ impl RaftConfig {
     pub(crate) fn openraft(&self) -> Result<openraft::Config, RaftError> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let Timing { heartbeat, election_min, election_max } = self.timing;
+        let patience = self.timing.heartbeat_patience();
         openraft::Config {
             cluster_name: "pangolin".into(),
-            heartbeat_interval: millis(heartbeat),
+            heartbeat_interval: millis(patience),
             election_timeout_min: millis(election_min),
             election_timeout_max: millis(election_max),
             enable_pre_vote: Some(true),
@@ -187,5 +196,14 @@ mod tests {
         assert_eq!(append_patience(&lan, 0), lan.election_min);
         let (one, all) = (append_patience(&lan, 1), append_patience(&lan, ENTRIES_PER_MESSAGE));
         assert!(one >= lan.election_max && all >= Duration::from_secs(10) && all < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn answers_to_heartbeats_are_waited_for_as_long_as_nodes_may_be_apart() {
+        for (timing, round_trip) in [(Timing::lan(), 50), (Timing::wan(), 400)] {
+            assert_eq!(timing.round_trip_max(), Duration::from_millis(round_trip));
+            let config = RaftConfig { timing, ..RaftConfig::new(NodeId(1), "") }.openraft().expect("valid");
+            assert!(u128::from(config.heartbeat_interval) > timing.round_trip_max().as_millis());
+        }
     }
 }
