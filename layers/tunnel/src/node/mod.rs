@@ -168,12 +168,12 @@ impl TunnelLayer {
         self.0.seen.subscribe()
     }
 
-    /// The connector of a site, which does not probe, is said to have its tunnel at another node now: the one to this
-    /// node counts as dead until it sends through it again.
+    /// The connector of a site, which does not probe, is said to have its tunnel at another node now, or to have said
+    /// farewell: the one to this node counts as dead until it sends through it again.
     pub fn left(&self, site: SiteId) {
         let mut state = self.0.state.lock();
         if state.liveness.left(site, Instant::now(), wall_clock()) {
-            tracing::info!(%site, "tunnel has gone to another node");
+            tracing::info!(%site, "the connector has left its tunnel to this node");
             self.0.seen.send_replace(state.liveness.seen());
         }
     }
