@@ -15,7 +15,7 @@ use pangolin_core::{
     record::NodeSpec,
     time::Timestamp,
 };
-use pangolin_raft::{Clock, MembershipError, NotYet, ProposeError, RaftError, ServerState};
+use pangolin_raft::{Clock, MembershipError, NotYet, ProposeError, RaftError, ServerState, Timing};
 use pangolin_storage::simulated::{Disk, Fault};
 use support::{Group, WAIT, insist, named, org, proposal, until};
 
@@ -152,6 +152,20 @@ async fn leadership_is_handed_over_at_once_and_on_shutdown() {
     assert!(matches!(failed.await.expect("resolved"), RaftError::Ended(_)));
     let last = group.leader().await;
     insist(group.node(last), named(org("after"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_are_far_apart_keep_their_leader_and_confirm_reads() {
+    let group = Group::far(Duration::from_millis(150)).await;
+    let leader = group.node(group.leader().await);
+    let term = leader.lead().expect("leads").term();
+    // Longer than any leader leads without answers, while there is nothing but heartbeats.
+    tokio::time::sleep(Timing::wan().election_max * 3).await;
+    assert_eq!(leader.lead().expect("leads").term(), term);
+    for id in 1..=3 {
+        group.node(id).read_barrier(WAIT).await.expect("confirmed");
+    }
+    assert_eq!(leader.lead().expect("leads").term(), term);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

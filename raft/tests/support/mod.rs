@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use pangolin_core::{
     command::{Actor, Body, CatalogChange, Cause, ClusterCreated, Fence},
     id::{ClientId, ClusterId, NodeId, RequestId},
@@ -15,10 +16,13 @@ use pangolin_core::{
     record::{Authority, Digest, NodeRole, NodeSpec, Sealed, Settings, TunnelKey},
 };
 use pangolin_peer::{
-    BoundPeers, Peers,
+    BoundPeers, BoxFuture, PeerError, Peers, Service,
     identity::{AuthorityKey, NodeIdentity, NodeKey},
 };
-use pangolin_raft::{Cluster, Committed, Leader, MembershipError, Proposal, RaftConfig, RaftError, Timing};
+use pangolin_raft::{
+    Cluster, Committed, Duplex, Endpoint, Leader, MembershipError, Proposal, RaftConfig, RaftError, Timing,
+    Transport,
+};
 use pangolin_storage::{RaftStore, simulated::Disk};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -50,6 +54,47 @@ pub(crate) struct Group {
     tweak: fn(&mut RaftConfig),
     /// Where the log of a lone node lives, if not in a file.
     disk: Option<Disk>,
+    /// How long a packet is on its way.
+    way: Duration,
+}
+
+/// Nodes that are further apart than the two ends of loopback.
+struct Far {
+    peers: Peers,
+    way: Duration,
+}
+
+impl Transport for Far {
+    fn request(
+        &self,
+        to: NodeId,
+        service: Service,
+        body: Bytes,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, PeerError>> {
+        let answered = async move {
+            tokio::time::sleep(self.way).await;
+            let answer = self.peers.request(to, service, body, within).await;
+            tokio::time::sleep(self.way).await;
+            answer
+        };
+        Box::pin(async move {
+            let late = PeerError::Timeout { node: to, after: within, sent: true };
+            tokio::time::timeout(within, answered).await.unwrap_or(Err(late))
+        })
+    }
+
+    fn open(&self, to: NodeId, service: Service) -> BoxFuture<'_, Result<Box<dyn Duplex>, PeerError>> {
+        Transport::open(&self.peers, to, service)
+    }
+
+    fn serve(&self, service: Service, endpoint: Endpoint) {
+        Transport::serve(&self.peers, service, endpoint);
+    }
+
+    fn is_suspect(&self, node: NodeId) -> bool {
+        self.peers.is_suspect(node)
+    }
 }
 
 impl Group {
@@ -60,16 +105,23 @@ impl Group {
 
     /// Node 1 alone, with its log on `disk`.
     pub(crate) async fn on(disk: Disk) -> Self {
-        Self::begin(|_| {}, Some(disk)).await
+        Self::begin(|_| {}, Some(disk), Duration::ZERO).await
     }
 
     pub(crate) async fn tweaked(tweak: fn(&mut RaftConfig)) -> Self {
-        Self::begin(tweak, None).await
+        Self::begin(tweak, None, Duration::ZERO).await
     }
 
-    async fn begin(tweak: fn(&mut RaftConfig), disk: Option<Disk>) -> Self {
+    /// Nodes 1 to 3, all voters, timed for distances, with packets that are on their way for so long.
+    pub(crate) async fn far(way: Duration) -> Self {
+        let mut group = Self::begin(|config| config.timing = Timing::wan(), None, way).await;
+        group.grow(3).await;
+        group
+    }
+
+    async fn begin(tweak: fn(&mut RaftConfig), disk: Option<Disk>, way: Duration) -> Self {
         let authority = AuthorityKey::create("test").expect("authority");
-        let mut group = Self { authority, nodes: BTreeMap::new(), tweak, disk };
+        let mut group = Self { authority, nodes: BTreeMap::new(), tweak, disk, way };
         group.add(1).await;
         group.node(1).bootstrap().await.expect("bootstrapped");
         group.leader().await;
@@ -81,12 +133,16 @@ impl Group {
     /// Nodes 1 to `count`, all voters.
     pub(crate) async fn of(count: u64) -> Self {
         let mut group = Self::of_one().await;
-        for id in 2..=count {
-            group.add(id).await;
-            group.join(id).await;
-            group.promote(id).await;
-        }
+        group.grow(count).await;
         group
+    }
+
+    async fn grow(&mut self, count: u64) {
+        for id in 2..=count {
+            self.add(id).await;
+            self.join(id).await;
+            self.promote(id).await;
+        }
     }
 
     pub(crate) fn node(&self, id: u64) -> &Cluster {
@@ -124,6 +180,9 @@ impl Group {
         let mut config = RaftConfig { timing: TIMING, ..RaftConfig::new(NodeId(id), dir.path()) };
         (self.tweak)(&mut config);
         let cluster = match &self.disk {
+            None if !self.way.is_zero() => {
+                Cluster::start(config, Far { peers: peers.clone(), way: self.way }).await?
+            }
             None => Cluster::start(config, peers.clone()).await?,
             Some(disk) => {
                 let store = RaftStore::open_on(dir.path(), disk.open()).expect("opened");
