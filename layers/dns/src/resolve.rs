@@ -129,9 +129,7 @@ impl<'a> Resolution<'a, '_, '_> {
             let at = self.reply.position();
             self.push(zone, Section::Answer, wanted.at, &wanted.name, set)?;
             if !is_alias {
-                for target in &set.targets {
-                    self.add_service(&wanted, zone, sets, at, set.kind, target);
-                }
+                self.add_targets(&wanted, zone, sets, at, set);
                 return Ok(Rcode::NOERROR);
             }
             let next = set.targets.first().and_then(|target| Some((target, WireName::read(&target.name)?)));
@@ -250,10 +248,15 @@ impl<'a> Resolution<'a, '_, '_> {
                 }
             }
         }
-        let mut whole = true;
+        let (mut whole, mut all) = (true, true);
         for target in &cut.servers.targets {
             let needed = is_within(&target.name, &cut.owner);
-            whole &= self.add_addresses(at, target) || !needed;
+            let fitted = self.add_addresses(at, target);
+            whole &= fitted || !needed;
+            all &= fitted;
+        }
+        if all {
+            self.add_signatures(at, &cut.servers.targets);
         }
         // RFC 9471 §3.1: without the addresses of servers within the delegated zone the referral leads nowhere.
         if whole { Ok(Rcode::NOERROR) } else { Err(Stop::Full) }
@@ -307,21 +310,26 @@ impl<'a> Resolution<'a, '_, '_> {
         Ok(())
     }
 
-    /// Adds the addresses of what a record points at. Those of service bindings spare clients a question (RFC 9460
-    /// §4.1), and have their signatures, so that it is spared to those that validate as well.
-    fn add_service(
-        &mut self,
-        wanted: &Wanted,
-        zone: usize,
-        sets: &'a [Set],
-        set_at: usize,
-        kind: Rtype,
-        target: &Target,
-    ) {
-        if !matches!(kind, Rtype::SVCB | Rtype::HTTPS) {
-            self.add_addresses(set_at, target);
+    /// Adds the addresses of what the records of an answer point at, and their signatures (RFC 4035 §3.1.1).
+    fn add_targets(&mut self, wanted: &Wanted, zone: usize, sets: &'a [Set], set_at: usize, set: &Set) {
+        if matches!(set.kind, Rtype::SVCB | Rtype::HTTPS) {
+            for target in &set.targets {
+                self.add_service(wanted, zone, sets, set_at, target);
+            }
             return;
         }
+        let mut all = true;
+        for target in &set.targets {
+            all &= self.add_addresses(set_at, target);
+        }
+        if all {
+            self.add_signatures(set_at, &set.targets);
+        }
+    }
+
+    /// Adds the addresses of what a service binding points at. They spare clients a question (RFC 9460 §4.1), and have
+    /// their signatures, so that it is spared to those that validate as well.
+    fn add_service(&mut self, wanted: &Wanted, zone: usize, sets: &'a [Set], set_at: usize, target: &Target) {
         if target.name.is_empty() {
             self.add_signed(zone, wanted.at, &wanted.name, sets);
             return;
@@ -364,6 +372,24 @@ impl<'a> Resolution<'a, '_, '_> {
             fitted &= set.is_broken() || self.reply.push(Section::Additional, at, set).is_ok();
         }
         fitted
+    }
+
+    /// Adds the signatures of addresses that stand in the reply already, as far as they fit: an address without one is
+    /// still of use, and no reason to come by TCP. What lies below a delegation is for others to sign.
+    fn add_signatures(&mut self, set_at: usize, targets: &[Target]) {
+        for target in targets {
+            let Some((entry, name)) = self.store.entry(&target.name).zip(WireName::read(&target.name)) else {
+                continue;
+            };
+            let Some(signer) = self.signer(entry.zone).filter(|_| entry.cut.is_none()) else { continue };
+            let addresses = [Rtype::A, Rtype::AAAA].into_iter().filter_map(|kind| entry.set(kind));
+            for set in addresses.filter(|set| !set.is_broken()) {
+                if let Some(signature) = signer.sign(&name, set, self.client.now) {
+                    // What does not fit is left out.
+                    let _ = self.reply.push(Section::Additional, set_at + usize::from(target.at), &signature);
+                }
+            }
+        }
     }
 }
 
