@@ -5,6 +5,8 @@
 
 #[allow(dead_code, reason = "each test program uses a part")]
 mod hosts;
+#[path = "../layers/dns/tests/mmdb/mod.rs"]
+mod mmdb;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +18,7 @@ use std::{
 
 use hosts::{PATIENCE, pangolinctl};
 use pangolin_chaos::{
-    cluster::{Cluster, Options, START_PATIENCE},
+    cluster::{Cluster, Node, Options, START_PATIENCE},
     dns::{self, Kind},
     process::Process,
     site::Site,
@@ -143,6 +145,71 @@ async fn what_is_published_has_a_service_binding_and_nothing_else_has() {
     {
         let shown = dig(at, &[name, "HTTPS"]).expect("dig");
         assert!(shown.contains(&format!("status: {status},")) && shown.contains("ANSWER: 0,"), "{shown}");
+    }
+}
+
+/// Waits until a node answers clients in 172.16.0.0/12 with this node's address alone; false where dig is not installed.
+async fn leads(asked: &Node, to: &Node) -> bool {
+    let end = Instant::now() + REGIONS_WITHIN;
+    let words = ["+short", "+subnet=172.17.1.0/24", "near.demo.test", "A"];
+    loop {
+        let Some(shown) = dig(asked.dns(), &words) else { return false };
+        if shown == format!("{}\n", to.address) {
+            return true;
+        }
+        assert!(Instant::now() < end, "{} answers {shown} instead of {}", asked.name, to.address);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// A database is looked at once a minute.
+const REGIONS_WITHIN: Duration = Duration::from_secs(60 + PATIENCE.as_secs());
+
+#[tokio::test]
+async fn a_database_of_regions_that_is_replaced_counts_without_a_restart() {
+    let mut cluster = Cluster::prepare(Options::of_nodes(3).expect("addresses and ports")).expect("prepared");
+    let file = |node: &Node| cluster.dir().join(format!("{}.mmdb", node.name));
+    let of = |country| {
+        mmdb::database(&[([172, 16, 0, 0], 12, [("country", "iso_code", country), ("continent", "code", "EU")])])
+    };
+    for (node, region) in cluster.nodes.iter().zip(["de", "fr", "us"]) {
+        let text = std::fs::read_to_string(node.config()).expect("read");
+        let text = text.replace("[node]\n", &format!("[node]\nregion = \"{region}\"\n"));
+        let regions = format!("[dns]\nregions = \"{}\"\n", file(node).display());
+        std::fs::write(node.config(), text.replace("[dns]\n", &regions)).expect("written");
+        std::fs::write(file(node), of("DE")).expect("written");
+    }
+    let files: Vec<_> = cluster.nodes.iter().map(file).collect();
+    cluster.init().await.expect("it runs");
+    for node in [1, 2] {
+        cluster.join(node).await.expect("joined");
+    }
+    cluster.healthy(START_PATIENCE).await.expect("healthy");
+    Site::found(&cluster).await.expect("an organisation and a domain");
+    pangolinctl(&cluster, 0, &["resource", "create", "near.demo.test"]).ok("create").expect("done");
+    ctl(&cluster, 0, &["answers", "near.demo.test", "nearest"]);
+    let [german, french, third] = &cluster.nodes[..] else { panic!("three nodes") };
+    for node in &cluster.nodes {
+        if !leads(node, german).await {
+            println!("skipped: dig is not installed");
+            return;
+        }
+    }
+    // As it is replaced by those who fetch it; by something else; and not at all yet.
+    let next = cluster.dir().join("next.mmdb");
+    std::fs::write(&next, of("FR")).expect("written");
+    std::fs::rename(&next, &files[0]).expect("replaced");
+    std::fs::write(&files[1], "a page that says that there is nothing here").expect("written");
+    std::fs::remove_file(&files[2]).expect("removed");
+    leads(german, french).await;
+    let end = Instant::now() + REGIONS_WITHIN;
+    let warned = "the database of regions stays as it was read before";
+    while !std::fs::read_to_string(french.log()).expect("a log").contains(warned) {
+        assert!(Instant::now() < end, "{} does not warn", french.name);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for node in [french, third] {
+        leads(node, german).await;
     }
 }
 

@@ -6,14 +6,24 @@
 mod hosts;
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use domain::{
+    base::{
+        Message, MessageBuilder, Name, Rtype,
+        iana::OptionCode,
+        opt::{ComposeOptData as _, Cookie, UnknownOptData},
+    },
+    dep::octseq::Parser,
+};
 use hosts::{PATIENCE, begun, leads, org, pangolinctl};
 use pangolin_chaos::cluster::{Cluster, START_PATIENCE};
-use pangolin_node as _;
+use pangolin_dns::CookieSecret;
+use pangolin_node::local::layers::cookie_secrets;
+use pangolin_peer::identity::Keyring;
 use pangolin_wire::{KeyUse, KeyringStatus};
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore,
@@ -196,4 +206,155 @@ fn escrowed(cluster: &Cluster, key: &str) {
     }
     let again = pangolinctl(cluster, 0, &open);
     assert!(!again.success && again.stderr.contains("exists already"), "{again:?}");
+}
+
+/// Where questions come from: cookies are bound to it.
+const CLIENT: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// A cookie of a client (RFC 7873 §4).
+const CLIENT_COOKIE: &[u8] = b"12345678";
+
+/// A question with a cookie, or without one where that is empty.
+fn question(id: u16, cookie: &[u8]) -> Vec<u8> {
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(id);
+    let mut question = builder.question();
+    question.push((Name::<Vec<u8>>::vec_from_str("demo.test").expect("a name"), Rtype::SOA)).expect("room");
+    let mut additional = question.additional();
+    if !cookie.is_empty() {
+        let cookie = UnknownOptData::new(OptionCode::COOKIE, cookie).expect("short");
+        additional.opt(|opt| opt.push(&cookie)).expect("room");
+    }
+    additional.finish()
+}
+
+fn socket(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((CLIENT, 0)).expect("a port");
+    socket.connect(server).expect("a route");
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+    socket
+}
+
+fn received(socket: &UdpSocket) -> Option<Message<Vec<u8>>> {
+    let mut reply = vec![0; 2048];
+    let length = socket.recv(&mut reply).ok()?;
+    reply.truncate(length);
+    Message::from_octets(reply).ok()
+}
+
+/// The cookie that a node gives to who shows this one.
+fn given(cluster: &Cluster, node: usize, shown: &[u8]) -> Vec<u8> {
+    let socket = socket(cluster.nodes[node].dns());
+    let end = Instant::now() + PATIENCE;
+    loop {
+        socket.send(&question(1, shown)).expect("sent");
+        let cookie = received(&socket).and_then(|reply| reply.opt()?.opt().cookie());
+        if let Some(cookie) = cookie {
+            let mut wire = Vec::new();
+            let Ok(()) = cookie.compose_option(&mut wire);
+            return wire;
+        }
+        assert!(Instant::now() < end, "node {node} gives no cookie");
+    }
+}
+
+/// Whether a cookie was made with this secret.
+fn is_made_with(cookie: &[u8], secret: &CookieSecret) -> bool {
+    let cookie = Cookie::parse(&mut Parser::from_ref(cookie)).expect("a cookie");
+    cookie.check_server_hash(CLIENT.into(), &secret.0, |_| true)
+}
+
+/// The secrets of cookies, as a node's keyring says.
+fn secrets(cluster: &Cluster, node: usize) -> Vec<CookieSecret> {
+    let bytes = std::fs::read(cluster.nodes[node].state_dir().join("keyring")).expect("a keyring");
+    cookie_secrets(&Keyring::from_bytes(&bytes).expect("a keyring"))
+}
+
+/// Rounds of [`is_taken`] that have to say the same.
+const ROUNDS: usize = 5;
+
+/// Whether a node takes a cookie: it answers who shows it in full while others at the same address get their answers cut
+/// short, because of so many questions.
+fn is_taken(cluster: &Cluster, node: usize, cookie: &[u8]) -> bool {
+    const PLAIN: u16 = 0x1000;
+    const SHOWN: u16 = 0x2000;
+    const LAST: u16 = 0x3000;
+    let socket = socket(cluster.nodes[node].dns());
+    let own = given(cluster, node, CLIENT_COOKIE);
+    let end = Instant::now() + PATIENCE * 2;
+    let mut rounds = 0;
+    while rounds < ROUNDS {
+        assert!(Instant::now() < end, "node {node} does not limit its answers");
+        // Fewer than a socket keeps; the last one is always answered.
+        let before = (0..128).map(|number| question(PLAIN | number, &[]));
+        let shown = (0..64).map(|number| question(SHOWN | number, cookie));
+        let after = (128..160).map(|number| question(PLAIN | number, &[]));
+        for message in before.chain(shown).chain(after).chain([question(LAST, &own)]) {
+            socket.send(&message).expect("sent");
+        }
+        let (mut short_before, mut short_after, mut whole) = (0, 0, 0);
+        while let Some(reply) = received(&socket).filter(|reply| reply.header().id() != LAST) {
+            let header = reply.header();
+            match (header.id() & 0xf000, header.tc()) {
+                (SHOWN, true) => return false,
+                (SHOWN, false) => whole += 1,
+                (_, true) if header.id() & 0xfff < 128 => short_before += 1,
+                (_, true) => short_after += 1,
+                _ => {}
+            }
+        }
+        rounds += usize::from(short_before > 0 && short_after > 0 && whole > 32);
+    }
+    true
+}
+
+#[tokio::test]
+async fn dns_cookies_of_before_a_rotation_are_taken_by_every_node_until_its_end() {
+    let (mut cluster, _) = begun(3).await;
+    for node in [1, 2] {
+        cluster.join(node).await.expect("joined");
+    }
+    let pids: Vec<u32> = cluster.nodes.iter_mut().map(|node| node.process().expect("it runs").pid()).collect();
+    let [first] = &secrets(&cluster, 0)[..] else { panic!("one secret") };
+    let before: Vec<Vec<u8>> = (0..3).map(|node| given(&cluster, node, CLIENT_COOKIE)).collect();
+    assert!(before.iter().all(|cookie| is_made_with(cookie, first)), "they agree");
+    let old = &before[0];
+    let mut forged = old.clone();
+    *forged.last_mut().expect("a byte") ^= 1;
+
+    ok(&cluster, 1, &["keyring", "rotate"]);
+    for node in 0..3 {
+        until(&cluster, node, "everybody has gone over", |status| {
+            status.keys[0].number == 2
+                && status.keys[0].used == KeyUse::Active
+                && status.missing.is_empty()
+                && sealed_with(status, 1) == 0
+        })
+        .await;
+        let both = secrets(&cluster, node);
+        assert!(both.len() == 2 && both[1] == *first && both == secrets(&cluster, 0), "node {node}");
+        let end = Instant::now() + PATIENCE;
+        while !is_made_with(&given(&cluster, node, old), &both[0]) {
+            assert!(Instant::now() < end, "node {node} goes on with the former secret");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let new = given(&cluster, 2, CLIENT_COOKIE);
+    for node in 0..3 {
+        assert!(is_taken(&cluster, node, old), "node {node} takes what node 0 has given before");
+        assert!(is_taken(&cluster, node, &new), "node {node} takes what node 2 gives now");
+        assert!(!is_taken(&cluster, node, &forged), "node {node} takes what nobody has given");
+    }
+
+    ok(&cluster, 0, &["keyring", "retire"]);
+    for node in 0..3 {
+        until(&cluster, node, "the former key is retired", |status| status.settled).await;
+        let end = Instant::now() + PATIENCE;
+        while is_taken(&cluster, node, old) {
+            assert!(Instant::now() < end, "node {node} takes what was given before");
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!(is_taken(&cluster, node, &new), "node {node} takes what node 2 has given");
+    }
+    let now: Vec<u32> = cluster.nodes.iter_mut().map(|node| node.process().expect("it runs").pid()).collect();
+    assert_eq!(now, pids, "nobody was started again");
 }

@@ -9,7 +9,11 @@
 #[path = "../hosts/mod.rs"]
 mod hosts;
 
+#[path = "../../layers/dns/tests/engine/mod.rs"]
+mod engine;
+
 mod accounts;
+mod alias;
 mod drills;
 mod fallback;
 mod front;

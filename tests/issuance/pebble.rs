@@ -141,6 +141,12 @@ impl Pebble {
         self.run();
     }
 
+    /// Asks another resolver from now on. It forgets every account and order.
+    pub(crate) fn ask(&mut self, resolver: SocketAddr) {
+        self.dns = resolver;
+        self.restart();
+    }
+
     fn log(&self) -> PathBuf {
         self.file("log")
     }

@@ -119,7 +119,14 @@ impl Segment {
             Some(file) => file,
             None => self.durable.insert(open_durable(&self.path)?),
         };
-        file.write_all_at(&aligned[from..from + end - first], first as u64)?;
+        match file.write_all_at(&aligned[from..from + end - first], first as u64) {
+            // A file system that takes the flag, and no such write.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.write(at, bytes)?;
+                return self.sync();
+            }
+            written => written?,
+        }
         #[cfg(test)]
         super::trace::synced(&self.path);
         let complete = self.begun.len() - self.begun.len() % BLOCK;
