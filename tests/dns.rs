@@ -170,7 +170,11 @@ async fn a_database_of_regions_that_is_replaced_counts_without_a_restart() {
     let mut cluster = Cluster::prepare(Options::of_nodes(3).expect("addresses and ports")).expect("prepared");
     let file = |node: &Node| cluster.dir().join(format!("{}.mmdb", node.name));
     let of = |country| {
-        mmdb::database(&[([172, 16, 0, 0], 12, [("country", "iso_code", country), ("continent", "code", "EU")])])
+        mmdb::database(&[(
+            [172, 16, 0, 0],
+            12,
+            [("country", "iso_code", country), ("continent", "code", "EU")],
+        )])
     };
     for (node, region) in cluster.nodes.iter().zip(["de", "fr", "us"]) {
         let text = std::fs::read_to_string(node.config()).expect("read");

@@ -313,7 +313,8 @@ async fn dns_cookies_of_before_a_rotation_are_taken_by_every_node_until_its_end(
     for node in [1, 2] {
         cluster.join(node).await.expect("joined");
     }
-    let pids: Vec<u32> = cluster.nodes.iter_mut().map(|node| node.process().expect("it runs").pid()).collect();
+    let pids: Vec<u32> =
+        cluster.nodes.iter_mut().map(|node| node.process().expect("it runs").pid()).collect();
     let [first] = &secrets(&cluster, 0)[..] else { panic!("one secret") };
     let before: Vec<Vec<u8>> = (0..3).map(|node| given(&cluster, node, CLIENT_COOKIE)).collect();
     assert!(before.iter().all(|cookie| is_made_with(cookie, first)), "they agree");
