@@ -116,6 +116,11 @@ pub enum What {
         /// Which.
         node: NodeId,
     },
+    /// It is no member any more, for good. If its host joins again, it does as another node.
+    Removed {
+        /// Which.
+        node: NodeId,
+    },
     /// A node was looked at.
     Observed(Observed),
     /// The home of a site, as a node knows it.
@@ -556,6 +561,7 @@ mod tests {
             What::Healed,
             What::Started { node: NodeId(1) },
             What::Stopped { node: NodeId(1) },
+            What::Removed { node: NodeId(1) },
             observed(1, Role::Leader, 3, 9, "ab"),
             What::Placement { node: NodeId(1), revision: rev(3), site: SiteId(1), epoch: 2, home: NodeId(3) },
             What::Effect { node: NodeId(1), target: "ca".into(), fence: 3, revision: None },

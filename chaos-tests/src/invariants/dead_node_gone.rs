@@ -33,7 +33,8 @@ pub fn check(history: &History) -> Finding {
                 away.insert(*node, event.at);
                 calm_since = event.at;
             }
-            What::Started { node } => {
+            // Who has left for good is not away, and nobody waits for its disk.
+            What::Started { node } | What::Removed { node } => {
                 away.remove(node);
                 refused.remove(node);
                 calm_since = event.at;
@@ -87,6 +88,7 @@ mod tests {
     fn good_and_bad_histories_are_told_apart() {
         let stop = |at, node| (at, What::Stopped { node: NodeId(node) });
         let start = |at, node| (at, What::Started { node: NodeId(node) });
+        let removed = |at, node| (at, What::Removed { node: NodeId(node) });
         let begun = |at, kind: &str, node| {
             let (kind, detail) = (kind.to_owned(), String::new());
             (at, What::FaultStarted(Fault { fault: 1, kind, nodes: [NodeId(node)].into(), detail }))
@@ -116,6 +118,8 @@ mod tests {
             (vec![stop(1, 2), fault(2, 3), answer(late, &[1, 2, 3])], Verdict::True, 0),
             (vec![fault(1, 2), stop(1, 2), answer(late, &[1, 2, 3])], Verdict::False, 1),
             (vec![stop(1, 2), start(5, 2), answer(late, &[1, 2, 3])], Verdict::True, 0),
+            (vec![stop(1, 3), removed(2, 3), stop(3, 2), answer(late, &[1, 2])], Verdict::False, 1),
+            (vec![stop(1, 3), removed(2, 3), stop(3, 2), answer(late, &[1])], Verdict::True, 1),
             (vec![fault(1, 3), ended(2), stop(3, 2), answer(late, &[1, 2, 3])], Verdict::False, 1),
             // One whose disk has refused takes no part, until it is started again.
             (

@@ -172,6 +172,12 @@ fn nodes(history: &History, end: u64) -> BTreeMap<NodeId, Vec<Bar>> {
         let changed = match &event.what {
             What::Started { node } => (*node, true),
             What::Stopped { node } => (*node, false),
+            What::Removed { node } => {
+                if let Some((from, runs)) = since.remove(node) {
+                    rows.entry(*node).or_default().insert(0, state(from, event.at, runs));
+                }
+                continue;
+            }
             What::Observed(seen) => {
                 let span = leads.get(&seen.node).copied();
                 if let Some((term, from, to)) = span

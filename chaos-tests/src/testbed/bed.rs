@@ -377,6 +377,7 @@ impl Bed {
             let _ = process.wait(Duration::from_secs(5));
             self.ended(position);
         }
+        self.recorder.push(What::Removed { node });
         self.roster.change(position, |entry| entry.id = None);
         empty(&self.cluster.nodes[position].disk())
     }
