@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `config` | what the operator sets, with its limits |
 //! | `name`, `request`, `reply` | one message in, one message out |
-//! | `record`, `store`, `build` | the answers, in wire form |
+//! | `record`, `store`, `build`, `defect` | the answers, in wire form |
 //! | `answer`, `resolve` | RFC 1034 §4.3.2: from the question to the reply |
 //! | `region` | where a client is |
 //! | `sign` | DNSSEC, signed as it is answered |
@@ -30,6 +30,7 @@ mod build;
 mod check;
 mod config;
 mod counters;
+mod defect;
 mod error;
 mod exchange;
 #[cfg(any(test, fuzzing))]

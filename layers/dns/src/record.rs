@@ -1,7 +1,5 @@
 //! Record sets in wire form, ready to be copied into a reply.
 
-use std::fmt::Display;
-
 use domain::{
     base::{
         Name, Serial, Ttl,
@@ -19,7 +17,7 @@ use pangolin_core::{
     record::{RecordData, RecordKind},
 };
 
-use crate::{build::Defect, name::WireName, request::HEADER};
+use crate::{defect::Defect, name::WireName, request::HEADER};
 
 /// Bytes of a record before its data, with a compressed owner.
 const RECORD_FIXED: usize = 12;
@@ -260,11 +258,5 @@ impl Writer {
             return Err(Defect::Empty);
         }
         Ok(Set { kind: self.kind, count: self.count, wire: self.wire.into(), targets: self.targets.into() })
-    }
-}
-
-impl Defect {
-    fn encoding(error: impl Display) -> Self {
-        Self::Encoding(error.to_string())
     }
 }

@@ -24,7 +24,7 @@ use pangolin_core::{
 
 use crate::{
     Answered, Context, DnsError, Outcome, Store, answer,
-    build::Defect,
+    defect::Defect,
     name::WireName,
     record::{Set, wire_name},
     request::HEADER,
