@@ -579,7 +579,8 @@ mod tests {
             "{lines}"
         );
         let error = History::read_from(format!("{lines}{{}}\n").as_bytes()).expect_err("no event");
-        assert!(error.to_string().starts_with("line 20 "), "{error}");
+        let line = lines.lines().count() + 1;
+        assert!(error.to_string().starts_with(&format!("line {line} ")), "{error}");
     }
 
     #[test]
