@@ -2,6 +2,8 @@
 //!
 //! Each encoding begins with a format byte; decoding has a size limit and refuses trailing bytes.
 
+mod cautious;
+
 use std::io::Read as _;
 
 use bincode::{
@@ -10,6 +12,7 @@ use bincode::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::cautious::Cautious;
 use crate::feature::{self, FeatureLevel};
 
 /// First byte of everything encoded here.
@@ -92,7 +95,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Code
     if format != FORMAT {
         return Err(CodecError::Format { found: format });
     }
-    let (value, used) = bincode_serde::decode_from_slice(rest, config())?;
+    let (Cautious(value), used) = bincode_serde::decode_from_slice(rest, config())?;
     if used != rest.len() {
         return Err(CodecError::Trailing(rest.len() - used));
     }
@@ -116,7 +119,8 @@ pub fn decode_grown<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T
         return Err(CodecError::Format { found: format });
     }
     let mut grown = rest.chain(std::io::repeat(0).take(GROWTH_MAX));
-    Ok(bincode_serde::decode_from_std_read(&mut grown, config())?)
+    let Cautious(value) = bincode_serde::decode_from_std_read(&mut grown, config())?;
+    Ok(value)
 }
 
 /// Writes something that consists of numbered sections, each of which may be absent.
@@ -213,7 +217,7 @@ impl<'a> SectionsReader<'a> {
 /// # Errors
 /// Damaged, or followed by other bytes.
 pub fn decode_section<T: DeserializeOwned>(content: &[u8]) -> Result<T, CodecError> {
-    let (value, used) = bincode_serde::decode_from_slice(content, config())?;
+    let (Cautious(value), used) = bincode_serde::decode_from_slice(content, config())?;
     if used != content.len() {
         return Err(CodecError::Trailing(content.len() - used));
     }
@@ -233,6 +237,22 @@ mod tests {
         let read: (u8, String, Vec<u8>, Option<u64>) = decode_grown(&from_older, 100).expect("decoded");
         assert_eq!(read, (7, "x".to_owned(), vec![], None));
         assert!(decode_grown::<String>(&from_newer, 3).is_err());
+    }
+
+    #[test]
+    fn no_room_is_reserved_for_what_is_only_announced() {
+        let mut bytes = vec![FORMAT];
+        // More pairs than there is memory for.
+        let config = bincode::config::standard();
+        bytes.extend(bincode::encode_to_vec(1u64 << 40, config).expect("encoded"));
+        bytes.extend([0; 40]);
+        type Map = imbl::OrdMap<u64, u64>;
+        assert!(decode::<Map>(&bytes, 100).is_err());
+        assert!(decode::<imbl::OrdSet<u64>>(&bytes, 100).is_err());
+        assert!(decode::<imbl::Vector<u64>>(&bytes, 100).is_err());
+        assert!(decode::<Vec<Map>>(&bytes, 100).is_err());
+        assert!(decode_grown::<(Map, Option<String>)>(&bytes, 100).is_err());
+        assert!(decode_section::<Map>(&bytes[1..]).is_err());
     }
 
     #[test]
